@@ -40,6 +40,7 @@ def whole(tmp_path_factory):
     return grid
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_weights_it_would_have_had(whole, tmp_path) -> None:
     grid = write_grid(tmp_path, '[variants.third]\nobjective.loss = "simclr"\n')
     outcome = run_all(grid, grid.runs, command=killed_once)

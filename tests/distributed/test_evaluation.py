@@ -90,6 +90,10 @@ DATA = {
 """What writes the data of a protocol; of all others it is `labelled`."""
 
 
+ALONE = ("finetune", "mieb")
+"""Protocols that the first process measures alone."""
+
+
 def task_of(protocol: str, data: str) -> Any:
     kind = type(suite.parse_task(f"{protocol}:{data}"))
     several = is_dataclass(kind) and "batch_size" in {field.name for field in fields(kind)}
@@ -103,8 +107,8 @@ def measured(protocol: str, data: str) -> list[tuple[dict[str, Any], Any]]:
     return [(asdict(result), result.outcomes and result.outcomes.values) for result in found]
 
 
-@pytest.mark.parametrize("protocol", [name for name in suite.PROTOCOLS if name != "finetune"])
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("protocol", [name for name in suite.PROTOCOLS if name not in ALONE])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_numbers_are_those_of_one_process(protocol: str, world: int, tmp_path: Path) -> None:
     data = DATA.get(protocol, labelled)(tmp_path / "data")
     (alone,) = run_on(1, measured, protocol, data)
@@ -134,7 +138,7 @@ def test_each_picture_is_computed_once(tmp_path: Path) -> None:
     assert run_on(1, encoded_by, labelled(tmp_path / "data")) == [25]
     each = run_on(2, encoded_by, str(tmp_path / "data"))
     assert sum(each) == 25
-    assert min(each) >= 10
+    assert min(each) >= 7
 
 
 class Failing(Knn):
@@ -230,7 +234,7 @@ def test_a_run_is_measured_by_all_of_its_processes_at_each_tasks_cadence(tmp_pat
     ended = run_on(2, measured_while_training, tmp_path, data, False)
     assert [how for how, _ in ended] == ["done", "done"]
     assert sum(count for _, count in ended) == 3 * 25
-    assert min(count for _, count in ended) >= 3 * 10
+    assert min(count for _, count in ended) >= 3 * 7
     lines = [line for line in read_lines(tmp_path / "run" / "metrics.jsonl") if "evaluation" in line]
     assert [next(iter(line["evaluation"])).split("/")[0] for line in lines] == ["knn:colors"] * 3
     assert [any(key.startswith("linear") for key in line["evaluation"]) for line in lines] == [

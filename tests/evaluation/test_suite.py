@@ -330,26 +330,31 @@ def test_tasks_of_one_name_come_at_the_same_times() -> None:
         suite.Suite(["knn:x/a every 2", "knn:y/a"]).check_cadences()
 
 
-def test_the_precision_is_that_of_training() -> None:
+def test_the_precision_is_that_of_training_but_on_a_cpu(monkeypatch) -> None:
     model = tiny_model.__wrapped__()
-    for trained, expected in (
-        ("fp32", torch.float32),
-        ("bf16", torch.bfloat16),
-        ("fp16", torch.float32),  # which CPUs do not multiply
-        ("fp8", torch.bfloat16),
-    ):
+    for trained, expected in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp8", torch.bfloat16)):
         model.config = replace(model.config, training=replace(model.config.training, precision=trained))
-        assert suite.chosen_precision("auto", model) is expected
-    assert suite.chosen_precision("fp32", model) is torch.float32
+        assert suite.chosen_precision("auto", model) is torch.float32
+        with monkeypatch.context() as patch:
+            patch.setattr(type(model), "device", torch.device("mps"))
+            assert suite.chosen_precision("auto", model) is expected
+    assert suite.chosen_precision("bf16", model) is torch.bfloat16
     with pytest.raises(ConfigError, match="fp16"):
         suite.chosen_precision("fp16", model)
 
 
-def test_how_exact_half_precision_is_is_said(tmp_path, caplog) -> None:
+def test_in_another_precision_it_is_another_measurement(tmp_path) -> None:
     data = str(color_folder(tmp_path / "colors", {"red": 4, "green": 3}))
+    full, half = (suite.run(tiny_model(), [Knn(data, k=3)], precision=name) for name in ("fp32", "bf16"))
+    assert {one.settings for one in full} == {"k=3"}
+    assert {one.settings for one in half} == {"k=3, precision=bfloat16"}
+
+
+def test_how_exact_half_precision_is_is_said(tmp_path, caplog) -> None:
+    data = str(color_folder(tmp_path / "colors", {"red": 5, "green": 4}))
     with caplog.at_level(logging.WARNING):
         half = suite.run(tiny_model(), [f"knn:{data}"], precision="bf16")
-    told = re.search(r"of 7 images its features are (.*)% from those in float32, (.*)% at", caplog.text)
+    told = re.search(r"of 9 images its features are (.*)% from those in float32, (.*)% at", caplog.text)
     assert told is not None
     assert 0.01 < float(told[1]) <= float(told[2]) < 5
     assert [result.metric for result in half] == ["top1", "mean_per_class"]

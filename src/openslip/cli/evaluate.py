@@ -74,7 +74,7 @@ class Options(ColumnOptions):
     """Further tasks, on what the model was not trained for; with --against they have a verdict of their own."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """What the image tower computes in; auto: what training computed in, fp32 where that is not known."""
+    """What the image tower computes in; auto: fp32 on a CPU, on a GPU what training computed in."""
     cache: Path | None = None
     """Folder that keeps features of pictures, from which they are taken when the same model is measured again."""
     out: Path | None = None

@@ -64,7 +64,7 @@ class Options:
     """Measure also what has been measured before."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """What the image tower computes in; auto: what training computed in, fp32 where that is not known."""
+    """What the image tower computes in; auto: fp32 on a CPU, on a GPU what training computed in."""
 
 
 @dataclass
@@ -202,7 +202,8 @@ class _Run:
                 task = self._checked(asked, side)
                 if task is None or (getattr(task, "needs_text", False) and not side.text):
                     continue
-                before = _of(task, known, side.checkpoint)
+                dtype = suite.chosen_precision(self.options.precision, side.encoder.to(self.device))
+                before = _of(task, known, side.checkpoint, dtype)
                 if self.ranks.from_first(len(before)):  # another suite may write there meanwhile
                     model.results += before
                     say(f"{task.name}: measured before")
@@ -341,16 +342,19 @@ def _cell(text: Callable[[float], str], score: Any, mark: str) -> str:
     return f"{text(score.value)}{spread}{mark}"
 
 
-def _of(task: Evaluator, known: Sequence[Result], checkpoint: str) -> list[Result]:
-    """Return the results of a task among those that are known of this checkpoint."""
+def _of(task: Evaluator, known: Sequence[Result], checkpoint: str, dtype: torch.dtype) -> list[Result]:
+    """Return the results of a task among those that are known of this checkpoint, in this precision."""
+    from openslip.evaluation.suite import with_precision
+
     about = task.about()
+    settings = with_precision(about.get("settings", ""), task, dtype)
     return [
         result
         for result in known
         if result.task == task.name
         and result.checkpoint == checkpoint
         and all(getattr(result, name) == value for name, value in about.items() if name != "settings")
-        and result.settings == about.get("settings", "")
+        and result.settings == settings
     ]
 
 

@@ -6,6 +6,7 @@ models that were trained with batches of 4,096.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -61,7 +62,8 @@ PUBLISHED = (
 def agrees(result: Result, answers: Answers | None) -> str:
     """Return the protocol of a measurement that was made as the paper made it, on the same data; else ""."""
     protocol = result.task.partition(":")[0]
-    if (result.metric, result.count, result.settings) != ("top1", VALIDATION, _SETTINGS.get(protocol)):
+    settings = re.sub(r"(, )?precision=\w+$", "", result.settings)  # the paper's was mixed precision, too
+    if (result.metric, result.count, settings) != ("top1", VALIDATION, _SETTINGS.get(protocol)):
         return ""
     if protocol == "zeroshot" and result.prompts != asked_with(PROMPTS):
         return ""

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -271,7 +271,7 @@ def run(
 
     on_result: called with each result as soon as there is one. on_task: called with each task that is through; with it,
     a task that fails does not end the others. progress: show bars on a terminal. precision: what the image tower
-    computes in; `auto` is what training computed in, where the device can, and float32 where training is not known.
+    computes in; `auto` is float32 on a CPU, on others what training computed in, and float32 where that is not known.
     cache: a folder that keeps features. ranks: the processes that share the work; all must call it, and the first one
     has the results. interrupts: entered around all that takes long, for a caller who must not be interrupted elsewhere.
 
@@ -308,6 +308,7 @@ def run(
         for name, evaluator in _once(measured).items():
             start = time.monotonic()
             done, error = _measured(name, evaluator, encoder, ranks, interrupts)
+            done = [replace(one, settings=with_precision(one.settings, evaluator, dtype)) for one in done]
             if error is not None and on_task is None:
                 raise error
             for result in done:
@@ -320,7 +321,8 @@ def run(
 
 
 def chosen_precision(name: Precision, encoder: Encoder) -> torch.dtype:
-    """Return what an image tower computes in: `auto` is what training did, as far as the device can.
+    """Return what an image tower computes in. `auto` is what training did, as far as the device can, but float32 on a
+    CPU: which of them compute in bfloat16 differs, and numbers would with them.
 
     Raises ConfigError for fp16 on a CPU.
     """
@@ -332,9 +334,19 @@ def chosen_precision(name: Precision, encoder: Encoder) -> torch.dtype:
         return choose_precision(name, encoder.device)
     config = getattr(encoder, "config", None)
     trained = config.training.precision if config else "fp32"
-    if trained == "fp16" and encoder.device.type not in ("cuda", "mps"):
+    if encoder.device.type == "cpu":
         return torch.float32
     return choose_precision("bf16" if trained == "fp8" else trained, encoder.device)
+
+
+def with_precision(settings: str, evaluator: Evaluator, dtype: torch.dtype) -> str:
+    """Return a result's settings with the precision of the features that it was computed from, where that is lower than
+    float32: in another precision it is another measurement."""
+    name = str(dtype).removeprefix("torch.")
+    of_features = hasattr(evaluator, "share") and getattr(evaluator, "measured_on", True)
+    if name == "float32" or not of_features:
+        return settings
+    return ", ".join(filter(None, (settings, f"precision={name}")))
 
 
 def _once(evaluators: Sequence[Evaluator]) -> dict[str, Evaluator]:
