@@ -101,7 +101,7 @@ def test_what_was_measured_before_is_not_measured_again(runs, sets, tmp_path, ca
     assert results_of(out) == before
 
 
-def test_an_interrupted_suite_goes_on(runs, sets, tmp_path, monkeypatch) -> None:
+def test_an_interrupted_suite_goes_on(runs, sets, tmp_path, monkeypatch, capsys) -> None:
     out, run = tmp_path / "out", suite.run
 
     def interrupted(encoder, tasks, **how):
@@ -113,6 +113,7 @@ def test_an_interrupted_suite_goes_on(runs, sets, tmp_path, monkeypatch) -> None
     with monkeypatch.context() as patch:
         patch.setattr(suite, "run", interrupted)
         measure(runs, sets, out, *words, models=("simclr", "slip-0"))
+    assert "the same command goes on" in capsys.readouterr().err
     assert [one["model"] for one in results_of(out)][:1] == [str(runs / "simclr")]
     assert measure(runs, sets, out, *words, models=("simclr", "slip-0")) == 0
     assert {one["model"] for one in results_of(out)} == {str(runs / "simclr"), str(runs / "slip-0")}

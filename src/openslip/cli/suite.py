@@ -161,7 +161,11 @@ class _Run:
                     say(f"Model {number} of {len(models)}: {place}")
                     measured.append(Measured(group, self._side(place)))
                     self._measure(measured[-1])
-        finally:  # also when it is interrupted
+        except BaseException as error:
+            if not isinstance(error, Exception):  # Ctrl-C, or another signal
+                say("What has been measured is kept; the same command goes on with the rest.")
+            raise
+        finally:
             if self.ranks.first and any(model.results for model in measured):
                 self._write(measured)
         return 1 if self.failed else 0
