@@ -135,7 +135,7 @@ def test_geometry_has_charts_of_its_own_scale(tmp_path: Path) -> None:
         ("Geometry, pairs", "uniformity of pictures"),
     ]
     axis = [text for _, text in charts[1].figure().grid]
-    assert axis[0] == "-2.4"
+    assert axis[0] == "-2.40"
     assert not any("%" in text for text in axis)
 
 

@@ -65,7 +65,7 @@ def test_numbers_that_are_no_shares_are_not_percent(tmp_path: Path) -> None:
     shown = scoreboard.table(names, dict.fromkeys(names, "c0"))
     first = shown.lines[0][2]
     assert [(cell.value, cell.unit, cell.bar is None) for cell in first] == [
-        ("0.8", "", True), ("-2.5", "", True), ("1.25", "", True),
+        ("0.800", "", True), ("-2.50", "", True), ("1.25", "", True),
     ]  # fmt: skip
     assert [column.best() for column in shown.columns] == ["CLIP", "CLIP", None]
     assert "Percent, or as it is" in comparison(runs)
