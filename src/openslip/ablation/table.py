@@ -370,9 +370,9 @@ def plan_text(grid: Grid, costs: Mapping[str, Cost], now: Mapping[str, Standing]
             ]
         )
     seeds = ", ".join(map(str, grid.seeds))
-    count = len(grid.runs)
+    runs, variants = len(grid.runs), len(grid.variants)
     text = [
-        f"{count} run{'s' * (count != 1)}: {len(grid.variants)} variants, seeds {seeds}, in {grid.out}",
+        f"{runs} run{'s' * (runs != 1)}: {variants} variant{'s' * (variants != 1)}, seeds {seeds}, in {grid.out}",
         "",
         _aligned([["", *column] for column in zip(*lines)]),
         "",
