@@ -138,8 +138,3 @@ def test_the_expected_time_follows_from_runs_that_are_finished(grid) -> None:
     assert f"about {2e11 / rate:.3g} s" in lines[4]
     assert lines[-1].endswith("step 3 of 9")
     assert "–" in tables.plan_text(grid, COSTS, {run.name: Standing("new") for run in grid.runs})
-
-
-@pytest.mark.parametrize(("count", "text"), [(None, "–"), (2.94e15, "2.94 P"), (12.0, "12"), (1e9, "1 G")])
-def test_operations(count, text) -> None:
-    assert tables.operations(count) == text

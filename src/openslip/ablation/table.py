@@ -24,21 +24,12 @@ from openslip.evaluation.measured import Measured, Model, open_measured, what_of
 from openslip.evaluation.results import is_csv
 from openslip.evaluation.scores import Score, score
 from openslip.files import check_replaceable, open_regular, write_bytes, write_json
+from openslip.report.description import operations
 from openslip.report.runs import Run, load_run
 from openslip.training.budget import duration
 
 What = tuple[str, ...]
 """A measurement: that of the same name on the same data (see `measured.what_of`)."""
-_PREFIXES = (
-    (1e24, "Y"),
-    (1e21, "Z"),
-    (1e18, "E"),
-    (1e15, "P"),
-    (1e12, "T"),
-    (1e9, "G"),
-    (1e6, "M"),
-    (1e3, "k"),
-)
 
 
 @dataclass(frozen=True)
@@ -261,14 +252,6 @@ def _aligned(columns: Sequence[Sequence[str]]) -> str:
     ]
     lines.insert(2, "  ".join("─" * width for width in widths))
     return "\n".join(lines if lines[0] else lines[1:])
-
-
-def operations(count: float | None) -> str:
-    """Return a number of floating-point operations as people write it: `2.94 P`, `–` where it is not known."""
-    if count is None:
-        return "–"
-    factor, prefix = next(((f, p) for f, p in _PREFIXES if count >= f), (1.0, ""))
-    return f"{count / factor:.3g} {prefix}".rstrip()
 
 
 # As rows
