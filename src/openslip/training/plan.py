@@ -134,11 +134,9 @@ def make_plan(
 def planned_steps(training: TrainingConfig, records: int) -> int:
     """Return the steps of a run on a source of so many records; 0 where a budget of time decides."""
     budget = parse_budget(training.budget)
-    return (
-        0
-        if budget.seconds
-        else _budgeted(budget, records, training.batch) or _epochs_steps(training, records)
-    )
+    if budget.seconds:
+        return 0
+    return _budgeted(budget, records, training.batch) or _epochs_steps(training, records)
 
 
 def _budgeted(budget: Budget, records: int, batch: int) -> int:
