@@ -67,6 +67,9 @@ def test_means_spreads_and_costs_are_those_by_hand(grid) -> None:
     assert "53.0 ± 3.6" in text
     assert "+10.0" in text
     assert "Intervals are for other seeds" in text
+    assert "over the seeds ± their standard deviation." in text
+    first = {name: Standing("finished" if name.endswith("seed0") else "new") for name in now(grid)}
+    assert "standard deviation" not in tables.as_text(tables.collect(grid, COSTS, now=first))
 
 
 def test_differences_are_those_of_slip_compare(grid, tmp_path) -> None:

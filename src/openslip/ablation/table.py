@@ -211,7 +211,8 @@ def as_text(table: Table, width: int = 110) -> str:
         blocks[-1].append(column)
     parts = ["\n\n".join(map(_aligned, blocks))]
     if table.names:
-        parts.append("Shares in percent: means over the seeds ± their standard deviation.")
+        spread = any(of.spread is not None for line in table.lines for of in line.scores.values())
+        parts.append("Shares in percent" + ": means over the seeds ± their standard deviation" * spread + ".")
     differences = _differences(table)
     parts += [differences] * bool(differences)
     return "\n\n".join(parts) + "\n"

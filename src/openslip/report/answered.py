@@ -68,10 +68,12 @@ class ClassBar:
 
     @property
     def text(self) -> str:
+        """The share in percent, without its unit."""
         return f"{100 * self.value:.0f}"
 
     @property
     def interval(self) -> str:
+        """Its interval in percent: `40–62`."""
         return f"{100 * self.low:.0f}–{100 * self.high:.0f}"
 
 
