@@ -331,12 +331,7 @@ def chosen_precision(name: Precision, encoder: Encoder) -> torch.dtype:
     from openslip.training.precision import choose_precision
 
     if name != "auto":
-        try:
-            return choose_precision(name, encoder.device)
-        except ConfigError as error:
-            raise ConfigError(
-                error.what, got=f"precision {name}, {error.got}", fix="Measure in bf16 or fp32"
-            ) from None
+        return choose_precision(name, encoder.device)
     config = getattr(encoder, "config", None)
     trained = config.training.precision if config else "fp32"
     if encoder.device.type == "cpu":
