@@ -117,7 +117,7 @@ def shortened(text: str, longest: int = LONGEST) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the sentence that helps with an unknown `name`: the closest known ones, else all of them; "" where none is known."""
+    """Return the sentence that helps with an unknown `name`: the closest known ones, else all; "" without any."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
