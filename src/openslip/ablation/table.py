@@ -21,7 +21,7 @@ from openslip.evaluation.compare import table as table_of_differences
 from openslip.evaluation.comparison import by_chance, compare_models
 from openslip.evaluation.distinct import distinct
 from openslip.evaluation.measured import Measured, Model, open_measured, what_of
-from openslip.evaluation.results import is_csv
+from openslip.evaluation.results import aligned, is_csv
 from openslip.evaluation.scores import Score, score
 from openslip.files import check_replaceable, open_regular, write_bytes, write_json
 from openslip.report.description import operations
@@ -243,15 +243,7 @@ def _width(column: Sequence[str]) -> int:
 
 
 def _aligned(columns: Sequence[Sequence[str]]) -> str:
-    widths = [_width(column) for column in columns]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if number == 0 else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in zip(*columns)
-    ]
-    lines.insert(2, "  ".join("─" * width for width in widths))
+    lines = aligned(list(zip(*columns)), right=range(1, len(columns)), headings=2)
     return "\n".join(lines if lines[0] else lines[1:])
 
 

@@ -290,6 +290,7 @@ def table(measured: Sequence[Measured]) -> str:
     """Return the first number of each task, a line each, with a column for each group of models: mean ± spread."""
     from openslip.evaluation import measure
     from openslip.evaluation.distinct import distinct
+    from openslip.evaluation.results import aligned
     from openslip.evaluation.scores import ahead, score
 
     groups = list(dict.fromkeys(model.group for model in measured))
@@ -313,14 +314,7 @@ def table(measured: Sequence[Measured]) -> str:
             for group in groups
         ]
         rows.append([names[what], result.metric, *cells, f"{result.count:,}"])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    ]
-    lines.insert(1, "  ".join("─" * width for width in widths))
+    lines = aligned(rows, right=range(2, len(rows[0])))
     lines.append("Shares in percent; of several seeds mean ± standard deviation.")
     if len(groups) > 1:
         lines.append("* ahead of all others: the 95 % intervals of the differences do not hold 0.")

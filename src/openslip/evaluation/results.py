@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from html import escape
 from pathlib import Path
@@ -126,13 +126,21 @@ def table(results: Sequence[Result]) -> str:
     Tasks go by short names, which say more where one name stands for several measurements (see `distinct`).
     """
     rows = _rows(results)
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    return "\n".join(aligned(rows, right=(2, 3, 4))) + "\n"
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int], headings: int = 1) -> list[str]:
+    """Return rows of cells as lines of aligned text, with a rule below the headings. right: columns of numbers."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [
-        "  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+        "  ".join(
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
         for row in rows
     ]
-    lines.insert(1, "  ".join("─" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    lines.insert(headings, "  ".join("─" * width for width in widths))
+    return lines
 
 
 def _rows(results: Sequence[Result]) -> list[tuple[str, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from openslip.evaluation.datasets import Card, places
@@ -40,6 +40,8 @@ def facts(card: Card) -> dict[str, Any]:
 
 def listed(cards: Iterable[Card]) -> str:
     """Return a table of cards: name, title, kind, classes, metric, whether the paper has it, and where it is found."""
+    from openslip.evaluation.results import aligned
+
     rows = [("name", "title", "kind", "classes", "metric", "paper", "found")]
     for card in cards:
         found = places.on_disk(card)
@@ -54,7 +56,7 @@ def listed(cards: Iterable[Card]) -> str:
                 "built in" if card.name == "scenes" else str(found or ""),
             )
         )
-    text = "\n".join(_aligned(rows))
+    text = "\n".join(aligned(rows, right=[3]))
     roots = ", ".join(map(str, places.roots()))
     looked = (
         f"Looked for in {roots}." if roots else f"Folders to look in: --datasets FOLDER, or {places.ROOTS}."
@@ -106,16 +108,3 @@ def _wrapped(name: str, value: str) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if number == 3 else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    ]
-    lines.insert(1, "  ".join("─" * width for width in widths))
-    return lines
