@@ -18,9 +18,9 @@ import numpy as np
 
 from openslip.evaluation import Result, lower_is_better, measure, plain
 from openslip.evaluation.distinct import distinct
-from openslip.evaluation.metrics import Z95, per_class, resampled
+from openslip.evaluation.metrics import Z95, per_class, resampled, t95
 from openslip.evaluation.outcomes import Outcomes
-from openslip.evaluation.scores import score, t95, welch
+from openslip.evaluation.scores import score, welch
 
 RESAMPLES = 2000
 """Of a bootstrap, which is used for medians alone."""
