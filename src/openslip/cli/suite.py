@@ -112,13 +112,11 @@ def _benchmark(options: Options) -> Benchmark:
 
 def _models(words: Sequence[str]) -> list[tuple[str, Path]]:
     """Return the group and the place of each model that words name. Raises ConfigError for a pattern without any."""
-    from openslip.evaluation.measured import name_of
+    from openslip.evaluation.measured import name_and_place, name_of
 
     found: list[tuple[str, Path]] = []
     for word in words:
-        name, separator, place = word.partition("=")
-        if not separator or not name or os.sep in name or os.path.lexists(expand(word)):
-            name, place = "", word
+        name, place = name_and_place(word)
         paths = [Path(place)]
         if has_magic(place) and not os.path.lexists(expand(place)):
             paths = [Path(one) for one in sorted(glob(str(expand(place)))) if _is_model(Path(one))]
@@ -279,6 +277,7 @@ def table(measured: Sequence[Measured]) -> str:
     """Return the first number of each task, a line each, with a column for each group of models: mean ± spread."""
     from openslip.evaluation import measure
     from openslip.evaluation.distinct import distinct
+    from openslip.evaluation.results import aligned
     from openslip.evaluation.scores import ahead, score
 
     groups = list(dict.fromkeys(model.group for model in measured))
@@ -302,14 +301,7 @@ def table(measured: Sequence[Measured]) -> str:
             for group in groups
         ]
         rows.append([names[what], result.metric, *cells, f"{result.count:,}"])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    ]
-    lines.insert(1, "  ".join("─" * width for width in widths))
+    lines = aligned(rows)
     lines.append("Shares in percent; of several seeds mean ± standard deviation.")
     if len(groups) > 1:
         lines.append("* ahead of all others: the 95 % intervals of the differences do not hold 0.")

@@ -20,6 +20,7 @@ from openslip.evaluation import Result, lower_is_better, measure, plain
 from openslip.evaluation.distinct import distinct
 from openslip.evaluation.metrics import Z95, per_class, resampled, t95
 from openslip.evaluation.outcomes import Outcomes
+from openslip.evaluation.results import aligned
 from openslip.evaluation.scores import score, welch
 
 RESAMPLES = 2000
@@ -275,15 +276,7 @@ def table(differences: Sequence[Difference], titles: tuple[str, str] = ("before"
                 one.verdict,
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i in (0, 1, len(row) - 1) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    ]
-    lines.insert(1, "  ".join("─" * width for width in widths))
+    lines = aligned(rows, left=(0, 1, len(rows[0]) - 1))
     if whys := dict.fromkeys(one.unpaired for one in differences if one.unpaired and one.low == one.low):
         lines.append(f"* wider than it need be, as samples are not paired: {'; '.join(whys)}.")
     return "\n".join(lines) + "\n"

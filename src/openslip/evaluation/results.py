@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from html import escape
 from pathlib import Path
@@ -125,14 +125,22 @@ def table(results: Sequence[Result]) -> str:
 
     Tasks go by short names, which say more where one name stands for several measurements (see `distinct`).
     """
-    rows = _rows(results)
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    return "\n".join(aligned(_rows(results))) + "\n"
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0, 1)) -> list[str]:
+    """Return the lines of a table: its titles, a rule, its other rows. left: columns of text; the others are numbers,
+    which stand at the right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [
-        "  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+        "  ".join(
+            cell.ljust(width) if number in left else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
         for row in rows
     ]
     lines.insert(1, "  ".join("─" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    return lines
 
 
 def _rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
