@@ -128,7 +128,7 @@ class FeatureCache:
                 "The folder for features cannot be made",
                 got=str(folder),
                 cause=error.strerror or str(error),
-                fix="Name another folder with --cache",
+                fix="Name another folder with --cache, or for a suite with --out",
             ) from None
 
     def of(self, encoder: Encoder, dtype: torch.dtype) -> ModelCache:
