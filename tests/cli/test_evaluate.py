@@ -72,6 +72,8 @@ def test_few_shot_geometry_and_the_paper_s_linear_protocol(
     said = capsys.readouterr()
     assert re.search(r"fewshot:photos: top1@16shot|no class of photos has 16 training images", said.err)
     assert f"slip classify {run}/linear-paper/photos" in said.err
+    assert main(["classify", str(run), str(photos)]) == 1
+    assert f"slip classify {run}/linear-paper/photos" in capsys.readouterr().err
     metrics = {(r["task"], r["metric"]) for r in json.loads((run / "results.json").read_text())}
     assert {("fewshot:photos", "top1@4shot"), ("geometry:pairs", "alignment")} <= metrics
     (linear,) = [r for r in results_of(run) if r["task"] == "linear:photos"]

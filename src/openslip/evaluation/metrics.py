@@ -31,11 +31,6 @@ def correct_topk(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     return (~(scores < own)).sum(axis=1) <= k  # its own among them
 
 
-def topk_accuracy(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
-    """Return the share of N samples whose label is among the k best scored classes, ties against it, in [0, 1]."""
-    return float(correct_topk(scores, labels, k).mean())
-
-
 def mean_per_class(correct: np.ndarray, labels: np.ndarray) -> float:
     """Return the mean over the classes present of the share of their samples that are correct, in [0, 1]."""
     hits, counts = per_class(correct, labels)

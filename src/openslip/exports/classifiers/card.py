@@ -11,7 +11,7 @@ from markupsafe import Markup
 from openslip.classifier import FinetunedClassifier
 from openslip.config import as_typed
 from openslip.errors import SlipError
-from openslip.evaluation import Result
+from openslip.evaluation import KEPT_IN, Result
 from openslip.evaluation.results import COLUMNS_SHOWN, FILE
 from openslip.evaluation.results import read as read_results
 from openslip.exports import card
@@ -131,5 +131,5 @@ def _run_of(given: Path) -> History | None:
     """Return what the run says that a finetuning lies in; None where it lies in none."""
     folder = Path(os.path.abspath(given))
     run = folder.parent.parent
-    inside = folder.parent.name == "finetune" and (run / ours.SETTINGS).is_file()
+    inside = folder.parent.name in KEPT_IN and (run / ours.SETTINGS).is_file()
     return history(run, "latest") if inside else None
