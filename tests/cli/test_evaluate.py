@@ -72,6 +72,15 @@ def test_few_shot_geometry_and_the_paper_s_linear_protocol(
     said = capsys.readouterr()
     assert re.search(r"fewshot:photos: top1@16shot|no class of photos has 16 training images", said.err)
     assert f"slip classify {run}/linear-paper/photos" in said.err
+    assert main(["classify", str(run), str(photos)]) == 1
+    assert f"slip classify {run}/linear-paper/photos" in capsys.readouterr().err
+    assert (
+        main(["export", f"{run}/linear-paper/photos", "--to", "openslip", "--out", str(tmp_path / "out")])
+        == 0
+    )
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "A layer on the frozen tower was trained on" in card
+    assert "The tower was trained before on" in card
     metrics = {(r["task"], r["metric"]) for r in json.loads((run / "results.json").read_text())}
     assert {("fewshot:photos", "top1@4shot"), ("geometry:pairs", "alignment")} <= metrics
     (linear,) = [r for r in results_of(run) if r["task"] == "linear:photos"]

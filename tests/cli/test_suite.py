@@ -170,8 +170,36 @@ def test_a_model_that_cannot_be_loaded_leaves_the_others(runs, sets, tmp_path, c
 def test_what_cannot_be_measured_is_an_error(runs, sets, tmp_path, capsys, words, said) -> None:
     assert measure(runs, sets, tmp_path / "out", *words, models=("slip-0",)) == 1
     assert re.search(said, capsys.readouterr().err)
-    assert measure(runs, sets, tmp_path / "out", models=("none-*",)) == 1
-    assert "matches no run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("models", "status", "said"),
+    [
+        ((), 2, "No model was named"),
+        (("none-*",), 1, "matches no run"),
+        (("slip-0", "slip-2"), 1, r"no such file or folder.*slip-2"),
+        (("slip-0", "slip-*"), 1, r"named twice.*slip-0"),
+    ],
+)
+def test_models_that_are_not_there_are_known_before_any_is_measured(
+    runs, sets, tmp_path, capsys, models, status, said
+) -> None:
+    assert measure(runs, sets, tmp_path / "out", models=models) == status
+    assert re.search(said, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_one_name_are_seeds_where_a_word_says_so(runs, sets, tmp_path) -> None:
+    shutil.copytree(runs / "slip-0", runs / "more" / "slip-0")
+    models, out = ("slip-0", "more/slip-0"), tmp_path / "out"
+    assert measure(runs, sets, out, "--protocols", "knn", models=models) == 0
+    assert {one["group"] for one in results_of(out)} == {str(runs / model) for model in models}
+    words = [f"slip={runs / model}" for model in models]
+    assert (
+        main(["evaluate", "suite", *words, "--datasets", str(sets), "--out", str(out), "--protocols", "knn"])
+        == 0
+    )
+    assert {one["group"] for one in results_of(out)} == {"slip"}
 
 
 @pytest.mark.parametrize(

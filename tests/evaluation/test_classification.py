@@ -49,6 +49,16 @@ def test_answers_say_what_was_said_of_each_sample() -> None:
     np.testing.assert_array_equal(said.rows, np.arange(40) * 2)
 
 
+def test_samples_are_told_apart_where_their_pictures_are_known() -> None:
+    digests = tuple(bytes([i]) * 16 for i in range(3))
+    numbers = Samples(np.arange(3), digests, ("a", "b")).numbers("aba")
+    assert len({*numbers.tolist()}) == 3
+    moved = Samples(np.arange(3), digests[::-1], ("a", "b")).numbers("aba")
+    assert moved.tolist() == numbers.tolist()[::-1]
+    for unknown in ((), (*digests[:2], b"")):
+        assert Samples(np.arange(3), unknown, ("a", "b")).numbers("aba") is None
+
+
 def test_every_number_is_its_outcomes_value_and_in_its_interval() -> None:
     logits, labels = scores(60, 6)
     for result in classification("knn:x", logits, labels, probabilities=softmax(logits)):

@@ -67,6 +67,11 @@ def test_what_is_not_a_number_counts_against_the_model():
     found = Ranking(np.array([[0.5], [np.nan], [0.1]]), labels)
     assert found.average_precision()[0] == pytest.approx(0.5)
     assert found.roc_auc()[0] == pytest.approx(0.5)
+    scores, labels = np.array([[np.nan], [0.0], [1.0]]), np.array([[1], [0], [0]])
+    assert Ranking(scores, labels).average_precision().tolist() == [pytest.approx(1 / 3)]
+    assert Ranking(scores, labels).roc_auc().tolist() == [0]
+    assert Ranking(scores, 1 - labels).roc_auc().tolist() == [0]
+    assert roc_auc(scores[:, 0], labels[:, 0]) == roc_auc(scores[:, 0], 1 - labels[:, 0]) == 0
 
 
 def test_outcomes_leave_out_classes_without_the_number():
@@ -82,11 +87,3 @@ def test_outcomes_leave_out_classes_without_the_number():
     again = Outcomes(scores[rows], "mean_average_precision", labels[rows])
     assert outcomes.value(rows) == pytest.approx(again.value())
     assert np.isnan(outcomes.value(np.flatnonzero(labels.sum(axis=1) == 0)))
-
-
-def test_what_is_no_number_counts_against_the_model() -> None:
-    scores, labels = np.array([[np.nan], [0.0], [1.0]]), np.array([[1], [0], [0]])
-    assert Ranking(scores, labels).average_precision().tolist() == [pytest.approx(1 / 3)]
-    assert Ranking(scores, labels).roc_auc().tolist() == [0]
-    assert Ranking(scores, 1 - labels).roc_auc().tolist() == [0]
-    assert roc_auc(scores[:, 0], labels[:, 0]) == roc_auc(scores[:, 0], 1 - labels[:, 0]) == 0

@@ -8,7 +8,7 @@ from scipy import stats
 
 from openslip.evaluation import Result
 from openslip.evaluation.metrics import wilson
-from openslip.evaluation.scores import Score, ahead, score, t95, welch
+from openslip.evaluation.scores import Score, ahead, score, welch
 
 
 def of(value: float, low: float, high: float) -> Score:
@@ -17,11 +17,6 @@ def of(value: float, low: float, high: float) -> Score:
 
 def measured(value: float, low: float, high: float, count: int = 100, metric: str = "top1") -> Result:
     return Result("knn:x", metric, value, count, low, high)
-
-
-def test_student_s_points() -> None:
-    for freedom in [*range(1, 200), 1.1, 1.5, 2.5, 3.9, 9.99, 10.01, 1e6]:
-        assert t95(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=2e-3)
 
 
 def test_welch_s_interval_is_that_of_scipy() -> None:

@@ -243,7 +243,7 @@ def _width(column: Sequence[str]) -> int:
 
 
 def _aligned(columns: Sequence[Sequence[str]]) -> str:
-    lines = aligned(list(zip(*columns)), right=range(1, len(columns)), headings=2)
+    lines = aligned(list(zip(*columns)), left=[0], headings=2)
     return "\n".join(lines if lines[0] else lines[1:])
 
 

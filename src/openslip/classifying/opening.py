@@ -9,7 +9,7 @@ from typing import Literal
 from openslip.classifier import Classifier, FinetunedClassifier, LinearClassifier, ZeroShotClassifier
 from openslip.classifying import classes as reading
 from openslip.errors import CheckpointError, ConfigError, EvaluationError, note
-from openslip.evaluation import TRAINED
+from openslip.evaluation import KEPT_IN
 from openslip.files import expand
 from openslip.interop import finetuned, foreign, load, ours
 from openslip.shell import command
@@ -81,8 +81,8 @@ def _finetuned(model: str) -> FinetunedClassifier:
 def _no_classes(model: str, path: Path) -> ConfigError:
     """Return the error for a model without classes, or for a classifier that is not there. It names those that the run
     keeps."""
-    run = path.parent.parent if path.parent.name in TRAINED else path
-    kept = [str(place) for kind in TRAINED for place in sorted(run.glob(f"{kind}/*")) if _is_kept(place)]
+    run = path.parent.parent if path.parent.name in KEPT_IN else path
+    kept = [str(place) for kind in KEPT_IN for place in sorted(run.glob(f"{kind}/*")) if _is_kept(place)]
     if kept:
         return ConfigError(
             "There are no classes to choose from",

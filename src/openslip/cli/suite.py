@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from glob import glob, has_magic
@@ -15,7 +16,7 @@ import tyro
 from openslip.cli import evaluate
 from openslip.cli.arguments import chosen_device, parse
 from openslip.cli.output import say
-from openslip.errors import ConfigError, SlipError, printable
+from openslip.errors import ConfigError, SlipError, UsageError, printable
 from openslip.evaluation.datasets import places
 from openslip.files import expand, write_bytes
 from openslip.shell import command
@@ -82,8 +83,8 @@ def main(argv: list[str]) -> int:
     """Find tasks and models, measure, write and print; return the exit status."""
     options = parse(Options, argv, prog="slip evaluate suite", description=DESCRIPTION)
     places.add_roots(options.datasets)
-    benchmark = _benchmark(options)
     models = _models(options.models)
+    benchmark = _benchmark(options)
 
     from openslip.processes import joined
 
@@ -111,22 +112,42 @@ def _benchmark(options: Options) -> Benchmark:
 
 
 def _models(words: Sequence[str]) -> list[tuple[str, Path]]:
-    """Return the group and the place of each model that words name. Raises ConfigError for a pattern without any."""
-    from openslip.evaluation.measured import name_of
+    """Return the group and the place of each model that words name.
 
-    found: list[tuple[str, Path]] = []
+    Words without a name are groups of their own, which go by their places where one name would be of several.
+
+    Raises UsageError without a word, ConfigError for a pattern without any model and for one that is there twice,
+    CheckpointError where nothing is.
+    """
+    from openslip.evaluation.measured import name_and_place, name_of
+    from openslip.interop import check_place
+
+    if not words:
+        raise UsageError(
+            "No model was named", fix="For example `slip evaluate suite 'runs/*' --datasets FOLDER`"
+        )
+    found: list[tuple[str, str, str, list[Path]]] = []
     for word in words:
-        name, separator, place = word.partition("=")
-        if not separator or not name or os.sep in name or os.path.lexists(expand(word)):
-            name, place = "", word
+        name, place = name_and_place(word)
         paths = [Path(place)]
         if has_magic(place) and not os.path.lexists(expand(place)):
             paths = [Path(one) for one in sorted(glob(str(expand(place)))) if _is_model(Path(one))]
             if not paths:
                 raise ConfigError("The pattern matches no run and no file of weights", got=place)
-            name = name or name_of([path.name for path in paths])
-        found += [(name or os.path.basename(os.path.normpath(path)), path) for path in paths]
-    return found
+        short = name_of([os.path.basename(os.path.normpath(path)) for path in paths])
+        found.append((name, short, os.path.normpath(place), paths))
+    taken = Counter(
+        [*{name for name, *_ in found if name}, *(short for name, short, *_ in found if not name)]
+    )
+    models: dict[str, tuple[str, Path]] = {}
+    for name, short, place, paths in found:
+        for path in paths:
+            check_place(path)
+            key = os.path.realpath(expand(path))
+            if key in models:
+                raise ConfigError("The same model is named twice", got=str(path), fix="Name it once")
+            models[key] = name or (short if taken[short] == 1 else place), path
+    return list(models.values())
 
 
 def _is_model(path: Path) -> bool:
@@ -314,7 +335,7 @@ def table(measured: Sequence[Measured]) -> str:
             for group in groups
         ]
         rows.append([names[what], result.metric, *cells, f"{result.count:,}"])
-    lines = aligned(rows, right=range(2, len(rows[0])))
+    lines = aligned(rows)
     lines.append("Shares in percent; of several seeds mean ± standard deviation.")
     if len(groups) > 1:
         lines.append("* ahead of all others: the 95 % intervals of the differences do not hold 0.")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLUMNS",
+    "KEPT_IN",
     "ON_CAPTIONED",
     "TRAINED",
     "Evaluator",
@@ -32,7 +33,9 @@ __all__ = [
 ON_CAPTIONED = ("retrieval", "geometry")
 """Protocols that measure on captioned pictures; the others take labelled ones."""
 TRAINED = ("linear", "finetune")
-"""Protocols that train a classifier; a run keeps it in its folder PROTOCOL/NAME."""
+"""Protocols that train a classifier, which a run keeps."""
+KEPT_IN = ("linear", "linear-paper", "finetune")
+"""Folders of a run with a folder for each classifier that it keeps."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,13 @@ class Samples(NamedTuple):
     rows: np.ndarray
     digests: tuple[bytes, ...]
     class_names: tuple[str, ...]
+
+    def numbers(self, told: Iterable[str]) -> np.ndarray | None:
+        """Return numbers (N,) that tell samples from others, by the picture and what is told of each; None where the
+        pictures themselves are not known."""
+        if not (self.digests and all(self.digests)):
+            return None
+        return fingerprint.of_samples(zip(self.digests, told))
 
 
 def classification(
@@ -53,22 +61,19 @@ def classification(
         raise EvaluationError(
             f"{task} has no sample left to measure", fix="Check that its images can be read."
         )
-    known = None
-    if samples is not None and all(samples.digests):
-        classes = (samples.class_names[label] for label in labels.tolist())
-        known = fingerprint.of_samples(zip(samples.digests, classes))
-    found: list[tuple[str, Outcomes, tuple[float, float]]] = []
-    for k in (1, 5) if scores.shape[1] > 5 else (1,):
-        correct = correct_topk(scores, labels, k)
-        found.append((f"top{k}", Outcomes(correct, samples=known), wilson(float(correct.sum()), count)))
-    correct = correct_topk(scores, labels, 1)
-    of_classes = Outcomes(correct, "mean_per_class", labels, samples=known)
-    found.append(("mean_per_class", of_classes, mean_per_class_interval(correct, labels)))
+    known = None if samples is None else samples.numbers(samples.class_names[i] for i in labels.tolist())
+    hits = {k: correct_topk(scores, labels, k) for k in ((1, 5) if scores.shape[1] > 5 else (1,))}
+    found = [
+        (f"top{k}", Outcomes(correct, samples=known), wilson(float(correct.sum()), count))
+        for k, correct in hits.items()
+    ]
+    of_classes = Outcomes(hits[1], "mean_per_class", labels, samples=known)
+    found.append(("mean_per_class", of_classes, mean_per_class_interval(hits[1], labels)))
     if probabilities is not None:
-        sure = Outcomes(np.stack([probabilities.max(axis=1), correct], axis=1), "ece", samples=known)
+        sure = Outcomes(np.stack([probabilities.max(axis=1), hits[1]], axis=1), "ece", samples=known)
         found.append(("ece", sure, resampled(sure.value, count)))
-    if first == "top1_top5" and scores.shape[1] > 5:
-        both = Outcomes((found[0][1].values.astype(np.float64) + found[1][1].values) / 2, samples=known)
+    if first == "top1_top5" and 5 in hits:
+        both = Outcomes((hits[1].astype(np.float64) + hits[5]) / 2, samples=known)
         # Samples that are all alike do not pass for certain: a share of hits has an interval then, too.
         alike = both.values.min() == both.values.max()
         interval = wilson(float(both.values.sum()), count) if alike else resampled(both.value, count)

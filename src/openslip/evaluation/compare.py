@@ -18,10 +18,10 @@ import numpy as np
 
 from openslip.evaluation import Result, lower_is_better, measure, plain
 from openslip.evaluation.distinct import distinct
-from openslip.evaluation.metrics import Z95, per_class, resampled
+from openslip.evaluation.metrics import Z95, per_class, resampled, t95
 from openslip.evaluation.outcomes import Outcomes
 from openslip.evaluation.results import aligned
-from openslip.evaluation.scores import score, t95, welch
+from openslip.evaluation.scores import score, welch
 
 RESAMPLES = 2000
 """Of a bootstrap, which is used for medians alone."""
@@ -276,7 +276,7 @@ def table(differences: Sequence[Difference], titles: tuple[str, str] = ("before"
                 one.verdict,
             )
         )
-    lines = aligned(rows, right=range(2, len(rows[0]) - 1))
+    lines = aligned(rows, left=(0, 1, len(rows[0]) - 1))
     if whys := dict.fromkeys(one.unpaired for one in differences if one.unpaired and one.low == one.low):
         lines.append(f"* wider than it need be, as samples are not paired: {'; '.join(whys)}.")
     return "\n".join(lines) + "\n"

@@ -78,9 +78,8 @@ class Batch:
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Return what `to_bytes` wrote. Raises one of DAMAGED for anything else."""
-        with ZipFile(
-            io.BytesIO(data)
-        ) as archive:  # some bytes of a compressed file could stand for any number
+        with ZipFile(io.BytesIO(data)) as archive:
+            # Some bytes of a compressed file could stand for any number.
             if any(entry.compress_type != ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("Its arrays are compressed")
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
@@ -129,7 +128,7 @@ class FeatureCache:
                 "The folder for features cannot be made",
                 got=str(folder),
                 cause=error.strerror or str(error),
-                fix="Name another folder with --cache",
+                fix="Name another folder with --cache, or for a suite with --out",
             ) from None
 
     def of(self, encoder: Encoder, dtype: torch.dtype) -> ModelCache:

@@ -1,8 +1,8 @@
 """Images through the encoder, in batches, once each.
 
-`extract` does the work. Inside `with session():` a labelled split that several protocols need goes through the image
-tower once; outside, every call computes anew, because the encoder may have been trained on in between. The model is in
-evaluation mode meanwhile, and afterwards in the mode it was in.
+Inside `with session():` a labelled split that several protocols need goes through the image tower once; outside, every
+call computes anew, because the encoder may have been trained on in between. The model is in evaluation mode meanwhile,
+and afterwards in the mode it was in.
 
 Several processes share the batches of a set, which are the same whatever their number. So the features are, too.
 """

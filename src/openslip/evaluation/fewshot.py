@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from openslip.errors import ConfigError, EvaluationError
-from openslip.evaluation import Result, fingerprint, settings
+from openslip.evaluation import Result, settings
 from openslip.evaluation.features import BATCH, labelled_features
 from openslip.evaluation.linear import Probe, fit
 from openslip.evaluation.metrics import correct_topk, crossed_interval, deviation_interval
@@ -114,8 +114,7 @@ class FewShot(OnLabelled):
                 values, labels = train.values[rows], train.labels[rows]
                 probe = fit_few(values, labels, len(train.class_names), self.penalty, encoder.device)
                 hits[number][draw] = correct_topk(probe.scores(test.values), test.labels, 1)
-        classes = (test.class_names[label] for label in test.labels.tolist())
-        samples = fingerprint.of_samples(zip(test.samples.digests, classes))
+        samples = test.samples.numbers(test.class_names[label] for label in test.labels.tolist())
         accuracies, spreads = [], []
         for number, found in hits.items():
             one, each = found.mean(axis=0), found.mean(axis=1)

@@ -87,11 +87,8 @@ def open_models(words: Sequence[str]) -> tuple[list[Model], list[str]]:
     """
     named: dict[tuple[str, int], list[str]] = {}
     for number, word in enumerate(words):
-        name, separator, place = word.partition("=")
-        if not separator or not name or os.sep in name or os.path.lexists(expand(word)):
-            named["", number] = [word]
-        else:
-            named.setdefault((name, -1), []).append(place)
+        name, place = name_and_place(word)
+        named.setdefault((name, -1 if name else number), []).append(place)
     found: list[tuple[str, str, list[Measured]]] = []
     notes: list[str] = []
     for (name, _), places in named.items():
@@ -106,6 +103,14 @@ def open_models(words: Sequence[str]) -> tuple[list[Model], list[str]]:
     short = [name for name, *_ in found]
     names = short if len({*short}) == len(short) else [name for _, name, _ in found]
     return [Model(name, tuple(runs)) for name, (*_, runs) in zip(names, found)], notes
+
+
+def name_and_place(word: str) -> tuple[str, str]:
+    """Return both of `NAME=PLACE`; the name is empty where there is none, as of a path that has a `=` in it."""
+    name, separator, place = word.partition("=")
+    if not separator or not name or os.sep in name or os.path.lexists(expand(word)):
+        return "", word
+    return name, place
 
 
 def _opened(places: Sequence[str]) -> tuple[list[Measured], list[Path]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -28,11 +29,6 @@ def correct_topk(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     """
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     return (~(scores < own)).sum(axis=1) <= k  # its own among them
-
-
-def topk_accuracy(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
-    """Return the share of N samples whose label is among the k best scored classes, ties against it, in [0, 1]."""
-    return float(correct_topk(scores, labels, k).mean())
 
 
 def mean_per_class(correct: np.ndarray, labels: np.ndarray) -> float:
@@ -138,7 +134,7 @@ def crossed_interval(hits: np.ndarray) -> tuple[float, float]:
     # Few samples of which all or none are right do not pass for certain: their Wilson interval is about as wide.
     samples = max(float(of_samples.var(ddof=1)) / count, 1 / count**2)
     between = max(0.0, float(of_draws.var(ddof=1)) / draws - single)
-    half = math.sqrt(Z95**2 * samples + student(draws - 1) ** 2 * between)
+    half = math.sqrt(Z95**2 * samples + t95(draws - 1) ** 2 * between)
     return max(0.0, value - half), min(1.0, value + half)
 
 
@@ -151,21 +147,22 @@ def deviation_interval(values: np.ndarray) -> tuple[float, float]:
     return deviation * math.sqrt(free / most), deviation * math.sqrt(free / least)
 
 
-def student(free: int) -> float:
-    """Return the 97.5 % point of Student's t with `free` degrees of freedom (Abramowitz and Stegun 26.7.5; the first
-    ones, for which that is too low, as they are tabled)."""
-    if free <= len(_STUDENT):
-        return _STUDENT[free - 1]
+@lru_cache(maxsize=1024)
+def t95(freedom: float) -> float:
+    """Return Student's 97.5 % point, of degrees of freedom from 1 on, to 3 digits.
+
+    Up to 10 by adding up the density over the angle: with t = sqrt(f) tan(a) it is cos(a)^(f - 1). From there on by
+    Cornish and Fisher's series.
+    """
+    if freedom <= 10:
+        angle = np.linspace(0, math.pi / 2, 20_001)
+        density = np.maximum(np.cos(angle), 0.0) ** (freedom - 1)
+        below = np.cumsum(density[1:] + density[:-1])
+        return math.sqrt(freedom) * math.tan(float(np.interp(0.95, below / below[-1], angle[1:])))
     z = Z95
-    return (
-        z
-        + (z**3 + z) / (4 * free)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * free**3)
-    )
-
-
-_STUDENT = (12.7062, 4.3027, 3.1824, 2.7764)
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:

@@ -131,9 +131,8 @@ class Mieb:
             require_text(encoder, self.name)
         mteb = _library()
         with _kept_generators():
-            task = (
-                self._found()
-            )  # a new one, with mteb's own seed: the numbers do not depend on what was measured before
+            # A new one, with mteb's own seed: the numbers do not depend on what was measured before.
+            task = self._found()
             parts = _parts(task)
             _load(parts)
             try:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openslip.errors import EvaluationError, note
-from openslip.evaluation import Result, fingerprint
+from openslip.evaluation import Result
 from openslip.evaluation.classification import Samples
 from openslip.evaluation.metrics import resampled
 from openslip.evaluation.outcomes import Outcomes
@@ -43,10 +43,10 @@ def multilabel(
             f"{task} cannot be measured: no picture has any of the classes",
             fix="Check that its images can be read, and that the split has labels.",
         )
-    found, names, known = [], samples.class_names, None
-    if samples.digests and all(samples.digests):
-        told = (",".join(sorted(names[i] for i in np.flatnonzero(row == 1).tolist())) for row in labels)
-        known = fingerprint.of_samples(zip(samples.digests, told))
+    found, names = [], samples.class_names
+    known = samples.numbers(
+        ",".join(sorted(names[i] for i in np.flatnonzero(row == 1).tolist())) for row in labels
+    )
     for metric, statistic, lacking in (
         ("mean_average_precision", "mean_average_precision", ~(labels == 1).any(axis=0)),
         ("roc_auc", "mean_roc_auc", ~((labels == 1).any(axis=0) & (labels == 0).any(axis=0))),

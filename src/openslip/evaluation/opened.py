@@ -147,9 +147,8 @@ class OnLabelled(Kept[LabelledSet]):
 def about_card(data: LabelledSet, card: Card) -> list[str]:
     """Return sentences about how labelled images and the card that they are measured by agree."""
     lines, classes = [], len(data.class_names)
-    if (
-        card.name == "scenes"
-    ):  # rendered here: how many there are is what the task says, and nobody publishes numbers
+    # Scenes are rendered here: how many there are is what the task says, and nobody publishes numbers.
+    if card.name == "scenes":
         return []
     if card.metric != "top1" or datasets.short(card.name) != datasets.short(data.name):
         lines.append(

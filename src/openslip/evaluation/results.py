@@ -125,16 +125,16 @@ def table(results: Sequence[Result]) -> str:
 
     Tasks go by short names, which say more where one name stands for several measurements (see `distinct`).
     """
-    rows = _rows(results)
-    return "\n".join(aligned(rows, right=(2, 3, 4))) + "\n"
+    return "\n".join(aligned(_rows(results))) + "\n"
 
 
-def aligned(rows: Sequence[Sequence[str]], right: Collection[int], headings: int = 1) -> list[str]:
-    """Return rows of cells as lines of aligned text, with a rule below the headings. right: columns of numbers."""
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0, 1), *, headings: int = 1) -> list[str]:
+    """Return the lines of a table: its headings, a rule, its other rows. left: columns of text; the others are numbers,
+    which stand at the right."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [
         "  ".join(
-            cell.rjust(width) if number in right else cell.ljust(width)
+            cell.ljust(width) if number in left else cell.rjust(width)
             for number, (cell, width) in enumerate(zip(row, widths))
         ).rstrip()
         for row in rows

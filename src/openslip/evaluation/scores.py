@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from statistics import NormalDist, mean, stdev, variance
-
-import numpy as np
+from statistics import mean, stdev, variance
 
 from openslip.evaluation import Result, measure
+from openslip.evaluation.metrics import t95
 
 
 @dataclass(frozen=True)
@@ -89,24 +87,6 @@ def welch(before: Sequence[float], after: Sequence[float]) -> float:
         return 0.0
     freedom = (one + other) ** 2 / (one**2 / (len(before) - 1) + other**2 / (len(after) - 1))
     return t95(freedom) * math.sqrt(one + other)
-
-
-@lru_cache(maxsize=1024)
-def t95(freedom: float) -> float:
-    """Return Student's 97.5 % point, of degrees of freedom from 1 on, to 3 digits.
-
-    Up to 10 by adding up the density over the angle: with t = sqrt(f) tan(a) it is cos(a)^(f - 1). From there on by
-    Cornish and Fisher's series.
-    """
-    if freedom <= 10:
-        angle = np.linspace(0, math.pi / 2, 20_001)
-        density = np.maximum(np.cos(angle), 0.0) ** (freedom - 1)
-        below = np.cumsum(density[1:] + density[:-1])
-        return math.sqrt(freedom) * math.tan(float(np.interp(0.95, below / below[-1], angle[1:])))
-    z = NormalDist().inv_cdf(0.975)
-    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
 def _root_mean_square(values: Sequence[float]) -> float:

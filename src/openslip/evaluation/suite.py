@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -286,25 +286,13 @@ def run(
         for task in tasks
         for one in (each(task) if isinstance(task, str) else [task])
     ]
-    text = has_text(encoder)
     results: list[Result] = []
     dtype = chosen_precision(precision, encoder)
     with (
         session(progress and ranks.first, precision=dtype, cache=cache),
         nullcontext() if ranks.first else unsaid(),
-        ExitStack() as stack,
+        _checked(evaluators, text=has_text(encoder)) as measured,
     ):
-        measured = []
-        for evaluator in evaluators:
-            if getattr(evaluator, "needs_text", False) and not text:
-                note(f"{evaluator.name} left out: the model has no text tower.")
-            else:
-                measured.append(evaluator)
-        for evaluator in measured:
-            if not getattr(evaluator, "kept", False):
-                evaluator.check()
-                # What an evaluator keeps is for its owner to know of: files may change before it is used again.
-                stack.callback(getattr(evaluator, "forget", lambda: None))
         for name, evaluator in _once(measured).items():
             start = time.monotonic()
             done, error = _measured(name, evaluator, encoder, ranks, interrupts)
@@ -347,6 +335,24 @@ def with_precision(settings: str, evaluator: Evaluator, dtype: torch.dtype) -> s
     if name == "float32" or not of_features:
         return settings
     return ", ".join(filter(None, (settings, f"precision={name}")))
+
+
+@contextmanager
+def _checked(evaluators: Sequence[Evaluator], *, text: bool) -> Iterator[list[Evaluator]]:
+    """Yield the evaluators that are not left out for want of a text tower, those checked that were not."""
+    measured = []
+    for evaluator in evaluators:
+        if getattr(evaluator, "needs_text", False) and not text:
+            note(f"{evaluator.name} left out: the model has no text tower.")
+        else:
+            measured.append(evaluator)
+    with ExitStack() as stack:
+        for evaluator in measured:
+            if not getattr(evaluator, "kept", False):
+                evaluator.check()
+                # What an evaluator keeps is for its owner to know of: files may change before it is used again.
+                stack.callback(getattr(evaluator, "forget", lambda: None))
+        yield measured
 
 
 def _once(evaluators: Sequence[Evaluator]) -> dict[str, Evaluator]:

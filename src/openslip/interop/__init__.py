@@ -118,6 +118,14 @@ def _read(spec: str | Path, which: Literal["latest", "best"]) -> Pretrained:
     return _of_torch(path)
 
 
+def check_place(spec: str | Path) -> None:
+    """Raise CheckpointError for a text that is neither a path nor a name of anything. Nothing is read or fetched."""
+    text, path = os.fspath(spec), expand(spec)
+    kind, colon, _ = text.partition(":")
+    if not (os.path.exists(path) or (colon and kind in READERS) or released.address(text)):
+        raise _nothing(text, path)
+
+
 def _nothing(text: str, path: Path) -> CheckpointError:
     """Return the error for a text that is neither a path nor a name of anything."""
     kind = re.match(r"([A-Za-z][\w-]*):(?!//)", text)

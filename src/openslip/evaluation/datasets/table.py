@@ -56,7 +56,7 @@ def listed(cards: Iterable[Card]) -> str:
                 "built in" if card.name == "scenes" else str(found or ""),
             )
         )
-    text = "\n".join(aligned(rows, right=[3]))
+    text = "\n".join(aligned(rows, left=(0, 1, 2, 4, 5, 6)))
     roots = ", ".join(map(str, places.roots()))
     looked = (
         f"Looked for in {roots}." if roots else f"Folders to look in: --datasets FOLDER, or {places.ROOTS}."

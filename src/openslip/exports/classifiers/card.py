@@ -11,7 +11,8 @@ from markupsafe import Markup
 from openslip.classifier import FinetunedClassifier
 from openslip.config import as_typed
 from openslip.errors import SlipError
-from openslip.evaluation import Result
+from openslip.evaluation import KEPT_IN, Result
+from openslip.evaluation.finetune.recipe import LinearRecipe
 from openslip.evaluation.results import COLUMNS_SHOWN, FILE
 from openslip.evaluation.results import read as read_results
 from openslip.exports import card
@@ -107,8 +108,10 @@ def _training(
     about, recipe = classifier.about, classifier.recipe
     name = next((card.last_parts(result.task.partition(":")[2]) for result in results), "")
     on = f" of {name}" if name else ""
+    frozen = recipe.name == LinearRecipe.name
+    what = "A layer on the frozen tower was trained" if frozen else "Tower and head were finetuned"
     lines = [
-        f"Tower and head were finetuned on {about['images']:,} labelled pictures{on}, by the recipe {recipe.name}: "
+        f"{what} on {about['images']:,} labelled pictures{on}, by the recipe {recipe.name}: "
         f"{recipe.epochs} epochs in batches of {min(recipe.batch, about['images'] // 2 * 2)}, seed {about['seed']}",
         f"The tower was trained before with the loss `{card.last_parts(classifier.model.config.objective.loss)}`",
     ]
@@ -131,5 +134,5 @@ def _run_of(given: Path) -> History | None:
     """Return what the run says that a finetuning lies in; None where it lies in none."""
     folder = Path(os.path.abspath(given))
     run = folder.parent.parent
-    inside = folder.parent.name == "finetune" and (run / ours.SETTINGS).is_file()
+    inside = folder.parent.name in KEPT_IN and (run / ours.SETTINGS).is_file()
     return history(run, "latest") if inside else None
