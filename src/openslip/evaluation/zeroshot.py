@@ -68,7 +68,7 @@ class ZeroShot(OnLabelled):
     def check(self) -> None:
         """Raise DataError without a test split, EvaluationError for classes without names, ConfigError for a template
         that no class name goes into."""
-        self._check_templates()
+        check_templates(self.templates)
         data = self.keep()
         data.untrained()
         self._require_names(self._asked(data), data)
@@ -95,7 +95,7 @@ class ZeroShot(OnLabelled):
         """Measure `encoder`. Raises EvaluationError for a model without text, or classes without names; ConfigError for
         templates without `{}`."""
         require_text(encoder, self.name)
-        self._check_templates()
+        check_templates(self.templates)
         data = self.opened()
         asked = self._asked(data)
         self._require_names(asked, data)
@@ -128,11 +128,8 @@ class ZeroShot(OnLabelled):
             asked = asked.with_names(names, f"names {prompts.digest(names)}")
         return asked.with_templates(self._given(data) or ())
 
-    def _given(self, data: LabelledSet) -> Sequence[str] | None:
-        """Return the templates that were given for a set, () where there are none; None where they are for others."""
-        if not isinstance(self.templates, Mapping):
-            return tuple(self.templates)
-        return prompts.of_set(self.templates, self.card(data), self.name.partition(":")[2])
+    def _given(self, data: LabelledSet) -> tuple[str, ...] | None:
+        return prompts.for_one(self.templates, self.card(data), self.name.partition(":")[2])
 
     def _about_prompts(self, data: LabelledSet, asked: PromptSet) -> list[str]:
         """Return sentences about what the classes of a set are asked for with."""
@@ -148,10 +145,6 @@ class ZeroShot(OnLabelled):
                 f"{self.name} calls classes otherwise than the data: {own} is {' or '.join(map(repr, told))}."
             )
         return lines
-
-    def _check_templates(self) -> None:
-        for some in self.templates.values() if isinstance(self.templates, Mapping) else [self.templates]:
-            check_templates(some)
 
     def _require_names(self, asked: PromptSet, data: LabelledSet) -> None:
         if not asked.named:

@@ -226,8 +226,23 @@ def of_set(given: Mapping[str, Any], card: Card | None, *names: str) -> Any:
     return next((by_name[short] for name in names if (short := datasets.short(name)) in by_name), None)
 
 
-def check_templates(templates: Sequence[str]) -> None:
+def for_one(templates: Templates, card: Card | None, *names: str) -> tuple[str, ...] | None:
+    """Return the templates that were given for one data set, () where none were given; None where they are for others.
+
+    card, names: what the set is called.
+    """
+    if not isinstance(templates, Mapping):
+        return tuple(templates)
+    found = of_set(templates, card, *names)
+    return None if found is None else tuple(found)
+
+
+def check_templates(templates: Templates) -> None:
     """Raise ConfigError for a template that is no text, holds `{}` other than once, or holds control characters."""
+    if isinstance(templates, Mapping):
+        for some in templates.values():
+            check_templates(some)
+        return
     if isinstance(templates, str):
         raise ConfigError(
             "Templates are several texts, not one", got=templates, fix="Write ('a photo of a {}.',)"
