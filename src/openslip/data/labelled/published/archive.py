@@ -18,6 +18,8 @@ from openslip.data.labelled.tree import scan
 from openslip.errors import DataError, shortened
 from openslip.files import read_whole
 
+Entries = dict[str, list[tuple[str, Value]]]
+"""By split the name and the class of each picture that is listed."""
 MOST_BYTES = 256 << 20
 """Of a text file that lists pictures."""
 
@@ -56,6 +58,13 @@ def first_of(folder: Path, choices: str) -> Path | None:
         if is_there(path := folder / choice):
             return path
     return None
+
+
+def there(folder: Path, choices: str) -> Path:
+    """Return the first of several paths in a folder that is there, as `first_of`. Raises DataError for none."""
+    if path := first_of(folder, choices):
+        return path
+    raise DataError(f"{folder} lacks a file or folder of its set", got=choices)
 
 
 def lines(path: Path) -> list[str]:
