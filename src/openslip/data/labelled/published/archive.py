@@ -21,7 +21,7 @@ from openslip.files import read_whole
 Entries = dict[str, list[tuple[str, Value]]]
 """By split the name and the class of each picture that is listed."""
 MOST_BYTES = 256 << 20
-"""Of a text file that lists pictures."""
+"""Of a text file that lists pictures or classes."""
 
 
 @dataclass
@@ -75,7 +75,7 @@ def lines(path: Path) -> list[str]:
     try:
         text = read_whole(path, MOST_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as error:
-        raise DataError("A list of pictures cannot be read", got=str(path), cause=str(error)) from None
+        raise DataError("A list cannot be read", got=str(path), cause=str(error)) from None
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

@@ -229,6 +229,7 @@ class PixelLines(Sequence[Image]):
         return np.repeat(grey, 3, axis=2)
 
     def key(self, index: int) -> str:
+        """Return what a picture is called: its file, and where its line begins."""
         return f"{os.path.basename(self.path)}, byte {int(self.offsets[index])}"
 
 
