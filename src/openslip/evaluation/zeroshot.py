@@ -15,7 +15,7 @@ from openslip.data.labelled.prompts import HasClasses, PromptSet, Templates, che
 from openslip.errors import EvaluationError
 from openslip.evaluation import Result, datasets
 from openslip.evaluation.classification import classification, softmax
-from openslip.evaluation.datasets import Card
+from openslip.evaluation.datasets import Card, Names
 from openslip.evaluation.features import BATCH, encode_texts, labelled_features, remembered, require_text
 from openslip.evaluation.multilabel import multilabel
 from openslip.evaluation.opened import OnLabelled
@@ -122,11 +122,16 @@ class ZeroShot(OnLabelled):
 
         Raises DataError for given names that are not those of the classes.
         """
-        card, name = self.card(data), self.name.partition(":")[2]
-        asked = prompts.for_set(data, card)
-        if self.class_names and (names := renamed(self.class_names, data, card, name)):
+        asked = prompts.for_set(data, self.card(data))
+        if names := self._renamed(data):
             asked = asked.with_names(names, f"names {prompts.digest(names)}")
         return asked.with_templates(self._given(data) or ())
+
+    def _renamed(self, data: LabelledSet) -> list[Names] | None:
+        """Return the names that were given for the classes, None where there are none, or for other sets alone."""
+        if self.class_names is None:
+            return None
+        return renamed(self.class_names, data, self.card(data), self.name.partition(":")[2])
 
     def _given(self, data: LabelledSet) -> tuple[str, ...] | None:
         return prompts.for_one(self.templates, self.card(data), self.name.partition(":")[2])
@@ -137,6 +142,10 @@ class ZeroShot(OnLabelled):
         if self._given(data) is None:
             lines.append(
                 f"The templates given have none for {data.name}, which is asked for with {asked.name}."
+            )
+        if self.class_names is not None and self._renamed(data) is None:
+            lines.append(
+                f"{self.class_names.source} has no names for the classes of {data.name}, which keep theirs."
             )
         if asked.names != tuple((name,) for name in data.class_names):
             pairs = zip(data.class_names, asked.names)

@@ -121,7 +121,10 @@ def renamed(given: GivenNames, labelled: LabelledSet, card: Card | None, name: s
     """
     names = of_set(given.names, card, name) if given.by_set else given.names
     if names is None:
-        return None
+        classes = filter(None, (labelled.values, labelled.class_names))
+        if not any({*given.names} >= {*map(str, some)} for some in classes):
+            return None
+        names = given.names  # lists of names by class look as lists by data set do
     try:
         found = _of_lines(names) if given.source.endswith(".txt") else _of_json(names)
     except (ValueError, LookupError, TypeError, OverflowError) as error:

@@ -197,9 +197,12 @@ def template_lines(text: bytes) -> list[str]:
 
 
 def _listed(found: Any, what: str = "") -> tuple[str, ...]:
-    """Return a list of templates as ours. Raises TypeError for what is no list, ConfigError for one of them."""
+    """Return a list of templates as ours. Raises TypeError for what is no list, ValueError for an empty one, and
+    ConfigError for one of them."""
     if not isinstance(found, list):
         raise TypeError(f"It holds a {type(found).__name__}{what}, and no list")
+    if not found:
+        raise ValueError(f"It has none{what}")
     templates = [as_ours(one) if isinstance(one, str) else one for one in found]
     check_templates(templates)
     return tuple(dict.fromkeys(templates))
