@@ -147,6 +147,18 @@ def test_models_that_are_no_runs_have_their_results_in_the_suites_folder(runs, s
     assert {one["group"] for one in results_of(out)} == {"mine"}
 
 
+def test_a_model_that_cannot_be_loaded_leaves_the_others(runs, sets, tmp_path, capsys) -> None:
+    for file in (runs / "slip-1" / "checkpoints").rglob("*.safetensors"):
+        file.write_bytes(b"damaged")
+    (runs / "nothing.safetensors").write_bytes(b"")
+    models = ("slip-1", "nothing.safetensors", "slip-0")
+    assert measure(runs, sets, tmp_path / "out", "--protocols", "knn", models=models) == 1
+    said = capsys.readouterr().err
+    assert f"slip: {runs / 'slip-1'}: " in said
+    assert f"slip: {runs / 'nothing.safetensors'}: " in said
+    assert {one["model"] for one in results_of(tmp_path / "out")} == {str(runs / "slip-0")}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -40,7 +40,7 @@ def test_dtypes(monkeypatch) -> None:
 
 
 def test_fp16_is_refused_on_a_cpu() -> None:
-    with pytest.raises(ConfigError, match="fp16 is for GPUs.*--training.precision auto"):
+    with pytest.raises(ConfigError, match="fp16 is for GPUs.*the precision auto"):
         choose_precision("fp16", CPU)
 
 

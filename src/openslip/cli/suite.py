@@ -159,8 +159,12 @@ class _Run:
             with shared():
                 for number, (group, place) in enumerate(models, 1):
                     say(f"Model {number} of {len(models)}: {place}")
-                    measured.append(Measured(group, self._side(place)))
-                    self._measure(measured[-1])
+                    try:
+                        measured.append(Measured(group, self._side(place)))
+                        self._measure(measured[-1])
+                    except SlipError as error:  # of one model, which the others need not suffer from
+                        self.failed += 1
+                        say(f"slip: {place}: {error}")
         except BaseException as error:
             if not isinstance(error, Exception):  # Ctrl-C, or another signal
                 say("What has been measured is kept; the same command goes on with the rest.")
@@ -204,7 +208,10 @@ class _Run:
             tasks: list[Evaluator] = []
             for asked in several:
                 task = self._checked(asked, side)
-                if task is None or (getattr(task, "needs_text", False) and not side.text):
+                if task is None:
+                    continue
+                if getattr(task, "needs_text", False) and not side.text:
+                    say(f"{task.name} left out: the model has no text tower.")
                     continue
                 dtype = suite.chosen_precision(self.options.precision, side.encoder.to(self.device))
                 before = _of(task, known, side.checkpoint, dtype)
@@ -221,7 +228,11 @@ class _Run:
                     self.failed += 1
                     say(f"slip: {task.name}: {task.error}")
                 if found:
-                    results.keep(found, place)
+                    try:
+                        results.keep(found, place)
+                    except SlipError as error:
+                        self.failed += 1
+                        say(f"slip: {task.name}: {error}")
                     say(f"{task.name}: {evaluate.main_number(found)}, {task.seconds:,.0f} s")
 
             if tasks:

@@ -150,7 +150,7 @@ def embed(
         work = _Work(model, opened, out, out / PARTS / run, about, batch, workers)
         with ranks.together(), _writing(out):
             work.do(ranks, shown=shown)
-        notes = ranks.gather(opened.columns_note.encode())
+        notes = ranks.gather(encodable(opened.columns_note).encode())
         with ranks.first_goes_ahead(), _writing(out):
             return (
                 work.finish(notes, mapped=mapped, shown=shown)

@@ -69,13 +69,13 @@ class Evaluations:
         if isinstance(evaluate, Suite) and state.step != state.plan.steps:
             evaluate = evaluate.only(self._due())
         state.writer.catch_up()  # whatever happens while it is measured must not cost the weights
-        together = isinstance(evaluate, Suite) and state.processes.world > 1
-        weights, stopped = state.parallel.whole_weights(everywhere=together), False
+        shared = evaluate if isinstance(evaluate, Suite) and state.processes.world > 1 else None
+        weights, stopped = state.parallel.whole_weights(everywhere=shared is not None), False
         failed: ProcessError | None = None
         try:
-            if together and isinstance(evaluate, Suite):
+            if shared is not None:
                 encoder = Encoder(self._plain_model(weights), state.plan.config).eval()
-                found = evaluate(encoder, ranks=state.processes, interrupts=self.stop.interrupts)
+                found = shared(encoder, ranks=state.processes, interrupts=self.stop.interrupts)
                 if state.processes.first:
                     self._take(found)
             else:
@@ -88,7 +88,7 @@ class Evaluations:
         except Stopped:
             stopped = True
         except ProcessError as error:  # perhaps as another one is asked to stop
-            if not together:
+            if shared is None:
                 raise
             failed = error
         (stopped,) = state.processes.any(stopped)

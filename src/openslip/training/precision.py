@@ -51,8 +51,8 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "fp16" and device.type not in ("cuda", "mps"):
         raise ConfigError(
             "fp16 is for GPUs: CPUs do not multiply it in hardware",
-            got=f"device {device.type}",
-            fix="Use --training.precision auto",
+            got=f"precision fp16, device {device.type}",
+            fix="Use the precision auto, bf16 or fp32",
         )
     if name == "fp8":
         check_fp8(device)
