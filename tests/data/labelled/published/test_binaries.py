@@ -89,6 +89,15 @@ def test_fer2013(tmp_path, icml):
     assert found.class_names[3] == "happiness"
 
 
+def test_of_two_tables_of_fer2013_the_named_one_is_read(tmp_path):
+    sets.fer2013(tmp_path)
+    folder = sets.fer2013(tmp_path, icml=True)
+    lines = (folder / "fer2013.csv").read_text().splitlines()
+    write(folder / "fer2013.csv", *lines[:-1])
+    for name, count in (("fer2013.csv", 1), ("icml_face_data.csv", 2)):
+        assert len(open_labelled(str(folder / name)).splits["test"]) == count
+
+
 def test_missing_batch_is_said(tmp_path):
     folder = sets.cifar10(tmp_path)
     (folder / "data_batch_4").unlink()

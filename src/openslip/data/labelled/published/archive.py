@@ -38,7 +38,8 @@ class Archive:
     """The layout of a published set.
 
     title: what people call the set. marks: paths in its folder that are all there, with `/` at the end for folders; of
-    `a | b` one is enough. read: reads the set in a folder. files: names of files that may be given for the folder.
+    `a | b` one is enough. read: reads the set in a folder, or in a file
+    that is a whole set. files: names of such files.
     """
 
     title: str

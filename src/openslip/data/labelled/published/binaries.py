@@ -176,7 +176,7 @@ def _fer2013(root: Path) -> Contents:
 
     `PublicTest` is the validation split of the competition that the set was made for, `PrivateTest` its test split.
     """
-    path = there(root, "fer2013.csv | icml_face_data.csv")
+    path = root if root.is_file() else there(root, "fer2013.csv | icml_face_data.csv")
     splits: dict[str, tuple[list[int], list[Value]]] = {}
     start = 0
     try:
