@@ -117,12 +117,12 @@ def shortened(text: str, longest: int = LONGEST) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the sentence that helps with an unknown `name`: the closest known ones, else all of them."""
+    """Return the sentence that helps with an unknown `name`: the closest known ones, else all; "" without any."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
         return f"Did you mean {' or '.join(repr(c) for c in close)}?"
-    return f"Known: {', '.join(known)}."
+    return f"Known: {', '.join(known)}." if known else ""
 
 
 def _in_lines(text: str) -> str:

@@ -67,6 +67,13 @@ def test_a_length_that_nobody_knows_is_refused(counts) -> None:
         compute.planned(grid_of(slip, replace(clip, config=replace(clip.config, init="timm:x"))))
 
 
+def test_less_than_a_batch_is_refused(counts) -> None:
+    with pytest.raises(ConfigError, match="budget is smaller than a batch of 8"):
+        compute.planned(grid_of(variants(budget="7 samples")[0]))
+    with pytest.raises(ConfigError, match="batch of 65 is larger than the 64 records"):
+        compute.planned(grid_of(variants(batch=65)[0]))
+
+
 def test_a_held_out_share_is_no_part_of_an_epoch(counts) -> None:
     slip, _ = variants(epochs=1)
     config = replace(slip.config, data=replace(slip.config.data, val="25%"))

@@ -67,6 +67,9 @@ def test_means_spreads_and_costs_are_those_by_hand(grid) -> None:
     assert "53.0 ± 3.6" in text
     assert "+10.0" in text
     assert "Intervals are for other seeds" in text
+    assert "over the seeds ± their standard deviation." in text
+    first = {name: Standing("finished" if name.endswith("seed0") else "new") for name in now(grid)}
+    assert "standard deviation" not in tables.as_text(tables.collect(grid, COSTS, now=first))
 
 
 def test_differences_are_those_of_slip_compare(grid, tmp_path) -> None:
@@ -138,8 +141,3 @@ def test_the_expected_time_follows_from_runs_that_are_finished(grid) -> None:
     assert f"about {2e11 / rate:.3g} s" in lines[4]
     assert lines[-1].endswith("step 3 of 9")
     assert "–" in tables.plan_text(grid, COSTS, {run.name: Standing("new") for run in grid.runs})
-
-
-@pytest.mark.parametrize(("count", "text"), [(None, "–"), (2.94e15, "2.94 P"), (12.0, "12"), (1e9, "1 G")])
-def test_operations(count, text) -> None:
-    assert tables.operations(count) == text

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from openslip.config import Config, ObjectiveConfig, OptimizerConfig, TowerRateConfig, ViewConfig
-from openslip.report.description import _duration, configuration, course, data_name, view
+from openslip.report.description import _duration, configuration, course, data_name, operations, view
 from openslip.report.rows import Row
 from openslip.report.runs import Run
 from toys import tuned
@@ -115,3 +115,8 @@ def test_rates_of_their_own_are_said_of_what_learns() -> None:
     assert words.endswith("; text tower 0.0001, weights that the start lacks 0.001")
     words = configuration(Row("", (Run("run", Path("run"), replace(config, model=Config().model)),)))
     assert "; image tower 0.7 of it from layer to layer, " in words["Optimiser"]
+
+
+@pytest.mark.parametrize(("count", "text"), [(None, "–"), (2.94e15, "2.94 P"), (12.0, "12"), (1e9, "1 G")])
+def test_operations(count, text) -> None:
+    assert operations(count) == text

@@ -270,7 +270,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch": 100}, "batch of 100 is larger than the source's 64 records"),
+        ({"batch": 100}, "batch of 100 is larger than the 64 records that are trained on"),
         ({"batch": 1}, "--training.batch must be at least 2: a contrast needs two samples"),
         ({"log_every": 0}, "--training.log-every must be at least 1"),
         ({"epochs": -1.0}, "--training.epochs must be above 0"),

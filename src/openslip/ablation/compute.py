@@ -105,16 +105,11 @@ class Counts:
         return self._opened[key]
 
     def cost(self, config: Config) -> Cost:
-        """Return what a run of this configuration costs."""
+        """Return what a run of this configuration costs. Raises ConfigError where it has not a single step."""
         data, training = self.data(config), config.training
         records = data.epoch_length
         if share := share_of(config.data.val):
             records = round(records * (1 - share))
-        if records < training.batch:
-            raise ConfigError(
-                f"The batch of {training.batch} is larger than the {records:,} records that are trained on",
-                fix="Lower training.batch, or give more data",
-            )
         steps = planned_steps(training, records)
         samples, why = (steps * training.batch, "") if steps else (None, "training.budget is a time")
         each, unknown = self._operations(config, data)

@@ -26,6 +26,7 @@ objective.simclr.temperature = [0.1, 0.2]
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -36,6 +37,8 @@ from typing import Any
 from openslip import objectives, recipes, toml
 from openslip.config import Config
 from openslip.errors import ConfigError, SlipError, did_you_mean
+from openslip.evaluation.suite import Suite
+from openslip.files import LARGEST
 from openslip.objectives import own
 from openslip.ranges import check_ranges
 
@@ -94,6 +97,7 @@ class Grid:
         return [self.run(variant, seed) for seed in self.seeds for variant in self.variants]
 
     def run(self, variant: Variant, seed: int) -> GridRun:
+        """Return the run of a variant with a seed."""
         training = replace(variant.config.training, seed=seed)
         return GridRun(variant.name, seed, replace(variant.config, training=training))
 
@@ -142,11 +146,15 @@ def parse(text: str, path: Path, out: str | Path = "") -> Grid:
     variants = tuple(_variants(data, base, shared))
     _check_variants(variants)
     seeds = _seeds(data.get("seeds", 1))
-    if len(variants) * len(seeds) > MOST:
-        raise ConfigError(f"The grid has {len(variants) * len(seeds):,} runs, and {MOST:,} are the most")
-    if not isinstance(data.get("out", ""), str):
+    _check_count(len(variants) * len(seeds))
+    if not isinstance(data.get("out", ""), str) or "\0" in data.get("out", ""):
         raise ConfigError("'out' is the folder of the runs", got=data["out"], fix='As in out = "runs/mine"')
     return Grid(path, variants, seeds, Path(out or data.get("out", "") or f"runs/{path.stem}"))
+
+
+def _check_count(runs: int) -> None:
+    if runs > MOST:
+        raise ConfigError(f"The grid has {runs:,} runs, and {MOST:,} are the most")
 
 
 def _check_keys(data: Mapping[str, Any]) -> None:
@@ -191,10 +199,12 @@ def _seeds(value: Any) -> tuple[int, ...]:
     """Return the seeds: a list of them, or how many from 0 on."""
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST:
         return tuple(range(value))
-    whole = isinstance(value, list) and all(isinstance(n, int) and not isinstance(n, bool) for n in value)
+    whole = isinstance(value, list) and all(
+        isinstance(n, int) and not isinstance(n, bool) and 0 <= n < LARGEST for n in value
+    )
     if not whole or not value or len({*value}) < len(value):
         raise ConfigError(
-            "'seeds' is how many there are, or a list of different ones",
+            f"'seeds' is how many there are, up to {MOST:,}, or a list of different ones from 0 on",
             got=value,
             fix="As in seeds = [0, 1, 2]",
         )
@@ -231,6 +241,7 @@ def _variants(data: Mapping[str, Any], base: Config | None, shared: Mapping[str,
         if not isinstance(grid, dict):
             raise ConfigError(f"'variants.{name}.grid' is a section, not a value", got=grid)
         product = {**everywhere, **_product(grid, f"[variants.{name}.grid]")}
+        _check_count(math.prod(map(len, product.values())))
         ends = _ends([*product])
         for key in changes:
             _check_change(key, where, {*product})
@@ -330,6 +341,7 @@ def _changed(base: Config, changes: Mapping[str, Any], who: str) -> Config:
         own.load(config.objective.loss)
         loss = objectives.parse(config.objective)
         check_ranges(config)
+        Suite(config.evaluation.tasks).check_cadences()
     except SlipError as error:
         raise ConfigError(f"{who}: {error}") from None
     if not config.data.train:

@@ -62,6 +62,7 @@ class Standing:
     holder: str = ""
 
     def describe(self) -> str:
+        """Return how far it is, in words."""
         match self.state:
             case "begun":
                 return f"step {self.step:,} of {self.steps:,}" if self.steps else "begun"

@@ -24,21 +24,12 @@ from openslip.evaluation.measured import Measured, Model, open_measured, what_of
 from openslip.evaluation.results import is_csv
 from openslip.evaluation.scores import Score, score
 from openslip.files import check_replaceable, open_regular, write_bytes, write_json
+from openslip.report.description import operations
 from openslip.report.runs import Run, load_run
 from openslip.training.budget import duration
 
 What = tuple[str, ...]
 """A measurement: that of the same name on the same data (see `measured.what_of`)."""
-_PREFIXES = (
-    (1e24, "Y"),
-    (1e21, "Z"),
-    (1e18, "E"),
-    (1e15, "P"),
-    (1e12, "T"),
-    (1e9, "G"),
-    (1e6, "M"),
-    (1e3, "k"),
-)
 
 
 @dataclass(frozen=True)
@@ -220,7 +211,8 @@ def as_text(table: Table, width: int = 110) -> str:
         blocks[-1].append(column)
     parts = ["\n\n".join(map(_aligned, blocks))]
     if table.names:
-        parts.append("Shares in percent: means over the seeds ± their standard deviation.")
+        spread = any(of.spread is not None for line in table.lines for of in line.scores.values())
+        parts.append("Shares in percent" + ": means over the seeds ± their standard deviation" * spread + ".")
     differences = _differences(table)
     parts += [differences] * bool(differences)
     return "\n\n".join(parts) + "\n"
@@ -261,14 +253,6 @@ def _aligned(columns: Sequence[Sequence[str]]) -> str:
     ]
     lines.insert(2, "  ".join("─" * width for width in widths))
     return "\n".join(lines if lines[0] else lines[1:])
-
-
-def operations(count: float | None) -> str:
-    """Return a number of floating-point operations as people write it: `2.94 P`, `–` where it is not known."""
-    if count is None:
-        return "–"
-    factor, prefix = next(((f, p) for f, p in _PREFIXES if count >= f), (1.0, ""))
-    return f"{count / factor:.3g} {prefix}".rstrip()
 
 
 # As rows
@@ -370,9 +354,9 @@ def plan_text(grid: Grid, costs: Mapping[str, Cost], now: Mapping[str, Standing]
             ]
         )
     seeds = ", ".join(map(str, grid.seeds))
-    count = len(grid.runs)
+    runs, variants = len(grid.runs), len(grid.variants)
     text = [
-        f"{count} run{'s' * (count != 1)}: {len(grid.variants)} variants, seeds {seeds}, in {grid.out}",
+        f"{runs} run{'s' * (runs != 1)}: {variants} variant{'s' * (variants != 1)}, seeds {seeds}, in {grid.out}",
         "",
         _aligned([["", *column] for column in zip(*lines)]),
         "",

@@ -43,6 +43,8 @@ def main(argv: list[str]) -> None:
 
     if not options.runs:
         raise UsageError("No run folder was named", fix="`slip report runs/small-data`")
+    if options.examples < 0:
+        raise UsageError("There cannot be fewer than 0 examples", got=f"--examples {options.examples}")
     check_place(options.out)
     encoder = pictures = None
     if options.pictures:
@@ -50,8 +52,6 @@ def main(argv: list[str]) -> None:
 
         encoder, pictures = load(options.runs[-1]), options.open_source(options.pictures)
         print_notes(pictures)
-    if options.examples < 0:
-        raise UsageError("There cannot be fewer than 0 examples", got=f"--examples {options.examples}")
     runs = [load_run(path) for path in options.runs]
     write_report(
         options.out, runs, title=options.title, encoder=encoder, pictures=pictures, examples=options.examples

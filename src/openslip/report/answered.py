@@ -68,10 +68,12 @@ class ClassBar:
 
     @property
     def text(self) -> str:
+        """The share in percent, without its unit."""
         return f"{100 * self.value:.0f}"
 
     @property
     def interval(self) -> str:
+        """Its interval in percent: `40–62`."""
         return f"{100 * self.low:.0f}–{100 * self.high:.0f}"
 
 
@@ -107,9 +109,10 @@ class Matrix:
 class Task:
     """A classification that at least one row has been measured in, class by class.
 
-    said: one run of each row that has answers. some: the hardest and the easiest classes, hardest first; all: every
-    class, in the order of the data, where these are more. pairs: classes that are taken for another, most frequent
-    first. matrices: where there are few classes. reliability: a figure for each row whose answers have probabilities.
+    said: one run of each row that has answers. hardest, easiest: the ends, each with the hardest first; of few classes
+    all are in the first. all: every class with samples, in the order of the data. pairs: classes that are taken for
+    another, most frequent first. matrices: where there are few classes. reliability: a figure for each row whose
+    answers have probabilities.
     """
 
     key: str
@@ -154,9 +157,9 @@ def task(said: Sequence[Said]) -> Task:
     names = first.names
     lines = class_lines(said)
     order = sorted(range(len(lines)), key=lambda i: _hardness(lines[i]))
-    few = len(lines) > 2 * FEW + 5
-    hardest = [lines[i] for i in (order[:FEW] if few else order)]
-    easiest = [lines[i] for i in order[-FEW:]] if few else []
+    many = len(lines) > 2 * FEW + 5
+    hardest = [lines[i] for i in (order[:FEW] if many else order)]
+    easiest = [lines[i] for i in order[-FEW:]] if many else []
     protocol, dataset, _ = describe(first.result.key)
     return Task(
         key=first.result.key,

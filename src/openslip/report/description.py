@@ -122,10 +122,8 @@ def course(run: Run) -> dict[str, str]:
         return median(values) if values else None
 
     speed, wait = middle("samples_per_second"), middle("data_wait")
-    seen, memory = last.get("position"), last.get("memory_gib")
-    computed = (
-        run.operations * seen if run.operations and finite(seen) and isinstance(seen, int | float) else 0.0
-    )
+    memory = last.get("memory_gib")
+    computed = run.operations and run.operations * last["position"]
     return {
         "State": _state(run),
         "Samples seen": _integer(last.get("position")),
@@ -133,7 +131,7 @@ def course(run: Run) -> dict[str, str]:
         "Time in steps": "–" if run.seconds is None else _duration(run.seconds),
         "Speed, median": "–" if speed is None else f"{speed:,.0f} samples/s",
         "Waiting for data, median": "–" if wait is None else f"{wait:.1%} of the time",
-        "Operations of rank 0": _operations(computed) if computed else "–",
+        "Operations of rank 0": f"{operations(computed)}FLOP" if computed else "–",
         "Memory of rank 0, most": f"{memory:.1f} GiB" if finite(memory) else "–",
         "Skipped records": _integer(last.get("skipped")),
         "Non-finite steps": _integer(last.get("nonfinite")),
@@ -280,12 +278,13 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _operations(count: float) -> str:
-    """Return a number of floating-point operations: `118 TFLOP`, `2.3 EFLOP`."""
-    for size, unit in ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
-        if count >= size:
-            return f"{count / size:,.3g} {unit}FLOP"
-    return f"{count:,.0f} FLOP"
+def operations(count: float | None) -> str:
+    """Return a number of floating-point operations as people write it: `2.94 P`, `–` where it is not known."""
+    if count is None:
+        return "–"
+    sizes = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+    size, prefix = next((one for one in sizes if count >= one[0]), (1.0, ""))
+    return f"{count / size:.3g} {prefix}".rstrip()
 
 
 def _plain(name: str) -> str:

@@ -44,6 +44,7 @@ class PictureMap:
 
     @property
     def count(self) -> int:
+        """How many pictures are on the map."""
         return len(self.thumbnails) + len(self.dots)
 
 

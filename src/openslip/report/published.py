@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from openslip.evaluation import Result
 from openslip.evaluation.published import PUBLISHED, agrees
 from openslip.report.answered import Said, Task
-
-PROTOCOLS = {"zeroshot": "Zero-shot", "linear": "Linear probe", "finetune": "Finetuned"}
+from openslip.report.table import TITLES
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ def beside(tasks: Sequence[Task]) -> Beside | None:
         for one in task.said:
             if protocol := agrees(one.result, one.answers):
                 found.setdefault(protocol, {}).setdefault(one.row, one)
-    protocols = [protocol for protocol in PROTOCOLS if protocol in found]
+    protocols = [protocol for protocol in TITLES if protocol in found]
     if not protocols:
         return None
     rows = {one.row: one for each in found.values() for one in each.values()}
@@ -47,7 +46,7 @@ def beside(tasks: Sequence[Task]) -> Beside | None:
         for row in PUBLISHED
         if any(getattr(row, p) is not None for p in protocols)
     ]
-    return Beside([PROTOCOLS[protocol] for protocol in protocols], own, paper)
+    return Beside([TITLES[protocol] for protocol in protocols], own, paper)
 
 
 def _text(result: Result) -> str:

@@ -87,6 +87,7 @@ class Table:
 
     @property
     def all_shares(self) -> bool:
+        """Whether every column has shares, which are shown in percent."""
         return all(measure(column.key).unit == "share" for column in self.columns)
 
 

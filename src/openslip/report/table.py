@@ -17,7 +17,7 @@ from openslip.evaluation.scores import Score, ahead, score
 from openslip.report.rows import Row, rows
 from openslip.report.runs import Run
 
-_PROTOCOLS = {
+TITLES = {
     "zeroshot": "Zero-shot",
     "linear": "Linear probe",
     "knn": "k-NN",
@@ -30,6 +30,7 @@ _PROTOCOLS = {
     "zeroshot-segmentation": "Zero-shot segmentation",
     "mieb": "MIEB",
 }
+"""What protocols are called in pages and tables."""
 _SEVERAL = re.compile(
     r"top1@\d+shot|(text|image)_recall@10|alignment|image_uniformity|image_effective_rank|modality_gap"
 )
@@ -123,7 +124,7 @@ def describe(key: str, name: str = "") -> tuple[str, str, str]:
         dataset = dataset.replace("\\", "/").rstrip("/").rpartition("/")[2]
     dataset = dataset.replace(":heldout", ", held out").removesuffix(".tar")
     dataset += f", {marks.removesuffix(']')}" if marks else ""
-    return _PROTOCOLS.get(protocol, protocol or metric), dataset, measure(metric).title
+    return TITLES.get(protocol, protocol or metric), dataset, measure(metric).title
 
 
 def number(key: str, value: float) -> str:

@@ -53,7 +53,11 @@ PARTS = "parts"
 FORMAT = 1
 _OPTIONS = ("image_root", "image_column", "caption_column", "label_column", "templates", "class_names")
 ABOUT_KINDS: dict[str, Any] = {
-    **{"format": int, "rows": int, "dim": int, "precision": str, "captions": bool},
+    "format": int,
+    "rows": int,
+    "dim": int,
+    "precision": str,
+    "captions": bool,
     "model": {"spec": str, "which": str, "name": str, "fingerprint": str},
     "source": {"spec": str, "name": str, "options": {}},
 }

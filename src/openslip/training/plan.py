@@ -111,13 +111,7 @@ def make_plan(
             fix="Leave both at 1 where the objective takes self-supervised views alone.",
         )
     budget = parse_budget(training.budget)
-    counted = _budgeted(budget, records, training.batch)
-    if training.budget and not budget.seconds and not counted:
-        raise ConfigError(
-            f"The budget is smaller than a batch of {training.batch}",
-            got=training.budget,
-            fix="Raise --training.budget, or lower --training.batch",
-        )
+    counted = _budgeted(training, budget, records)
     steps = _epochs_steps(training, records)
     warmup = min(steps, round(config.optimizer.warmup_epochs * records / training.batch))
     fresh = _fresh_steps(config, config.optimizer.fresh_epochs * records / training.batch, steps)
@@ -132,18 +126,27 @@ def make_plan(
 
 
 def planned_steps(training: TrainingConfig, records: int) -> int:
-    """Return the steps of a run on a source of so many records; 0 where a budget of time decides."""
+    """Return the steps of a run on a source of so many records; 0 where a budget of time decides.
+
+    Raises ConfigError where records or budget are less than a batch.
+    """
+    _check_batch(training.batch, records)
     budget = parse_budget(training.budget)
-    return (
-        0
-        if budget.seconds
-        else _budgeted(budget, records, training.batch) or _epochs_steps(training, records)
-    )
+    if budget.seconds:
+        return 0
+    return _budgeted(training, budget, records) or _epochs_steps(training, records)
 
 
-def _budgeted(budget: Budget, records: int, batch: int) -> int:
-    """Return the whole steps of a budget of steps, samples or epochs; 0 of another one."""
-    return budget.steps or int((budget.samples or budget.epochs * records) / batch)
+def _budgeted(training: TrainingConfig, budget: Budget, records: int) -> int:
+    """Return the whole steps of a budget of steps, samples or epochs; 0 of time, and without a budget."""
+    steps = budget.steps or int((budget.samples or budget.epochs * records) / training.batch)
+    if training.budget and not budget.seconds and not steps:
+        raise ConfigError(
+            f"The budget is smaller than a batch of {training.batch}",
+            got=training.budget,
+            fix="Raise --training.budget, or lower --training.batch",
+        )
+    return steps
 
 
 def _epochs_steps(training: TrainingConfig, records: int) -> int:
@@ -172,11 +175,11 @@ def _check_spread(training: TrainingConfig, device: torch.device, dtype: torch.d
         )
 
 
-def _check_batch(batch: int, records: int, processes: int) -> None:
+def _check_batch(batch: int, records: int, processes: int = 1) -> None:
     """Raise ConfigError for a batch that does not fit the data or the processes."""
     if batch > records:
         raise ConfigError(
-            f"The batch of {batch} is larger than the source's {records} records",
+            f"The batch of {batch} is larger than the {records:,} records that are trained on",
             fix="Lower --training.batch, or give more data",
         )
     if batch % processes:

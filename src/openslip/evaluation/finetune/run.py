@@ -224,6 +224,7 @@ class LinearBySgd(Finetune):
         super().__init__(dataset, "paper", folder, **options)
 
     def recipe_for(self, width: int, images: int) -> FinetuneRecipe:
+        """Return the same recipe for any tower and any number of images."""
         return LinearRecipe()
 
 
