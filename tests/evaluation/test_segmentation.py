@@ -210,7 +210,7 @@ def test_zero_shot_is_the_nearest_class_and_background_does_not_count(colours, e
     monkeypatch.setattr("openslip.evaluation.zeroshot_segmentation.classifier", classes)
     monkeypatch.setattr("openslip.evaluation.zeroshot_segmentation.patch_embeddings", patches)
     found = task.evaluate(encoder)
-    assert asked == [("red", "blue"), ("a {} thing.",)]
+    assert asked == [(("red",), ("blue",)), ("a {} thing.",)]
     assert found[0].prompts == "a {} thing."
     values = found[0].outcomes.values
     assert values.shape == (7, 2, 2)
@@ -222,6 +222,17 @@ def test_zero_shot_is_the_nearest_class_and_background_does_not_count(colours, e
         _, mask = prepare(encoder.preprocess, *data.splits["test"].read(i))
         pixels += int(((mask > 0) & (mask != IGNORED)).sum())
     assert int(values.sum()) // 2 == pixels
+
+
+def test_templates_by_data_set(colours):
+    """Those of this set are taken, by its name; where there are none of it, a line says so."""
+    others = {"other": ("a {}.",)}
+    for templates, prompts in ((others | {colours.name: ("one {}.",)}, "one {}."), (others, "default")):
+        task = ZeroShotSegmentation(str(colours), templates)
+        task.check()
+        assert task.about()["prompts"] == prompts
+        said = f"The templates given have none for {colours.name}, which is asked for with default."
+        assert (said in task.lines()) == (prompts == "default")
 
 
 def test_what_cannot_be_measured(colours, encoder, tmp_path, monkeypatch):

@@ -170,3 +170,8 @@ def test_given_names_and_templates_of_several_sets(tmp_path):
     assert "The templates given have none for colors, which is asked for with default." in others.lines()
     other_names = ZeroShot(spec, class_names=read_names(names))
     assert other_names.about()["prompts"].startswith("default, names ")
+    assert not any("keep theirs" in line for line in other_names.lines())
+    names.write_text('{"food101": ["cake"]}')
+    none = ZeroShot(spec, class_names=read_names(names))
+    assert none.about()["prompts"] == "default"
+    assert "labels.json has no names for the classes of colors, which keep theirs." in none.lines()

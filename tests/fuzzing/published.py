@@ -29,15 +29,17 @@ DAMAGED = {
     "hateful_memes": "jsonl",
     "voc": r"xml|test\.txt",
 }
-"""Makers of sets in `published_sets`, and the files of each that are damaged."""
+"""Makers of sets in `published_sets` and `published_arrays`, and the files of each that are damaged."""
 
 
 def _made(maker: str) -> Callable[[], Files]:
     def files() -> Files:
+        import published_arrays
         import published_sets
 
+        module = published_arrays if hasattr(published_arrays, maker) else published_sets
         with tempfile.TemporaryDirectory() as folder:
-            getattr(published_sets, maker)(Path(folder) / "set")
+            getattr(module, maker)(Path(folder) / "set")
             paths = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
             return {os.path.relpath(path, folder): path.read_bytes() for path in paths}
 

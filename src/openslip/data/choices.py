@@ -79,24 +79,16 @@ def open_choices(
         return _of_parquet(files, image_root, image_column, caption_column)
     columns, rows = _sugarcrepe(files) if ending == ".json" else _table(files)
     roles = _Roles.of(columns, files[0], image_column, caption_column)
-    names: dict[str, int] = {}
-
-    def picture(row: int, value: Any, column: int) -> int | None:
-        path = path_of(value)
-        return names.setdefault(path, len(names)) if path else None
-
     number = {name: columns.index(name) for name in roles.all}
     taken = ([row[number[name]] for name in roles.all] for row in rows)
-    found = _collected(taken, roles, picture, files[0])
-    images = _image_files(list(names), files[0], image_root)
-    return Choices(images, *found[:4], notes=(*found[4], *filter(None, [images.note])))
+    return _of_paths(taken, roles, files[0], image_root)
 
 
 class _Pictures(Sequence[Any]):
     """The pictures of an `ImageFiles`."""
 
     def __init__(self, files: ImageFiles) -> None:
-        self.files, self.note = files, getattr(files, "note", "")
+        self.files, self.note = files, files.note
 
     def __len__(self) -> int:
         return len(self.files)
@@ -135,6 +127,7 @@ class _Roles:
 
     @property
     def all(self) -> tuple[str, ...]:
+        """The columns that are read, those of pictures first."""
         return (*self.images, *self.right, *self.wrong, *filter(None, [self.category]))
 
     @classmethod
@@ -227,14 +220,19 @@ def _of_parquet(files: list[str], image_root: str, image_column: str, caption_co
         rows = ([b""] * many + [*cells] for cells in RowGroups(files, others).scan())
         found = _collected(rows, roles, lambda row, _, place: row * many + place, files[0])
         return Choices(_Embedded(files, roles.images), *found[:4], notes=tuple(found[4]))
+    return _of_paths(RowGroups(files, roles.all).scan(), roles, files[0], image_root)
+
+
+def _of_paths(rows: Iterable[Sequence[Any]], roles: _Roles, where: str, image_root: str) -> Choices:
+    """Return the examples whose pictures are paths, given cells in the order of `roles.all`."""
     names: dict[str, int] = {}
 
-    def picture(row: int, value: Any, column: int) -> int | None:
+    def picture(row: int, value: Any, place: int) -> int | None:
         path = path_of(value)
         return names.setdefault(path, len(names)) if path else None
 
-    found = _collected(RowGroups(files, roles.all).scan(), roles, picture, files[0])
-    images = _image_files(list(names), files[0], image_root)
+    found = _collected(rows, roles, picture, where)
+    images = _image_files(list(names), where, image_root)
     return Choices(images, *found[:4], notes=(*found[4], *filter(None, [images.note])))
 
 

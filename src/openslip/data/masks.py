@@ -15,12 +15,13 @@ from openslip.data.decode import new_budget, open_image, strict, unknown
 from openslip.data.formats import EXTENSIONS
 from openslip.data.labelled import dataset_name
 from openslip.data.labelled.names import TEXTS
+from openslip.data.labelled.published.archive import lines
 from openslip.data.labelled.scenes import SEEDS
 from openslip.data.labelled.splits import splits_called, standing_for
 from openslip.data.limits import PIXELS
 from openslip.data.sources.image_files import read_image
 from openslip.errors import DataError, did_you_mean, shortened
-from openslip.files import expand, read_whole
+from openslip.files import expand
 
 IGNORED = 255
 """The label of pixels that do not count."""
@@ -34,7 +35,6 @@ VOC_CLASSES = (
 SCENES = {"train": 1_000, "test": 500}
 """Scenes to train on and to measure on, unless another number is asked for."""
 _MASKS = ("masks", "annotations", "labels")
-_LIST_BYTES = 64 << 20
 _LAYOUTS = (
     "Two layouts are read: VOC's (JPEGImages, SegmentationClass, ImageSets/Segmentation/train.txt and val.txt), and "
     "images/SPLIT/*.jpg with masks/SPLIT/*.png of the same names and classes.txt, one name a line"
@@ -123,6 +123,7 @@ class Files:
         return len(self.paths)
 
     def read(self, index: int) -> tuple[bytes, np.ndarray]:
+        """Return the bytes of a picture, and its mask, as `Masked` says."""
         image, mask = self.paths[index]
         return read_image(image), read_mask(mask, self.classes)
 
@@ -137,6 +138,7 @@ class Rendered:
         return len(self.scenes)
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a rendered picture and its mask, as `Masked` says."""
         return self.scenes.picture_and_mask(index)
 
 
@@ -183,7 +185,7 @@ def _voc(folder: Path, name: str) -> MaskedSet:
     splits: dict[str, Masked] = {}
     for split in ("train", "val", "test"):
         if (file := lists / f"{split}.txt").is_file():
-            stems = _lines(file)
+            stems = lines(file)
             masks = {stem: folder / "SegmentationClass" / f"{stem}.png" for stem in stems}
             if away := next((stem for stem in stems if os.path.basename(stem) != stem or stem == ".."), None):
                 raise DataError(
@@ -249,15 +251,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _class_names(folder: Path) -> tuple[str, ...]:
     file = next((folder / name for name in TEXTS if (folder / name).is_file()), None)
-    return tuple(_lines(file)) if file else ()
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        text = read_whole(file, _LIST_BYTES).decode("utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise DataError("The list cannot be read", got=str(file), cause=str(error)) from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return tuple(lines(file)) if file else ()
 
 
 def _scenes(spec: str, name: str) -> MaskedSet:

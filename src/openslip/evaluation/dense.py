@@ -41,6 +41,7 @@ class OnMasks(Kept[MaskedSet]):
         def dataset(self) -> str: ...
 
     def open(self) -> MaskedSet:
+        """Open the pictures and their masks."""
         return open_masks(self.dataset)
 
     @property

@@ -15,7 +15,7 @@ from openslip.data.labelled.prompts import HasClasses, PromptSet, Templates, che
 from openslip.errors import EvaluationError
 from openslip.evaluation import Result, datasets
 from openslip.evaluation.classification import classification, softmax
-from openslip.evaluation.datasets import Card
+from openslip.evaluation.datasets import Card, Names
 from openslip.evaluation.features import BATCH, encode_texts, labelled_features, remembered, require_text
 from openslip.evaluation.multilabel import multilabel
 from openslip.evaluation.opened import OnLabelled
@@ -68,7 +68,7 @@ class ZeroShot(OnLabelled):
     def check(self) -> None:
         """Raise DataError without a test split, EvaluationError for classes without names, ConfigError for a template
         that no class name goes into."""
-        self._check_templates()
+        check_templates(self.templates)
         data = self.keep()
         data.untrained()
         self._require_names(self._asked(data), data)
@@ -95,7 +95,7 @@ class ZeroShot(OnLabelled):
         """Measure `encoder`. Raises EvaluationError for a model without text, or classes without names; ConfigError for
         templates without `{}`."""
         require_text(encoder, self.name)
-        self._check_templates()
+        check_templates(self.templates)
         data = self.opened()
         asked = self._asked(data)
         self._require_names(asked, data)
@@ -122,17 +122,19 @@ class ZeroShot(OnLabelled):
 
         Raises DataError for given names that are not those of the classes.
         """
-        card, name = self.card(data), self.name.partition(":")[2]
-        asked = prompts.for_set(data, card)
-        if self.class_names and (names := renamed(self.class_names, data, card, name)):
+        asked = prompts.for_set(data, self.card(data))
+        if names := self._renamed(data):
             asked = asked.with_names(names, f"names {prompts.digest(names)}")
         return asked.with_templates(self._given(data) or ())
 
-    def _given(self, data: LabelledSet) -> Sequence[str] | None:
-        """Return the templates that were given for a set, () where there are none; None where they are for others."""
-        if not isinstance(self.templates, Mapping):
-            return tuple(self.templates)
-        return prompts.of_set(self.templates, self.card(data), self.name.partition(":")[2])
+    def _renamed(self, data: LabelledSet) -> list[Names] | None:
+        """Return the names that were given for the classes, None where there are none, or for other sets alone."""
+        if self.class_names is None:
+            return None
+        return renamed(self.class_names, data, self.card(data), self.name.partition(":")[2])
+
+    def _given(self, data: LabelledSet) -> tuple[str, ...] | None:
+        return prompts.for_one(self.templates, self.card(data), self.name.partition(":")[2])
 
     def _about_prompts(self, data: LabelledSet, asked: PromptSet) -> list[str]:
         """Return sentences about what the classes of a set are asked for with."""
@@ -141,6 +143,10 @@ class ZeroShot(OnLabelled):
             lines.append(
                 f"The templates given have none for {data.name}, which is asked for with {asked.name}."
             )
+        if self.class_names is not None and self._renamed(data) is None:
+            lines.append(
+                f"{self.class_names.source} has no names for the classes of {data.name}, which keep theirs."
+            )
         if asked.names != tuple((name,) for name in data.class_names):
             pairs = zip(data.class_names, asked.names)
             own, told = next((own, told) for own, told in pairs if (own,) != told)
@@ -148,10 +154,6 @@ class ZeroShot(OnLabelled):
                 f"{self.name} calls classes otherwise than the data: {own} is {' or '.join(map(repr, told))}."
             )
         return lines
-
-    def _check_templates(self) -> None:
-        for some in self.templates.values() if isinstance(self.templates, Mapping) else [self.templates]:
-            check_templates(some)
 
     def _require_names(self, asked: PromptSet, data: LabelledSet) -> None:
         if not asked.named:

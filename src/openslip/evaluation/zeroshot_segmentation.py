@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from openslip.data.labelled import prompts
-from openslip.data.labelled.prompts import PromptSet, check_templates
+from openslip.data.labelled import dataset_name, prompts
+from openslip.data.labelled.prompts import PromptSet, Templates, check_templates
 from openslip.data.masks import BACKGROUND, IGNORED, MaskedSet
 from openslip.errors import EvaluationError
-from openslip.evaluation import Result
+from openslip.evaluation import Result, datasets
 from openslip.evaluation.dense import BATCH, OnMasks, areas, labelled, results, through
 from openslip.evaluation.features import require_text
 from openslip.evaluation.zeroshot import classifier
@@ -35,11 +35,12 @@ if TYPE_CHECKING:
 class ZeroShotSegmentation(OnMasks):
     """mean_iou and pixel_accuracy on the test split, else val, or all of a set without splits.
 
-    templates: sentences with `{}` where the class name goes; empty for those that suit the classes.
+    templates: sentences with `{}` where the class name goes, or such by data set; empty for those that suit the
+    classes.
     """
 
     dataset: str
-    templates: Sequence[str] = ()
+    templates: Templates = ()
     batch_size: int = BATCH
     needs_text = True
     protocol = "zeroshot-segmentation"
@@ -62,6 +63,9 @@ class ZeroShotSegmentation(OnMasks):
         data, lines = self.opened(), super().lines()
         if any(map(_is_background, data.class_names)):
             lines.append(f"{data.name}: pixels of {BACKGROUND} do not count for {self.name}.")
+        if self._given(_things(data)) is None:
+            asked = self._asked(data).name
+            lines.append(f"The templates given have none for {data.name}, which is asked for with {asked}.")
         return lines
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
@@ -72,7 +76,7 @@ class ZeroShotSegmentation(OnMasks):
         data = self.opened()
         asked = self._asked(data)
         check_patches(encoder.model, embeddings=True)
-        weights = torch.from_numpy(classifier(encoder, asked.class_names, asked.templates))
+        weights = torch.from_numpy(classifier(encoder, asked.names, asked.templates))
         weights = weights.to(encoder.device)
         numbers = _without_background(data.class_names)
         found: list[np.ndarray] = []
@@ -88,11 +92,16 @@ class ZeroShotSegmentation(OnMasks):
 
     def _asked(self, data: MaskedSet) -> PromptSet:
         """Return what the classes are asked for with: the templates that were given, else those that suit them."""
-        things = replace(data, class_names=tuple(n for n in data.class_names if not _is_background(n)))
-        usual, given = prompts.for_set(things), tuple(self.templates)
-        if given in ((), usual.templates):
-            return usual
-        return replace(usual, name=" | ".join(given), templates=given)
+        things = _things(data)
+        return prompts.for_set(things).with_templates(self._given(things) or ())
+
+    def _given(self, things: MaskedSet) -> tuple[str, ...] | None:
+        return prompts.for_one(self.templates, datasets.told(things.class_names), dataset_name(self.dataset))
+
+
+def _things(data: MaskedSet) -> MaskedSet:
+    """Return a set without the class `background`."""
+    return replace(data, class_names=tuple(name for name in data.class_names if not _is_background(name)))
 
 
 def _is_background(name: str) -> bool:

@@ -96,7 +96,7 @@ def _pooled_map(tower: ImageTower, images: Tensor) -> Tensor:
     found = trunk.forward_features(images)
     if found.ndim != 4:
         raise _unpoolable(trunk)
-    last = _channels_last(trunk, found)
+    last = _channels_last(trunk)
     places = _feature_map(trunk, images, found)
     shape = (1, 1, places.shape[-1]) if last else (places.shape[-1], 1, 1)
     pooled = trunk.forward_head(places.reshape(-1, *shape))
@@ -112,7 +112,7 @@ def _feature_map(trunk: nn.Module, images: Tensor, found: Tensor | None = None) 
         raise _without_patches(trunk)
     found = model.forward_features(images) if found is None else found
     if isinstance(found, Tensor) and found.ndim == 4:
-        return found if _channels_last(trunk, found) else found.permute(0, 2, 3, 1)
+        return found if _channels_last(trunk) else found.permute(0, 2, 3, 1)
     if isinstance(found, Tensor) and found.ndim == 3:
         tokens = found[:, getattr(model, "num_prefix_tokens", 0) :]
         side = round(tokens.shape[1] ** 0.5)
@@ -121,9 +121,9 @@ def _feature_map(trunk: nn.Module, images: Tensor, found: Tensor | None = None) 
     raise _without_patches(trunk)
 
 
-def _channels_last(trunk: nn.Module, found: Tensor) -> bool:
+def _channels_last(trunk: nn.Module) -> bool:
     """Whether a feature map is (N, R, C, D), as timm says of its model; most are (N, D, R, C)."""
-    return str(getattr(trunk, "output_fmt", "NCHW")).upper().endswith("NHWC") and found.ndim == 4
+    return str(getattr(trunk, "output_fmt", "NCHW")).upper().endswith("NHWC")
 
 
 def _head(trunk: nn.Module) -> list[nn.Module]:

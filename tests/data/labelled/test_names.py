@@ -152,6 +152,8 @@ def test_names_that_somebody_gives_for_prompts(tmp_path):
     assert names.renamed(one, birds, None, "birds") == [("red fox",), ("honey bee",)]
     by_value = given(tmp_path, {"a_bee": ["bee", "honey bee"], "a_fox": "red fox"})
     assert names.renamed(by_value, birds, None, "birds") == [("red fox",), ("bee", "honey bee")]
+    every = given(tmp_path, {"bee": ["bee", "honey bee"], "fox": ["red fox"]})  # as lists by data set look
+    assert names.renamed(every, birds, None, "birds") == [("red fox",), ("bee", "honey bee")]
     lines = given(tmp_path, "red fox\nhoney bee\n", "names.txt")
     assert names.renamed(lines, birds, None, "birds") == [("red fox",), ("honey bee",)]
     with pytest.raises(DataError, match=r"labels.json lists 3 names, and birds has 2 classes"):

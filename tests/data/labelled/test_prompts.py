@@ -109,6 +109,9 @@ def test_templates_on_the_command_line(tmp_path):
         prompts.one_set(given, ["cat", "dog"])
     with pytest.raises(ConfigError, match="of several data sets, and of none that is CIFAR-10"):
         prompts.one_set(given, CIFAR10)
+    (tmp_path / "empty.json").write_text('{"food101": []}')
+    with pytest.raises(ConfigError, match="holds no templates.*It has none for food101"):
+        prompts.given_templates([str(tmp_path / "empty.json")])
     (tmp_path / "bad.json").write_text('{"food101": {"apple pie": ["an {}"]}}')
     with pytest.raises(ConfigError, match="holds no templates.*a dict for food101"):
         prompts.read_templates(str(tmp_path / "bad.json"))

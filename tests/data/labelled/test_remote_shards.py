@@ -48,12 +48,15 @@ def test_a_test_set_alone_and_counts_that_are_none(server, tmp_path):  # noqa: F
         open_labelled(f"{server.url}/other")
 
 
+def test_shards_for_training_alone_are_a_set_without_splits(server, tmp_path):  # noqa: F811
+    put(server, tmp_path, train=[0, 1, 2])
+    assert list(open_labelled(f"{server.url}/set").splits) == ["all"]
+
+
 def test_a_page_of_the_hub_stands_for_its_files(monkeypatch):
     asked = []
     monkeypatch.setattr(remote_shards, "_text", asked.append)
-    for page in ("", "/tree/main", "/resolve/main"):
-        assert (
-            remote_shards.find_remote(f"https://huggingface.co/datasets/clip-benchmark/wds_cars{page}")
-            is None
-        )
-        assert asked[-1].startswith("https://huggingface.co/datasets/clip-benchmark/wds_cars/resolve/main/")
+    base = "https://huggingface.co/datasets/clip-benchmark/wds_cars"
+    for page, revision in (("", "main"), ("/tree/main", "main"), ("/tree/v2", "v2"), ("/resolve/v2", "v2")):
+        assert remote_shards.find_remote(f"{base}{page}") is None
+        assert asked[-1].startswith(f"{base}/resolve/{revision}/")

@@ -132,8 +132,10 @@ def test_entries_that_cannot_be_used_are_counted(karpathy, tmp_path):
     data = json.loads(path.read_text())
     del data["images"][3]["filename"]
     data["images"].append(entry(9, "test", "val2014") | {"sentences": None})
+    data["images"].append(entry(9, "test", "val2014") | {"split": ["test"]})
     path.write_text(json.dumps(data))
     source = KarpathySplit(path, "test")
     assert source.contents.left_out["the image has no usable 'filename'"].count == 1
     assert source.contents.left_out["the image has no usable 'filename'"].lost
+    assert source.contents.left_out["the split ['test']"].count == 1
     assert [len(source._texts(index)) for index in range(len(source))] == [5, 0]

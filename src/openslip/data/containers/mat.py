@@ -79,6 +79,7 @@ class _Reader:
         self.order, self.budget = order, budget
 
     def variables(self, data: memoryview, names: tuple[str, ...]) -> dict[str, Any]:
+        """Return the variables called `names` that a file without its head has."""
         found: dict[str, Any] = {}
         for kind, content in self.elements(data):
             if kind == _COMPRESSED:
@@ -160,9 +161,11 @@ class _Reader:
         return values
 
     def numbers(self, kind: int, content: memoryview) -> np.ndarray:
+        """Return the numbers of an element, (N,), as they are stored."""
         return np.frombuffer(content, f"{self.order}{_NUMBERS[kind]}")
 
     def array(self, kind: int, content: memoryview, shape: tuple[int, ...], wanted: str) -> np.ndarray:
+        """Return an array of numbers of the type that MATLAB has them in."""
         stored = self.numbers(kind, content)
         if stored.dtype != np.dtype(f"{self.order}{wanted}"):
             self.budget.draw(memory=stored.size * np.dtype(wanted).itemsize)

@@ -100,4 +100,5 @@ class ArrayImages(Sequence[Image]):
         return np.ascontiguousarray(image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2))
 
     def key(self, index: int) -> str:
+        """Return what a picture is called."""
         return f"{self.name} #{index}"

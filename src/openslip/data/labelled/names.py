@@ -16,7 +16,7 @@ from openslip.files import read_json, read_whole
 
 if TYPE_CHECKING:
     from openslip.data.labelled.labelled_set import LabelledSet
-    from openslip.evaluation.datasets import Card
+    from openslip.evaluation.datasets import Card, Names
 
 JSON = ("classes.json", "id2label.json", "class_to_idx.json", "class_names.json", "cat_to_name.json")
 TEXTS = ("classnames.txt", "classes.txt", "class_names.txt", "label_names.txt", "labels.txt")
@@ -32,8 +32,6 @@ _DELIBERATE = "classes.json"
 """Written for this set by somebody: that it does not fit is an error."""
 
 NamesByValue = dict[Value, str]
-Names = tuple[str, ...]
-"""What one class is called."""
 
 
 def names_beside(
@@ -123,7 +121,10 @@ def renamed(given: GivenNames, labelled: LabelledSet, card: Card | None, name: s
     """
     names = of_set(given.names, card, name) if given.by_set else given.names
     if names is None:
-        return None
+        classes = filter(None, (labelled.values, labelled.class_names))
+        if not any({*given.names} >= {*map(str, some)} for some in classes):
+            return None
+        names = given.names  # lists of names by class look as lists by data set do
     try:
         found = _of_lines(names) if given.source.endswith(".txt") else _of_json(names)
     except (ValueError, LookupError, TypeError, OverflowError) as error:

@@ -197,9 +197,12 @@ def template_lines(text: bytes) -> list[str]:
 
 
 def _listed(found: Any, what: str = "") -> tuple[str, ...]:
-    """Return a list of templates as ours. Raises TypeError for what is no list, ConfigError for one of them."""
+    """Return a list of templates as ours. Raises TypeError for what is no list, ValueError for an empty one, and
+    ConfigError for one of them."""
     if not isinstance(found, list):
         raise TypeError(f"It holds a {type(found).__name__}{what}, and no list")
+    if not found:
+        raise ValueError(f"It has none{what}")
     templates = [as_ours(one) if isinstance(one, str) else one for one in found]
     check_templates(templates)
     return tuple(dict.fromkeys(templates))
@@ -226,8 +229,23 @@ def of_set(given: Mapping[str, Any], card: Card | None, *names: str) -> Any:
     return next((by_name[short] for name in names if (short := datasets.short(name)) in by_name), None)
 
 
-def check_templates(templates: Sequence[str]) -> None:
+def for_one(templates: Templates, card: Card | None, *names: str) -> tuple[str, ...] | None:
+    """Return the templates that were given for one data set, () where none were given; None where they are for others.
+
+    card, names: what the set is called.
+    """
+    if not isinstance(templates, Mapping):
+        return tuple(templates)
+    found = of_set(templates, card, *names)
+    return None if found is None else tuple(found)
+
+
+def check_templates(templates: Templates) -> None:
     """Raise ConfigError for a template that is no text, holds `{}` other than once, or holds control characters."""
+    if isinstance(templates, Mapping):
+        for some in templates.values():
+            check_templates(some)
+        return
     if isinstance(templates, str):
         raise ConfigError(
             "Templates are several texts, not one", got=templates, fix="Write ('a photo of a {}.',)"

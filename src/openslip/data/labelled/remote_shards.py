@@ -42,8 +42,9 @@ def find_remote(url: str) -> DataFiles | None:
     for name in BESIDE:
         text = _text(f"{base}/{name}")
         (kept / name).unlink(missing_ok=True) if text is None else write_bytes(kept / name, text)
-    only = next(iter(splits)) if len(splits) == 1 else ""
-    return DataFiles("tar", splits if only != "train" else {"all": splits["train"]}, None, kept=kept)
+    if list(splits) == ["train"]:  # what has no split to measure on is a set without splits
+        splits = {"all": splits["train"]}
+    return DataFiles("tar", splits, None, kept=kept)
 
 
 def _text(url: str) -> bytes | None:

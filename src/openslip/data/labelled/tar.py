@@ -74,12 +74,13 @@ def _templates_beside(folder: Path, root: Path) -> tuple[tuple[str, ...], list[s
     for parent in (folder, *folder.parents):
         if (file := parent / TEMPLATES).is_file():
             try:
-                templates = [as_ours(one) for one in template_lines(read_whole(file, MOST_BYTES))]
+                lines = template_lines(read_whole(file, MOST_BYTES))
+                templates = tuple(dict.fromkeys(map(as_ours, lines)))
                 check_templates(templates)
             except (OSError, ValueError, ConfigError) as error:
                 return (), [f"{TEMPLATES} is not used: {error}"]
             several = "s" * (len(templates) != 1)
-            return tuple(dict.fromkeys(templates)), [f"{len(templates)} prompt{several} from {TEMPLATES}"]
+            return templates, [f"{len(templates)} prompt{several} from {TEMPLATES}"]
         if parent == root:
             break
     return (), []

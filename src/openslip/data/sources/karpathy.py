@@ -49,8 +49,8 @@ class KarpathySplit(ImageFiles):
         unusable = Unusable(self.contents)
         found: list[tuple[dict[str, Any], tuple[str, ...]]] = []
         for entry in entries:
-            if isinstance(entry, dict) and entry.get("split") not in self._taken:
-                self.contents.leave_out(f"the split {entry.get('split')}", _name(entry), lost=False)
+            if isinstance(entry, dict) and _split(entry) not in self._taken:
+                self.contents.leave_out(f"the split {_split(entry)}", _name(entry), lost=False)
             elif not isinstance(entry, dict) or not _name(entry):
                 error = DataError(f"An image of {path} has no usable 'filename'", got=short(entry))
                 unusable.count("the image has no usable 'filename'", error)
@@ -75,7 +75,7 @@ class KarpathySplit(ImageFiles):
             root = plain if self._alone else root
         named = ((self._named_in(entry), captions) for entry, captions in found)
         super().__init__(f"{path}:{split}", root, named, merge=True)
-        counts = Counter(entry.get("split") for entry in entries if isinstance(entry, dict))
+        counts = Counter(_split(entry) for entry in entries if isinstance(entry, dict))
         others = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name not in self._taken)
         self.note = f"Of {path.name} the split {' and '.join(self._taken)}, {len(self):,} images"
         if others:
@@ -91,7 +91,7 @@ class KarpathySplit(ImageFiles):
 
         def rows() -> Iterator[tuple[str, dict[str, Any]]]:
             for entry in _load(self._path):
-                if isinstance(entry, dict) and entry.get("split") in self._taken and _name(entry):
+                if isinstance(entry, dict) and _split(entry) in self._taken and _name(entry):
                     own = {key: value for key, value in entry.items() if key not in _NOT_COLUMNS}
                     yield self._named_in(entry), own
 
@@ -138,7 +138,7 @@ def _load(path: Path) -> list[Any]:
 
 def _of(entries: list[Any], split: str, path: Path) -> tuple[str, ...]:
     """Return the splits of the file that are meant by one. Raises DataError where the file has none of them."""
-    there = dict.fromkeys(str(entry.get("split")) for entry in entries if isinstance(entry, dict))
+    there = dict.fromkeys(_split(entry) for entry in entries if isinstance(entry, dict))
     wanted = tuple(there) if split == "all" else TRAINING.get(split, (split,))
     if taken := tuple(name for name in wanted if name in there):
         return taken
@@ -147,6 +147,11 @@ def _of(entries: list[Any], split: str, path: Path) -> tuple[str, ...]:
         got=f"it has {', '.join(there)}",
         fix=did_you_mean(split, [*there, "all"]),
     )
+
+
+def _split(entry: dict[str, Any]) -> str:
+    """Return the split of an image as text, whatever the file has there."""
+    return str(entry.get("split"))
 
 
 def _name(entry: dict[str, Any]) -> str:

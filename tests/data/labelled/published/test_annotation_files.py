@@ -70,21 +70,27 @@ def test_hateful_memes(tmp_path):
     assert "test_seen.jsonl, 2 pictures, has no labels and is left out." in hidden.notes
 
 
-def test_damaged_annotations_are_refused(tmp_path):
-    folder = sets.kitti(tmp_path)
-    sets.write(folder / "training/label_2/000001.txt", "Car 0 0 1")
-    with pytest.raises(DataError, match=r"000001\.txt has 4 of 15 entries"):
-        open_labelled(str(folder))
-    sets.write(folder / "training/label_2/000001.txt", "Car 0 0 1 1 1 2 2 1 1 1 0 0 far 1")
-    with pytest.raises(DataError, match="'far' where a distance belongs"):
-        open_labelled(str(folder))
-    folder = sets.clevr(tmp_path)
-    sets.write(folder / "scenes/CLEVR_val_scenes.json", '{"scenes": [{"objects": 3}]}')
-    with pytest.raises(DataError, match="scenes of CLEVR cannot be read"):
-        open_labelled(str(folder))
-    folder = sets.hateful_memes(tmp_path)
-    sets.write(folder / "train.jsonl", "[]")
-    with pytest.raises(DataError, match=r"list of memes cannot be read.*train\.jsonl"):
+LABELS = "training/label_2/000001.txt"
+
+
+@pytest.mark.parametrize(
+    ("maker", "file", "line", "message"),
+    [
+        (sets.kitti, LABELS, "Car 0 0 1", r"000001\.txt has 4 of 15 entries"),
+        (sets.kitti, LABELS, "Car 0 0 1 1 1 2 2 1 1 1 0 0 far 1", "'far' where a distance belongs"),
+        (
+            sets.clevr,
+            "scenes/CLEVR_val_scenes.json",
+            '{"scenes": [{"objects": 3}]}',
+            "scenes of CLEVR cannot be read",
+        ),
+        (sets.hateful_memes, "train.jsonl", "[]", r"list of memes cannot be read.*train\.jsonl"),
+    ],
+)
+def test_damaged_annotations_are_refused(tmp_path, maker, file, line, message):
+    folder = maker(tmp_path)
+    sets.write(folder / file, line)
+    with pytest.raises(DataError, match=message):
         open_labelled(str(folder))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import gzip
 
 import numpy as np
-import published_sets as sets
+import published_arrays as sets
 import pytest
-from published_sets import same
+from published_sets import same, write
 from torchvision import datasets
 
 from openslip.data.labelled import open_labelled
@@ -58,7 +58,7 @@ def test_fashion_is_told_from_digits_by_its_labels(tmp_path):
     other = {split: labels[1:] for split, labels in sets.MNIST_LABELS.items()}
     unknown = sets.mnist(tmp_path, other, "KMNIST")
     assert not open_labelled(str(unknown)).named
-    sets.write(unknown / "classes.txt", "o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+    write(unknown / "classes.txt", "o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
     assert open_labelled(str(unknown)).class_names[3] == "tsu"
 
 
@@ -87,6 +87,15 @@ def test_fer2013(tmp_path, icml):
         values = [found.values[label] for split in ("val", "test") for label in found.splits[split].labels]
         assert values == [label for _, label in pairs]
     assert found.class_names[3] == "happiness"
+
+
+def test_of_two_tables_of_fer2013_the_named_one_is_read(tmp_path):
+    sets.fer2013(tmp_path)
+    folder = sets.fer2013(tmp_path, icml=True)
+    lines = (folder / "fer2013.csv").read_text().splitlines()
+    write(folder / "fer2013.csv", *lines[:-1])
+    for name, count in (("fer2013.csv", 1), ("icml_face_data.csv", 2)):
+        assert len(open_labelled(str(folder / name)).splits["test"]) == count
 
 
 def test_missing_batch_is_said(tmp_path):
@@ -119,10 +128,10 @@ def test_damaged_files_are_refused(tmp_path):
     with pytest.raises(DataError, match="10 labels for 9 pictures"):
         open_labelled(str(folder))
     folder = sets.fer2013(tmp_path)
-    sets.write(folder / "fer2013.csv", "emotion,pixels,Usage", "1,1 2 3 4,Somewhere")
+    write(folder / "fer2013.csv", "emotion,pixels,Usage", "1,1 2 3 4,Somewhere")
     with pytest.raises(DataError, match="not one of FER-2013"):
         open_labelled(str(folder))
-    sets.write(folder / "fer2013.csv", "emotion,pixels,Usage", "1,1 2 3,Training", "2,1 2 3 256,Training")
+    write(folder / "fer2013.csv", "emotion,pixels,Usage", "1,1 2 3,Training", "2,1 2 3 256,Training")
     found = open_labelled(str(folder))
     for i in range(2):
         with pytest.raises(DataError, match="A row holds no picture"):

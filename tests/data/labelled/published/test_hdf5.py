@@ -7,7 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
-import published_sets as sets
+import published_arrays as sets
 import pytest
 from published_sets import same
 from torchvision import datasets

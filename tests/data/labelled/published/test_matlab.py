@@ -6,6 +6,7 @@ import numpy as np
 import published_sets as sets
 import pytest
 from oracle import knn, zeroshot
+from published_arrays import svhn
 from published_sets import ours, same, theirs
 from scipy.io import savemat
 from torchvision import datasets
@@ -21,7 +22,7 @@ def _any_checksum(monkeypatch):
 
 
 def test_svhn(tmp_path):
-    found = open_labelled(str(sets.svhn(tmp_path)))
+    found = open_labelled(str(svhn(tmp_path)))
     for split in ("train", "test"):
         assert same(found.splits[split], datasets.SVHN(str(tmp_path), split=split, download=False))
     assert found.class_names == tuple("0123456789")
@@ -62,7 +63,7 @@ def test_cars(tmp_path):
 def test_cars_without_labels_are_refused(tmp_path):
     folder = sets.cars(tmp_path)
     (folder / "cars_test_annos_withlabels.mat").unlink()
-    sets.savemat(folder / "devkit/cars_test_annos.mat", {"annotations": sets.structs(fname=["00001.jpg"])})
+    savemat(folder / "devkit/cars_test_annos.mat", {"annotations": sets.structs(fname=["00001.jpg"])})
     with pytest.raises(DataError, match=r"have no class.*cars_test_annos_withlabels\.mat"):
         open_labelled(str(folder))
 
@@ -80,11 +81,11 @@ def test_imagenet_with_its_development_kit(tmp_path):
 
 def test_labels_that_do_not_fit_are_refused(tmp_path):
     folder = sets.flowers(tmp_path)
-    sets.savemat(folder / "setid.mat", {"trnid": [[1]], "valid": [[2]], "tstid": [[10]]})
+    savemat(folder / "setid.mat", {"trnid": [[1]], "valid": [[2]], "tstid": [[10]]})
     with pytest.raises(DataError, match="names pictures that have no label"):
         open_labelled(str(folder))
-    sets.svhn(tmp_path / "svhn")
-    sets.savemat(tmp_path / "svhn/test_32x32.mat", {"X": np.zeros((32, 32, 3, 4), np.uint8), "y": [[1]]})
+    svhn(tmp_path / "svhn")
+    savemat(tmp_path / "svhn/test_32x32.mat", {"X": np.zeros((32, 32, 3, 4), np.uint8), "y": [[1]]})
     with pytest.raises(DataError, match="no pictures of 32 × 32 with a digit each"):
         open_labelled(str(tmp_path / "svhn"))
 
@@ -92,7 +93,7 @@ def test_labels_that_do_not_fit_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("maker", "file", "variables"),
     [
-        (sets.svhn, "test_32x32.mat", {"X": "text", "y": "text"}),
+        (svhn, "test_32x32.mat", {"X": "text", "y": "text"}),
         (sets.flowers, "imagelabels.mat", {"labels": sets.cells("a", "b")}),
         (
             sets.cars,

@@ -100,17 +100,24 @@ def test_what_is_missing_or_unlisted_is_counted(tmp_path):
     )
 
 
-def test_lists_that_are_damaged_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("Bengal_3", r"test\.txt has 1 of 2 entries.*Bengal_3"),
+        ("Bengal_3 x 1 1", "'x' where a number belongs"),
+    ],
+)
+def test_lists_that_are_damaged_are_refused(tmp_path, line, message):
     folder = sets.pets(tmp_path)
-    sets.write(folder / "annotations/test.txt", "Bengal_3")
-    with pytest.raises(DataError, match=r"test\.txt has 1 of 2 entries.*Bengal_3"):
+    sets.write(folder / "annotations/test.txt", line)
+    with pytest.raises(DataError, match=message):
         open_labelled(str(folder))
-    sets.write(folder / "annotations/test.txt", "Bengal_3 x 1 1")
-    with pytest.raises(DataError, match="'x' where a number belongs"):
-        open_labelled(str(folder))
+
+
+def test_a_list_without_its_pictures_is_refused(tmp_path):
+    folder = sets.pets(tmp_path)
     for path in (folder / "images").glob("*.jpg"):
         path.unlink()
-    sets.write(folder / "annotations/test.txt", "Bengal_3 1 1 1")
     with pytest.raises(DataError, match="None of the pictures that are listed is in .*images"):
         open_labelled(str(folder))
 

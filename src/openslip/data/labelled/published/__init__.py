@@ -39,30 +39,29 @@ def open_published(path: Path, name: str) -> LabelledSet | None:
     belongs to a recognised layout is missing or cannot be read.
     """
     if found := _recognised(path):
-        folder, archive = found
+        place, archive = found
         try:
-            contents = archive.read(folder)
+            contents = archive.read(place)
         except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
             raise DataError(  # whatever hostile bytes make of it
                 f"The files of {archive.title} cannot be read",
-                got=str(folder),
+                got=str(place),
                 cause=f"{type(error).__name__}: {error}",
                 fix="If one of them was cut off, unpack the archive or fetch it again.",
             ) from None
         naming, notes = contents.naming, [f"{name} is in the layout of {archive.title}.", *contents.notes]
         if naming is None:
             used = {value for part in contents.parts.values() for value in part.used}
-            root = path if path.is_dir() else folder
-            naming = names_beside(folder, used, root=root)
+            naming = names_beside(place, used, root=path)
             notes += [f"Class names from {naming.source}."] if naming and naming.source else []
         return assemble(name, os.path.realpath(path), contents.parts, naming, notes=notes)
     return None
 
 
 def _recognised(path: Path) -> tuple[Path, Archive] | None:
-    """Return the folder of the published set at `path`, and its layout."""
+    """Return the folder, or the one file, of the published set at `path`, and its layout."""
     if path.is_file():
-        return next(((path.parent, one) for one in ARCHIVES if path.name in one.files), None)
+        return next(((path, one) for one in ARCHIVES if path.name in one.files), None)
     folder = path
     for _ in range(DEEP + 1):
         here = [(folder, one) for one in ARCHIVES if one.is_in(folder)]

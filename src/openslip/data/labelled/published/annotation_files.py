@@ -14,6 +14,7 @@ from openslip.data.labelled.labelled_set import Part
 from openslip.data.labelled.published.archive import (
     Archive,
     Contents,
+    Entries,
     Listing,
     as_number,
     fields,
@@ -40,7 +41,7 @@ HATE = numbered(("meme", "hatespeech meme"))
 
 def _clevr(root: Path) -> Contents:
     """`scenes/CLEVR_val_scenes.json`: the objects in each picture, which are counted (VTAB's task `count_all`)."""
-    splits: dict[str, list[tuple[str, Value]]] = {}
+    splits: Entries = {}
     for split in ("train", "val"):
         path = root / f"scenes/CLEVR_{split}_scenes.json"
         if not path.is_file():
@@ -74,7 +75,7 @@ def _kitti(root: Path) -> Contents:
         notes = ["Without mapping/train_mapping.txt of the development kit it has no splits."]
         return listed(root / "training/image_2", {"all": list(known.items())}, DISTANCES, notes)
     split_of = _kitti_splits(mapping.parent)
-    splits: dict[str, list[tuple[str, Value]]] = {"train": [], "val": [], "test": []}
+    splits: Entries = {"train": [], "val": [], "test": []}
     for name, value in known.items():
         if (number := as_number(name, labels)) >= len(split_of):
             raise DataError(f"{mapping.parent} does not say which video a picture is of", got=name)
@@ -85,7 +86,7 @@ def _kitti(root: Path) -> Contents:
 def _nearest(path: Path) -> int:
     """Return the class of a picture of KITTI, given what is annotated in it."""
     distances = []
-    for row in fields(path, 15) if lines(path) else []:
+    for row in fields(path, 15):
         if row[0] in VEHICLES:
             try:
                 distances.append(float(row[13]))
@@ -117,7 +118,7 @@ def _kitti_splits(mapping: Path) -> list[str]:
 
 def _memes(root: Path) -> Contents:
     """`train.jsonl`: {"id": 42953, "img": "img/42953.png", "label": 0, "text": "…"}; test sets may have no labels."""
-    splits: dict[str, list[tuple[str, Value]]] = {}
+    splits: Entries = {}
     notes = []
     for split, choices in (
         ("train", "train.jsonl"),

@@ -18,8 +18,10 @@ from openslip.data.labelled.tree import scan
 from openslip.errors import DataError, shortened
 from openslip.files import read_whole
 
+Entries = dict[str, list[tuple[str, Value]]]
+"""By split the name and the class of each picture that is listed."""
 MOST_BYTES = 256 << 20
-"""Of a text file that lists pictures."""
+"""Of a text file that lists pictures or classes."""
 
 
 @dataclass
@@ -36,7 +38,8 @@ class Archive:
     """The layout of a published set.
 
     title: what people call the set. marks: paths in its folder that are all there, with `/` at the end for folders; of
-    `a | b` one is enough. read: reads the set in a folder. files: names of files that may be given for the folder.
+    `a | b` one is enough. read: reads the set in a folder, or in a file
+    that is a whole set. files: names of such files.
     """
 
     title: str
@@ -58,6 +61,13 @@ def first_of(folder: Path, choices: str) -> Path | None:
     return None
 
 
+def there(folder: Path, choices: str) -> Path:
+    """Return the first of several paths in a folder that is there, as `first_of`. Raises DataError for none."""
+    if path := first_of(folder, choices):
+        return path
+    raise DataError(f"{folder} lacks a file or folder of its set", got=choices)
+
+
 def lines(path: Path) -> list[str]:
     """Return the lines of a text file, without spaces around them and without empty ones.
 
@@ -66,7 +76,7 @@ def lines(path: Path) -> list[str]:
     try:
         text = read_whole(path, MOST_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as error:
-        raise DataError("A list of pictures cannot be read", got=str(path), cause=str(error)) from None
+        raise DataError("A list cannot be read", got=str(path), cause=str(error)) from None
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

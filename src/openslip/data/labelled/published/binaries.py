@@ -16,7 +16,7 @@ from openslip.data.containers.pickles import read_arrays
 from openslip.data.labelled.array_images import ArrayImages, FileRows, MemoryRows
 from openslip.data.labelled.classes import Value
 from openslip.data.labelled.labelled_set import Image, Part
-from openslip.data.labelled.published.archive import Archive, Contents, first_of, lines, numbered, part_of
+from openslip.data.labelled.published.archive import Archive, Contents, lines, numbered, part_of, there
 from openslip.data.limits import TABLE_BYTES
 from openslip.errors import DataError
 from openslip.files import open_regular
@@ -40,27 +40,35 @@ EMOTIONS = numbered(("anger", "disgust", "fear", "happiness", "sadness", "surpri
 _CIFAR = (3, 32, 32), (1, 2, 0)
 """How a picture lies in a row of CIFAR's: channel by channel, and in each line by line."""
 
+_FINE = "The classes are the 100 fine ones, not the 20 coarse ones."
+
+
+def _batches(files: list[Path], split: str, notes: list[str]) -> list[Path]:
+    """Return the files of a split that are there, and add to `notes` a sentence about each other one."""
+    found = [file for file in files if file.is_file()]
+    notes += [
+        f"{file.name} is not there: its pictures of {split} are left out."
+        for file in files
+        if file not in found
+    ]
+    return found
+
 
 def _cifar_batches(root: Path, splits: dict[str, list[str]], meta: str, names: str, labels: str) -> Contents:
     """Read the pickled batches of CIFAR: a dict of `data`, (N, 3072) uint8, and labels. Missing batches are said."""
     called = _entry(read_arrays(root / meta), names, root / meta)
-    parts, notes = {}, []
+    parts: dict[str, Part] = {}
+    notes: list[str] = []
     for split, files in splits.items():
-        there = [file for file in files if (root / file).is_file()]
-        notes += [
-            f"{file} is not there: its pictures of {split} are left out."
-            for file in files
-            if file not in there
-        ]
         rows, values = [], []
-        for file in there:
-            batch = read_arrays(root / file)
-            data, some = (_entry(batch, key, root / file) for key in ("data", labels))
+        for file in _batches([root / file for file in files], split, notes):
+            batch = read_arrays(file)
+            data, some = (_entry(batch, key, file) for key in ("data", labels))
             if not (
                 isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.shape == (len(some), 3072)
             ):
                 raise DataError(
-                    f"{root / file} is no batch of CIFAR: its data are not (N, 3072) uint8 like its labels"
+                    f"{file} is no batch of CIFAR: its data are not (N, 3072) uint8 like its labels"
                 )
             rows.append(MemoryRows(data))
             values += [int(value) for value in some]
@@ -80,7 +88,7 @@ def _cifar100(root: Path) -> Contents:
     contents = _cifar_batches(
         root, {"train": ["train"], "test": ["test"]}, "meta", "fine_label_names", "fine_labels"
     )
-    contents.notes.append("The classes are the 100 fine ones, not the 20 coarse ones.")
+    contents.notes.append(_FINE)
     return contents
 
 
@@ -92,21 +100,16 @@ def _cifar10_binary(root: Path) -> Contents:
 def _cifar100_binary(root: Path) -> Contents:
     files = {split: [root / f"{split}.bin"] for split in ("train", "test")}
     contents = _cifar_binary(root, files, "fine_label_names.txt", 2)
-    contents.notes.append("The classes are the 100 fine ones, not the 20 coarse ones.")
+    contents.notes.append(_FINE)
     return contents
 
 
 def _cifar_binary(root: Path, splits: dict[str, list[Path]], names: str, labels: int) -> Contents:
     """Read the binary batches of CIFAR: before each picture so many labels of a byte, of which the last counts."""
-    parts, notes = {}, []
+    parts: dict[str, Part] = {}
+    notes: list[str] = []
     for split, files in splits.items():
-        there = [file for file in files if file.is_file()]
-        notes += [
-            f"{file.name} is not there: its pictures of {split} are left out."
-            for file in files
-            if file not in there
-        ]
-        rows = [FileRows(str(file), 3072, before=labels) for file in there]
+        rows = [FileRows(str(file), 3072, before=labels) for file in _batches(files, split, notes)]
         if rows:
             values = np.concatenate([part.whole[:, labels - 1] for part in rows]).tolist()
             parts[split] = _part(ArrayImages(rows, *_CIFAR, f"{root.name} {split}"), values)
@@ -118,7 +121,7 @@ def _mnist(root: Path) -> Contents:
     parts, naming = {}, None
     for split, start in (("train", "train"), ("test", "t10k")):
         (images, shape), (labels, _) = (
-            _idx(_there(root, _IDX.format(start, what, axes)), axes) for what, axes in _KINDS
+            _idx(there(root, _IDX.format(start, what, axes)), axes) for what, axes in _KINDS
         )
         values = labels.array[:, 0].tolist()
         naming = naming or _FIRST_LABELS.get(tuple(values[:10]))
@@ -173,7 +176,7 @@ def _fer2013(root: Path) -> Contents:
 
     `PublicTest` is the validation split of the competition that the set was made for, `PrivateTest` its test split.
     """
-    path = _there(root, "fer2013.csv | icml_face_data.csv")
+    path = root if root.is_file() else there(root, "fer2013.csv | icml_face_data.csv")
     splits: dict[str, tuple[list[int], list[Value]]] = {}
     start = 0
     try:
@@ -226,6 +229,7 @@ class PixelLines(Sequence[Image]):
         return np.repeat(grey, 3, axis=2)
 
     def key(self, index: int) -> str:
+        """Return what a picture is called: its file, and where its line begins."""
         return f"{os.path.basename(self.path)}, byte {int(self.offsets[index])}"
 
 
@@ -238,13 +242,6 @@ def _part(images: Sequence[Image], labels: Sequence[Value]) -> Part:
             fix="If a file was cut off, unpack or fetch it again.",
         )
     return part_of(images, labels)
-
-
-def _there(root: Path, choices: str) -> Path:
-    path = first_of(root, choices)
-    if path is None:
-        raise DataError(f"{root} lacks a file of its set", got=choices.split(" | ")[0])
-    return path
 
 
 def _entry(batch: dict[str, object], key: str, path: Path) -> list[Value]:

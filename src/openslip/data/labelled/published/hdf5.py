@@ -62,6 +62,7 @@ class H5Images(Sequence[Image]):
             raise DataError("A picture cannot be read", got=self.key(index), cause=str(error)) from None
 
     def key(self, index: int) -> str:
+        """Return what a picture is called: its file and its number."""
         return f"{os.path.basename(self.path)} #{index}"
 
     def _opened(self) -> Any:

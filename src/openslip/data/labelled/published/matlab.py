@@ -14,13 +14,14 @@ from openslip.data.labelled.classes import Value
 from openslip.data.labelled.published.archive import (
     Archive,
     Contents,
+    Entries,
     Listing,
     as_number,
-    first_of,
     in_order_of,
     lines,
     listed,
     part_of,
+    there,
 )
 from openslip.data.labelled.published.binaries import DIGITS
 from openslip.errors import DataError
@@ -49,7 +50,7 @@ def _flowers(root: Path) -> Contents:
     """`imagelabels.mat`: labels, from 1 on, of `image_00001.jpg` and so on; `setid.mat`: trnid, valid and tstid."""
     labels = np.ravel(read_mat(root / "imagelabels.mat", "labels")["labels"]).astype(np.int64).tolist()
     ids = read_mat(root / "setid.mat", "trnid", "valid", "tstid")
-    splits: dict[str, list[tuple[str, Value]]] = {}
+    splits: Entries = {}
     for split, name in (("train", "trnid"), ("val", "valid"), ("test", "tstid")):
         numbers = np.ravel(ids[name]).astype(np.int64).tolist()
         if numbers and not 1 <= min(numbers) <= max(numbers) <= len(labels):
@@ -62,11 +63,9 @@ def _flowers(root: Path) -> Contents:
 
 def _cars(root: Path) -> Contents:
     """`cars_train_annos.mat`: annotations, each with fname and class, from 1 on; `cars_meta.mat`: class_names."""
-    tests = first_of(root, _CARS_TEST)
-    assert tests is not None  # by its marks
     names = _texts(read_mat(root / "devkit/cars_meta.mat", "class_names")["class_names"], "cars_meta.mat")
     parts, notes = {}, []
-    for split, path in (("train", root / "devkit/cars_train_annos.mat"), ("test", tests)):
+    for split, path in (("train", root / "devkit/cars_train_annos.mat"), ("test", there(root, _CARS_TEST))):
         pictures = Listing(root / f"cars_{split}")
         rows = read_mat(path, "annotations")["annotations"]
         entries: list[tuple[str, Value]] = [(_cell(row, "fname"), _car(row, names, path)) for row in rows]
@@ -81,7 +80,7 @@ def _cars_together(root: Path) -> Contents:
     path = root / "cars_annos.mat"
     found = read_mat(path, "annotations", "class_names")
     names = _texts(found["class_names"], path.name)
-    splits: dict[str, list[tuple[str, Value]]] = {"train": [], "test": []}
+    splits: Entries = {"train": [], "test": []}
     for row in found["annotations"]:
         split = "test" if int(np.ravel(_cell(row, "test"))[0]) else "train"
         splits[split].append((os.path.basename(_cell(row, "relative_im_path")), _car(row, names, path)))
@@ -91,8 +90,7 @@ def _cars_together(root: Path) -> Contents:
 def _imagenet(root: Path) -> Contents:
     """`val/ILSVRC2012_val_00000001.JPEG` and so on, all in one folder, and in the development kit the class of each in
     `ILSVRC2012_validation_ground_truth.txt`, by its number in `meta.mat`; perhaps folders of classes in `train`."""
-    kit = first_of(root, _KIT)
-    assert kit is not None  # by its marks
+    kit = there(root, _KIT)
     rows = read_mat(kit / "data/meta.mat", "synsets")["synsets"]
     ids = {int(np.ravel(_cell(row, "ILSVRC2012_ID"))[0]): str(_cell(row, "WNID")) for row in rows}
     path = kit / "data/ILSVRC2012_validation_ground_truth.txt"

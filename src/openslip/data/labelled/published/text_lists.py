@@ -10,6 +10,7 @@ from openslip.data.labelled.classes import Value
 from openslip.data.labelled.published.archive import (
     Archive,
     Contents,
+    Entries,
     Listing,
     as_number,
     fields,
@@ -17,11 +18,10 @@ from openslip.data.labelled.published.archive import (
     in_order_of,
     lines,
     listed,
+    there,
 )
 from openslip.errors import DataError
 from openslip.files import read_json
-
-Entries = dict[str, list[tuple[str, Value]]]
 
 
 def _by_folder(paths: list[str]) -> list[tuple[str, Value]]:
@@ -123,11 +123,7 @@ def _sun_class(folder: str) -> str:
 
 def _gtsrb(root: Path) -> Contents:
     """Folders of numbered classes to train on, and `GT-final_test.csv`: `Filename;…;ClassId` of the test pictures."""
-    train = first_of(root, _GTSRB_TRAIN)
-    table, test = first_of(root, _GTSRB_TABLE), first_of(root, _GTSRB_TEST)
-    assert train is not None
-    assert table is not None
-    assert test is not None
+    train, test, table = (there(root, one) for one in (_GTSRB_TRAIN, _GTSRB_TEST, _GTSRB_TABLE))
     try:
         rows = list(csv.DictReader(lines(table), delimiter=";", skipinitialspace=True))
     except csv.Error as error:
