@@ -41,6 +41,8 @@ TASK_OPTIONS = (
     "captions", "folds",
 )  # fmt: skip
 """What `[[task]]` in a file of tasks may say: options of `slip evaluate` that are about a task."""
+NAMED = 8
+"""Sets that are not on the machine, of which the start says the names: two lines of a terminal."""
 
 
 @dataclass(frozen=True)
@@ -169,10 +171,14 @@ class _Run:
         from openslip.evaluation.feature_cache import FeatureCache
         from openslip.evaluation.opened import shared
 
+        with self.ranks.first_goes_ahead():
+            for _, place in models:
+                self._check(place)
         self.cache = FeatureCache(self.out / "features")
         if missing := [card.name for card in self.benchmark.missing]:
+            more = f", and {len(missing) - NAMED:,} more (`slip datasets`)" if len(missing) > NAMED else ""
             say(
-                f"Not on this machine, {len(missing)}: {', '.join(missing)}. "
+                f"Not on this machine, {len(missing)}: {', '.join(missing[:NAMED])}{more}. "
                 f"`slip datasets show {missing[0]}` says where to get it."
             )
         measured: list[Measured] = []
@@ -199,6 +205,15 @@ class _Run:
         side = evaluate.Side(place, self.options.which, ranks=self.ranks)
         side.keep = None if side.run else self.out / _file_name(place)
         return side
+
+    def _check(self, place: Path) -> None:
+        """Raise EvaluationError where results that are kept of a model cannot be read, and would be lost."""
+        from openslip.evaluation import results
+
+        self._side(place)  # which reads a run's own
+        name = _file_name(place)
+        for file in (self.out / name / results.FILE, *self.out.glob(f"{name}-????????/{results.FILE}")):
+            results.read(file)
 
     def _place(self, side: evaluate.Side) -> Path:
         """Return the file that keeps a model's results: a run's own, else one of the suite's."""
