@@ -481,5 +481,5 @@ def main_number(results: Sequence[Result]) -> str:
     from openslip.evaluation import measure
 
     first = results[0]
-    of = measure(first.metric)
-    return f"{first.metric} {of.text(first.value)}{of.mark}{f' of {first.count:,}' if first.count else ''}"
+    number = measure(first.metric).with_unit(first.value)
+    return f"{first.metric} {number}{f' of {first.count:,}' if first.count else ''}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from glob import glob, has_magic
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -346,7 +346,9 @@ def table(measured: Sequence[Measured]) -> str:
         of, scores = measure(result.metric), {group: score(some) for group, some in found[what].items()}
         best = ahead(scores, lower=of.better == "lower") if of.better else None
         cells = [
-            _cell(of.text, scores[group], mark="*" if group == best else "") if group in scores else "–"
+            f"{of.text(one.value)}{of.spread(one.spread)}{'*' * (group == best)}"
+            if (one := scores.get(group))
+            else "–"
             for group in groups
         ]
         rows.append([names[what], result.metric, *cells, f"{result.count:,}"])
@@ -380,11 +382,6 @@ def beside_the_papers(measured: Sequence[Measured]) -> str:
             if number is not None
         ]
     return "\n".join([*lines, ""]) if lines else ""
-
-
-def _cell(text: Callable[[float], str], score: Any, mark: str) -> str:
-    spread = "" if score.spread is None else f" ± {text(score.spread)}"
-    return f"{text(score.value)}{spread}{mark}"
 
 
 def _of(task: Evaluator, known: Sequence[Result], checkpoint: str, dtype: torch.dtype) -> list[Result]:
