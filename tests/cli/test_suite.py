@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from openslip.cli import main
-from openslip.cli.suite import Measured, beside_the_papers
+from openslip.cli.suite import SuiteModel, beside_the_papers
 from openslip.data.labelled.imagenet import clip_names
 from openslip.evaluation import Result, suite
 from openslip.evaluation.outcomes import Answers
@@ -243,8 +243,8 @@ def test_the_papers_rows_stand_beside_what_was_measured_as_the_paper_did(tmp_pat
         "zeroshot:imagenet", "top1", 0.412, 50_000, 0.4, 0.42, prompts=asked_with(PROMPTS), answers=said
     )
     side = SimpleNamespace(name="mine")
-    told = beside_the_papers([Measured("mine", side, tmp_path / "results.json", [result])])
+    told = beside_the_papers([SuiteModel("mine", side, tmp_path / "results.json", [result])])
     assert "mine: 41.2%" in told
     assert "SLIP ViT-B/16, YFCC15M, 100 epochs: 45.0%" in told
     other = replace(result, prompts="imagenet")
-    assert beside_the_papers([Measured("mine", side, tmp_path / "results.json", [other])]) == ""
+    assert beside_the_papers([SuiteModel("mine", side, tmp_path / "results.json", [other])]) == ""

@@ -211,11 +211,11 @@ def _measure(options: Options, device: torch.device, ranks: Processes) -> int:
     own = {
         name for name, task in zip(names, after.needed) if task in tasks[: len(_each(options.tasks, options))]
     }
-    comparison = Comparison(before, after, own, options, ranks)
+    measurement = Measurement(before, after, own, options, ranks)
     try:
-        failed = sum(comparison.measure(side, device) for side in sides)
+        failed = sum(measurement.measure(side, device) for side in sides)
     finally:  # also when it is interrupted
-        comparison.print({*names})
+        measurement.print({*names})
     return 1 if failed else 0
 
 
@@ -250,7 +250,7 @@ def _checked(sides: Sequence[Side], ranks: Processes) -> list[str]:
 
 
 @dataclass
-class Comparison:
+class Measurement:
     """What is measured of one model, or of two. before: the one of --against. own: names of the tasks not general.
     ranks: the processes that share the work."""
 

@@ -71,7 +71,7 @@ class Options:
 
 
 @dataclass
-class Measured:
+class SuiteModel:
     """A model of the suite. group: what its column is called, the same for all seeds of one configuration. place: the
     file that keeps its results."""
 
@@ -181,13 +181,13 @@ class _Run:
                 f"Not on this machine, {len(missing)}: {', '.join(missing[:NAMED])}{more}. "
                 f"`slip datasets show {missing[0]}` says where to get it."
             )
-        measured: list[Measured] = []
+        measured: list[SuiteModel] = []
         try:
             with shared():
                 for number, (group, place) in enumerate(models, 1):
                     say(f"Model {number} of {len(models)}: {place}")
                     try:
-                        measured.append(Measured(group, self._side(place)))
+                        measured.append(SuiteModel(group, self._side(place)))
                         self._measure(measured[-1])
                     except SlipError as error:  # of one model, which the others need not suffer from
                         self.failed += 1
@@ -230,7 +230,7 @@ class _Run:
         folder.mkdir(parents=True, exist_ok=True)
         return folder / "results.json"
 
-    def _measure(self, model: Measured) -> None:
+    def _measure(self, model: SuiteModel) -> None:
         """Measure one model on everything that it has not been measured on."""
         from openslip.evaluation import results, suite
 
@@ -306,7 +306,7 @@ class _Run:
         (lacking,) = self.ranks.any(task is None)
         return None if lacking else task
 
-    def _write(self, measured: Sequence[Measured]) -> None:
+    def _write(self, measured: Sequence[SuiteModel]) -> None:
         """Write the whole table, and print it."""
         from openslip.evaluation.results import save
 
@@ -322,7 +322,7 @@ class _Run:
             say(f"As a page: {command('slip', 'report', *runs)}")
 
 
-def table(measured: Sequence[Measured]) -> str:
+def table(measured: Sequence[SuiteModel]) -> str:
     """Return the first number of each task, a line each, with a column for each group of models: mean ± spread."""
     from openslip.evaluation import measure
     from openslip.evaluation.distinct import distinct
@@ -359,7 +359,7 @@ def table(measured: Sequence[Measured]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def beside_the_papers(measured: Sequence[Measured]) -> str:
+def beside_the_papers(measured: Sequence[SuiteModel]) -> str:
     """Return the paper's rows with those that were measured as the paper measured; empty where there is none."""
     from openslip.evaluation.kept_outcomes import recall
     from openslip.evaluation.published import PUBLISHED, agrees
