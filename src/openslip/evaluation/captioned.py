@@ -198,12 +198,12 @@ class OnCaptioned(Kept[Source]):
 
 
 def _may_have_captions(source: Source) -> bool:
-    """Whether a record has a caption, as far as that is known of pictures that are files of their own."""
+    """Whether a record may have a caption, as far as that is known of pictures that are files of their own."""
     for index in range(len(source)):
         try:
             file = source.file(index)
-        except DataError:  # of one record, which is counted when it is measured
-            continue
+        except DataError:  # the picture is not there, or its caption cannot be read
+            return True
         if file is None or any(caption.strip() for caption in file.captions):
             return True
     return False
