@@ -44,12 +44,14 @@ class Dims:
     """Longest caption, in tokens."""
     vocabulary: int = 0
     """Token ids there are."""
+    special: tuple[int, ...] = ()
+    """Ids of the tokens that are no part of a caption: start, end and padding, as far as they are known."""
     fixed: Dims | None = None
     """Of the fixed model that the objective learns from."""
 
     @classmethod
-    def of(cls, model: Model, config: ModelConfig) -> Dims:
-        """Return the sizes of a model that this configuration describes."""
+    def of(cls, model: Model, config: ModelConfig, special: tuple[int, ...] = ()) -> Dims:
+        """Return the sizes of a model that this configuration describes, whose tokenizer has these special ids."""
         text = model.text_tower
         return cls(
             width=model.image_tower.width,
@@ -57,6 +59,7 @@ class Dims:
             embed_dim=config.embed_dim,
             context=config.text.context,
             vocabulary=config.text.vocabulary,
+            special=special,
         )
 
 

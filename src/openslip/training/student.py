@@ -10,7 +10,9 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from openslip.config import Config
+from openslip.config import Config, ModelConfig
+from openslip.data.own_tokenizer import OwnTokenizer
+from openslip.data.tokenizer import Tokenizer
 from openslip.errors import ConfigError
 from openslip.models import Model, build
 from openslip.models.inputs import Inputs
@@ -195,8 +197,14 @@ def stored_parameters(student: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         yield stored_name(name), parameter
 
 
-def build_student(config: Config, loss: Loss, *, fixed: FixedModels | None = None) -> Student:
-    """Return a student with fresh weights from torch's generator. fixed: the fixed models of the loss."""
+def build_student(
+    config: Config, loss: Loss, *, fixed: FixedModels | None = None, own_tokenizer: bytes = b""
+) -> Student:
+    """Return a student with fresh weights from torch's generator.
+
+    fixed: the fixed models of the loss. own_tokenizer: the bytes of the tokenizer among the weights that are going to
+    be put in, as far as these are known.
+    """
     views = {view.name: config.views.of(view.kind) for view in loss.views}
     scale = loss.logit_scale
     model = build(
@@ -206,6 +214,16 @@ def build_student(config: Config, loss: Loss, *, fixed: FixedModels | None = Non
         views,
         **({"logit_scale": scale.initial} if scale else {}),
     )
-    dims = Dims.of(model, config.model)
     fixed = fixed or FixedModels({}, {})
-    return Student(model, loss.build(dims, fixed.dims), fixed)
+    return Student(model, loss.build(_dims(model, config.model, own_tokenizer), fixed.dims), fixed)
+
+
+def _dims(model: Model, config: ModelConfig, own_tokenizer: bytes) -> Dims:
+    """Return the sizes of a model whose captions are read by CLIP's tokenizer, or by one that its weights bring."""
+    if (
+        model.text_tower is None and config.text.tokenizer
+    ):  # without a text tower there are no bytes to read by
+        return replace(Dims.of(model, config, Tokenizer.special), vocabulary=Tokenizer.vocabulary_size)
+    if config.text.tokenizer:
+        return Dims.of(model, config, OwnTokenizer(own_tokenizer, 3).special if own_tokenizer else ())
+    return Dims.of(model, config, Tokenizer.special)
