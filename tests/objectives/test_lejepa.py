@@ -119,9 +119,9 @@ def test_the_quadrature_is_close_to_the_integral() -> None:
 
 @pytest.mark.parametrize("rows", [64, 512])
 def test_a_gaussian_batch_has_one_whatever_its_size_and_a_point_grows_with_it(rows) -> None:
-    along = directions(8, 256, At()).double()
-    gaussian = [epps_pulley(normal(rows, 8, seed), along, 9, 5.0).item() for seed in range(8)]
-    assert sum(gaussian) / 8 == pytest.approx(GAUSSIAN, rel=0.1)
+    along = directions(8, 64, At()).double()
+    gaussian = [epps_pulley(normal(rows, 8, seed), along, 9, 5.0).item() for seed in range(32)]
+    assert sum(gaussian) / 32 == pytest.approx(GAUSSIAN, rel=0.15)
     point = epps_pulley(torch.zeros(rows, 8, dtype=torch.float64), along, 9, 5.0)
     assert point.item() == pytest.approx(POINT * rows, rel=1e-3)
     assert abs(GAUSSIAN - 1.06) < 0.005
