@@ -75,7 +75,7 @@ def lejepa(**options: object) -> LeJepa:
 )
 def test_equals_the_paper_row_by_row(n, seed, views, share, points, reach) -> None:
     at, embeddings = At(step=seed, seed=3), batch(n, seed, views=views)
-    objective = lejepa(directions=4, sigreg=share, points=points, reach=reach, crops=views - 2, dim=3)
+    objective = lejepa(directions=4, sigreg=share, points=points, reach=reach, local=views - 2, dim=3)
     expected = plain(embeddings, directions(3, 4, at).double(), share, points, reach)
     ours = objective.loss(embeddings, at)
     assert ours["loss"].item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
@@ -85,7 +85,7 @@ def test_equals_the_paper_row_by_row(n, seed, views, share, points, reach) -> No
 
 
 def test_its_gradient_is_that_of_its_values() -> None:
-    objective, embeddings = lejepa(directions=3, sigreg=0.5, dim=3, crops=1), batch(4, views=3)
+    objective, embeddings = lejepa(directions=3, sigreg=0.5, dim=3, local=1), batch(4, views=3)
 
     def loss(*views: Tensor) -> Tensor:
         return objective.loss(dict(zip(embeddings, views)), At())["loss"]
@@ -94,7 +94,7 @@ def test_its_gradient_is_that_of_its_values() -> None:
 
 
 def test_it_trains_through_every_view_and_its_projector() -> None:
-    objective = lejepa(crops=1)
+    objective = lejepa(local=1)
     features = features_for(objective.needs_for(objective.config), 6)
     loss = objective(features, At())["loss"]
     gradients = torch.autograd.grad(loss, [*features.values(), *trained(objective).values()])
@@ -170,11 +170,11 @@ def test_directions_are_of_length_one_and_follow_from_seed_and_step() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_small_crops_are_views_of_their_own() -> None:
-    config = with_loss(make_tiny_config(), "lejepa", crops=2)
-    views = LeJepa.views_for(LeJepa.Config(crops=2))
+def test_local_crops_are_views_of_their_own() -> None:
+    config = with_loss(make_tiny_config(), "lejepa", local=2)
+    views = LeJepa.views_for(LeJepa.Config(local=2))
     assert views[2:] == (View("local_1", "local"), View("local_2", "local"))
-    assert LeJepa.needs_for(LeJepa.Config(crops=2))[2:] == (Need("local_1"), Need("local_2"))
+    assert LeJepa.needs_for(LeJepa.Config(local=2))[2:] == (Need("local_1"), Need("local_2"))
     student = make_student(config)
     assert [view.name for view in student.views] == ["ssl_1", "ssl_2", "local_1", "local_2"]
     result = student(make_inputs(config), At())

@@ -60,8 +60,8 @@ class LeJepa(Objective):
         paper's 17 from −5 to 5. More are needed only with a larger reach."""
         reach: Annotated[float, ABOVE_0] = 5.0
         """The characteristic function is compared from −reach to reach; beyond 5 the integrand has no weight."""
-        crops: Annotated[int, FROM_0] = 0
-        """Small crops of each image beside the two large ones, drawn as `views.local` says. The paper has 6 to 8, each
+        local: Annotated[int, FROM_0] = 0
+        """Local crops of each image beside the two large views, drawn as `views.local` says. The paper has 6 to 8, each
         of which costs a pass of a small picture through the tower; take some where there is time for that."""
         width: Annotated[int, FROM_1] = 2048
         """Width of the projector's hidden layer."""
@@ -76,7 +76,7 @@ class LeJepa(Objective):
 
     @classmethod
     def views_for(cls, config: Config) -> tuple[View, ...]:
-        return (*SSL_VIEWS, *(View(f"local_{n}", "local") for n in range(1, config.crops + 1)))
+        return (*SSL_VIEWS, *(View(f"local_{n}", "local") for n in range(1, config.local + 1)))
 
     @classmethod
     def needs_for(cls, config: Config) -> tuple[Need, ...]:

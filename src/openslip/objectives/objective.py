@@ -50,8 +50,8 @@ class Dims:
     """Of the fixed model that the objective learns from."""
 
     @classmethod
-    def of(cls, model: Model, config: ModelConfig, special: tuple[int, ...] = ()) -> Dims:
-        """Return the sizes of a model that this configuration describes, whose tokenizer has these special ids."""
+    def of(cls, model: Model, config: ModelConfig) -> Dims:
+        """Return the sizes of a model that this configuration describes."""
         text = model.text_tower
         return cls(
             width=model.image_tower.width,
@@ -59,7 +59,6 @@ class Dims:
             embed_dim=config.embed_dim,
             context=config.text.context,
             vocabulary=config.text.vocabulary,
-            special=special,
         )
 
 

@@ -214,16 +214,16 @@ def build_student(
         views,
         **({"logit_scale": scale.initial} if scale else {}),
     )
+    dims = Dims.of(model, config.model)
     fixed = fixed or FixedModels({}, {})
-    return Student(model, loss.build(_dims(model, config.model, own_tokenizer), fixed.dims), fixed)
+    dims = _with_tokens(dims, model, config.model, own_tokenizer)
+    return Student(model, loss.build(dims, fixed.dims), fixed)
 
 
-def _dims(model: Model, config: ModelConfig, own_tokenizer: bytes) -> Dims:
-    """Return the sizes of a model whose captions are read by CLIP's tokenizer, or by one that its weights bring."""
-    if (
-        model.text_tower is None and config.text.tokenizer
-    ):  # without a text tower there are no bytes to read by
-        return replace(Dims.of(model, config, Tokenizer.special), vocabulary=Tokenizer.vocabulary_size)
-    if config.text.tokenizer:
-        return Dims.of(model, config, OwnTokenizer(own_tokenizer, 3).special if own_tokenizer else ())
-    return Dims.of(model, config, Tokenizer.special)
+def _with_tokens(dims: Dims, model: Model, config: ModelConfig, own_tokenizer: bytes) -> Dims:
+    """Return the sizes with what is known of the tokenizer: CLIP's, or one that the weights bring."""
+    if not config.text.tokenizer:
+        return replace(dims, special=Tokenizer.special)
+    if model.text_tower is None:  # which would hold the other's bytes, so that captions are read by CLIP's
+        return replace(dims, special=Tokenizer.special, vocabulary=Tokenizer.vocabulary_size)
+    return replace(dims, special=OwnTokenizer(own_tokenizer, 3).special) if own_tokenizer else dims
