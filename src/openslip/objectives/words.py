@@ -72,6 +72,12 @@ class Words(Objective):
         short: a row is 200 kB with CLIP's vocabulary."""
 
     config: Config
+    captions: Tensor
+    """D, an integer."""
+    captions_with: Tensor
+    """(V,) integers, D_c of each token c."""
+    special: Tensor
+    """(3,) ids that are no targets; -1 where there are fewer."""
 
     def __init__(self, config: Config, dims: Dims) -> None:
         super().__init__(config, dims)
@@ -101,8 +107,8 @@ class Words(Objective):
         `embeddings` are those of `embed`. `words_acc`, in [0, 1], is the share of the target that lies on the 10
         likeliest tokens, a mean over images.
         """
-        image, found = embeddings["image"], embeddings["bags"]
-        there, ids = found >= 0, found.clamp(min=0)
+        image, tokens = embeddings["image"], embeddings["bags"]
+        there, ids = tokens >= 0, tokens.clamp(min=0)
         new = torch.zeros_like(self.captions_with).scatter_add_(0, ids.flatten(), there.flatten().long())
         self.new = len(image) * world(), add_up(new)
         captions, captions_with = self.captions + self.new[0], self.captions_with + self.new[1]
@@ -158,9 +164,7 @@ class _CrossEntropy(torch.autograd.Function):
         learns: bool,
     ) -> tuple[Tensor, Tensor]:
         losses_N, found_N = image_NW.new_empty(2, len(image_NW)).unbind()
-        inputs = (image_NW, weight_VW, bias_V)
-        for_image = learns and ctx.needs_input_grad[0]  # not where the tower is frozen
-        g_image, g_weight, g_bias = map(torch.zeros_like, inputs) if learns else (None, None, None)
+        gradients = [torch.zeros_like(x) for x in (image_NW, weight_VW, bias_V)] if learns else []
         for part in row_blocks(len(image_NW), block):
             ids_BK, targets_BK = ids_NK[part], targets_NK[part]
             logits_BV = torch.addmm(bias_V, image_NW[part], weight_VW.T)
@@ -168,16 +172,17 @@ class _CrossEntropy(torch.autograd.Function):
             losses_N[part] = whole_B * all_B - (targets_BK * logits_BV.gather(1, ids_BK)).sum(1)
             likeliest = logits_BV.topk(min(LIKELIEST, logits_BV.shape[1])).indices
             found_N[part] = (targets_BK * (ids_BK[..., None] == likeliest[:, None]).any(2)).sum(1)
-            if g_image is None:
+            if not gradients:
                 continue
+            g_image_NW, g_weight_VW, g_bias_V = gradients
             g_BV = logits_BV.sub_(all_B[:, None]).exp_().mul_(whole_B[:, None])
             g_BV.scatter_add_(1, ids_BK, -targets_BK).div_(len(image_NW))
-            if for_image:
-                torch.mm(g_BV, weight_VW, out=g_image[part])
-            g_weight.addmm_(g_BV.T, image_NW[part])
-            g_bias += g_BV.sum(0)
+            if ctx.needs_input_grad[0]:  # else the tower is frozen
+                torch.mm(g_BV, weight_VW, out=g_image_NW[part])
+            g_weight_VW.addmm_(g_BV.T, image_NW[part])
+            g_bias_V += g_BV.sum(0)
         found = found_N.mean()
-        ctx.save_for_backward(g_image, g_weight, g_bias)
+        ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(found)
         return losses_N.mean(), found
 
