@@ -13,7 +13,7 @@ from openslip.training.teacher import Teacher
 from toys import small_loss
 
 FIXED = Dims(width=14, text_width=6, embed_dim=8)
-DIMS = Dims(width=12, text_width=10, embed_dim=8, context=9, vocabulary=50_000, fixed=FIXED)
+DIMS = Dims(width=12, text_width=10, embed_dim=8, context=9, vocabulary=50_000, fixed=FIXED, records=24)
 
 
 def make(
@@ -55,6 +55,8 @@ def features_for(
             feature = captions(rows, dims, generator, equal=equal)
         elif need.out == "labels":
             feature = torch.arange(rows) % 7 % 4 - 1
+        elif need.out == "records":
+            feature = 2 * torch.arange(rows) % 17  # two rows are of one from the eighteenth on
         elif need.out == "embedding":
             feature = random(rows, sizes.embed_dim)
         elif need.out == "tokens":

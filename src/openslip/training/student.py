@@ -195,8 +195,13 @@ def stored_parameters(student: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         yield stored_name(name), parameter
 
 
-def build_student(config: Config, loss: Loss, *, fixed: FixedModels | None = None) -> Student:
-    """Return a student with fresh weights from torch's generator. fixed: the fixed models of the loss."""
+def build_student(
+    config: Config, loss: Loss, *, fixed: FixedModels | None = None, records: int = 0
+) -> Student:
+    """Return a student with fresh weights from torch's generator.
+
+    fixed: the fixed models of the loss. records: how many are trained on, where that is known.
+    """
     views = {view.name: config.views.of(view.kind) for view in loss.views}
     scale = loss.logit_scale
     model = build(
@@ -206,6 +211,6 @@ def build_student(config: Config, loss: Loss, *, fixed: FixedModels | None = Non
         views,
         **({"logit_scale": scale.initial} if scale else {}),
     )
-    dims = Dims.of(model, config.model)
+    dims = Dims.of(model, config.model, records)
     fixed = fixed or FixedModels({}, {})
     return Student(model, loss.build(dims, fixed.dims), fixed)

@@ -289,15 +289,18 @@ def _count_step(
     at = At(scheduled=not scheduled.isdisjoint(name for name, _ in (*views, *kept_rows)))
     fixed, counts = fixed.without_numbers() if fixed else None, dict(kept_rows)
     with torch.device("meta"):
-        student = build_student(config, loss, fixed=fixed)
+        all_rows = max([*(shape[0] for _, shape in views), *counts.values()])
+        # How many records there are makes no difference to what is counted.
+        student = build_student(config, loss, fixed=fixed, records=all_rows)
         tune(student.model, config.model, config.views.size)
         student.add_teachers().to("meta")
         images = {name: torch.empty(shape) for name, shape in views}
         tokens = torch.zeros(rows, length, dtype=torch.long) if rows else None
         kept = {o.key: torch.empty(counts[o.view], o.width) for o in outputs if o.view in counts}
-        all_rows = max([*(shape[0] for _, shape in views), *counts.values()])
         labels = torch.zeros(all_rows, dtype=torch.long) if loss.labelled else None
-    inputs, features = Inputs(images, tokens, labels=labels, kept=kept), dict[Any, Tensor]()
+        numbers = torch.zeros(all_rows, dtype=torch.long)
+    inputs = Inputs(images, tokens, labels=labels, records=numbers, kept=kept)
+    features = dict[Any, Tensor]()
 
     def towers() -> Tensor:
         features.update(student.targets(inputs, at) | student.features(inputs, at))
