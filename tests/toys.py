@@ -60,7 +60,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "temperature": "divergence",
         "equal": "ignore",
         "epsilon": 0.01,
+        "rho": 1.0,
     },
+    "clip, equal captions": {"equal": "positive", "smoothing": 0.1},
 }
 """Options that make an objective another one, by what the tests call that: the objective's name comes first."""
 CASES = (

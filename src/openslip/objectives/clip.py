@@ -107,7 +107,7 @@ class Clip(Objective):
         tau: Annotated[float, TEMPERATURES] = 0.07
         """The temperature at the start. A run that starts from a model with a logit scale has the model's."""
         rho: Annotated[float, FROM_0] = 6.5
-        """Of divergence: in nats, at most the logarithm of the number of records. Higher is a lower temperature."""
+        """Of divergence: in nats, below the logarithm of the number of records. Higher is a lower temperature."""
 
     config: Config
     by_record = ("estimates",)
@@ -124,6 +124,14 @@ class Clip(Objective):
                 "The objective clip does not know how many records there are to keep estimates of",
                 got="objective.clip.negatives global",
                 fix="Train it with openslip.train, which knows the data",
+            )
+        if config.temperature == "divergence" and config.rho >= (
+            farthest := math.log(max(1, dims.records - 1))
+        ):
+            raise ConfigError(
+                "The weights of a record's negatives cannot be that far from equal",
+                got=f"objective.clip.rho {config.rho:g}, of {dims.records:,} records",
+                fix=f"Choose --objective.clip.rho below {farthest:.3g}, the logarithm of a record's negatives",
             )
         self.register_buffer("estimates", torch.full((dims.records, 2), -math.inf) if wanted else None)
 

@@ -59,6 +59,9 @@ NEEDS_NUMBERS = (RuntimeError, TypeError)
 """What PyTorch raises when a tensor without numbers is asked for them. All of its own errors for that are
 RuntimeErrors; `numpy()` raises TypeError."""
 
+RECORDS = 1 << 40
+"""Of the models that operations are counted on: more than anybody has. It makes no difference to what is counted."""
+
 Kind = tuple[tuple[tuple[str, tuple[int, ...]], ...], int, tuple[tuple[str, int], ...]]
 """Of a step: names and shapes of the views, number of captions, and of how many rows of each view outputs are kept."""
 
@@ -290,8 +293,7 @@ def _count_step(
     fixed, counts = fixed.without_numbers() if fixed else None, dict(kept_rows)
     with torch.device("meta"):
         all_rows = max([*(shape[0] for _, shape in views), *counts.values()])
-        # How many records there are makes no difference to what is counted.
-        student = build_student(config, loss, fixed=fixed, records=all_rows)
+        student = build_student(config, loss, fixed=fixed, records=RECORDS)
         tune(student.model, config.model, config.views.size)
         student.add_teachers().to("meta")
         images = {name: torch.empty(shape) for name, shape in views}
