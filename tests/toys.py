@@ -53,8 +53,33 @@ LABELLED = tuple(
     name for name, kind in REGISTRY.items() if any(field.name in BY_CLASS for field in fields(kind.Config))
 )
 """Those that have it."""
-CASES = (*((loss, "pairs") for loss in LOSSES), *((loss, "labels") for loss in LABELLED))
-"""Every loss with what belongs together in it."""
+VARIANTS: dict[str, dict[str, Any]] = {
+    "clip, global": {"negatives": "global"},
+    "clip, global, by divergence": {
+        "negatives": "global",
+        "temperature": "divergence",
+        "equal": "ignore",
+        "epsilon": 0.01,
+        "rho": 1.0,
+    },
+    "clip, equal captions": {"equal": "positive", "smoothing": 0.1},
+}
+"""Options that make an objective another one, by what the tests call that: the objective's name comes first."""
+CASES = (
+    *((loss, {"positives": "pairs"}) for loss in LOSSES),
+    *((loss, BY_CLASS) for loss in LABELLED),
+    *((name.partition(",")[0], options) for name, options in VARIANTS.items()),
+)
+"""Every loss, with options that decide what belongs together in it and what is told apart."""
+
+
+def case_name(value: object) -> str:
+    """Return what the tests call one half of a case."""
+    return "-".join(map(str, value.values())) if isinstance(value, dict) else str(value)
+
+
+RECORDS = 6
+"""Records that the batches of `make_inputs` are of; larger ones have some of them twice."""
 TEACHER = "toy"
 """Names what `toy_model` gives, as a spec names a model on a disk."""
 SMALL = {"block": 4, "width": 16, "dim": 8, "teacher": TEACHER, "text": True, "kl": 0.5}
@@ -181,7 +206,7 @@ def make_student(config: Config, dtype: torch.dtype = torch.float64) -> Student:
     loss = parse(config.objective)
     fixed = read_fixed(config, loss, Processes(), toy_model).to(dtype)
     torch.manual_seed(0)
-    student = build_student(config, loss, fixed=fixed)
+    student = build_student(config, loss, fixed=fixed, records=RECORDS)
     tune(student.model, config.model, config.views.size)
     return student.to(dtype).add_teachers().train()
 
@@ -261,7 +286,8 @@ def make_inputs(
         if row % 4 == 3:
             tokens[row] = tokens[row - 1]
     labels = torch.arange(rows) % 7 % 4 - 1 if loss.labelled else None  # of some classes, and of none
-    return Inputs(views, tokens if loss.captioned else None, labels=labels)
+    records = torch.arange(rows) % RECORDS
+    return Inputs(views, tokens if loss.captioned else None, labels=labels, records=records)
 
 
 def plan_of(config: Config, records: int, processes: int = 1) -> Plan:

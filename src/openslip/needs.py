@@ -45,12 +45,13 @@ class Need:
     out: `feature` is the tower's pooled output (N, width). `embedding` is that in the space which images and texts
     share (N, embed_dim), not normalised. `tokens` are a vision transformer's patch tokens after the last norm
     (N, T, width). `ids` are the captions' token ids (N, L) int64. `logit_scale` is the model's logit scale, a scalar.
-    `labels` are the records' classes (N,) int64, -1 for a record without one; no caption has to be read for them.
+    `labels` are the records' classes (N,) int64, -1 for a record without one. `records` are their numbers in the source
+    that is trained on (N,) int64, the same in every epoch. For neither has a caption to be read.
     """
 
     view: str
     """Name of a view, or `TEXT`."""
-    out: Literal["feature", "embedding", "tokens", "ids", "logit_scale", "labels"] = "feature"
+    out: Literal["feature", "embedding", "tokens", "ids", "logit_scale", "labels", "records"] = "feature"
     by: Literal["student", "teacher", "fixed"] = "student"
     """Whose output: the student's; that of a teacher, which follows the student; or that of a fixed model, which the
     objective names (`Objective.fixed_model`) and which does not change."""
@@ -64,6 +65,9 @@ SSL_VIEWS = (View("ssl_1", kind="ssl"), View("ssl_2", kind="ssl"))
 """Two strongly augmented views of one image, for self-supervision."""
 LOGIT_SCALE = Need(TEXT, "logit_scale")
 LABELS = Need(TEXT, "labels")
+RECORDS = Need(TEXT, "records")
+OF_RECORDS = (LABELS, RECORDS)
+"""What is known of a record itself: no tower sees it, and no caption is read for it."""
 
 
 def joined(views: Iterable[View]) -> tuple[View, ...]:

@@ -475,8 +475,25 @@ def test_labels_are_those_of_the_records_in_the_rows() -> None:
         built = builder.build(position)
         indices = [int(key.partition("/")[2].lstrip("#")) for key in built["keys"]]
         assert built["labels"].tolist() == [index % 3 if index % 4 else -1 for index in indices]
+        assert built["records"].tolist() == indices
         assert built["skipped"] or position
     assert Builder(Data(source), (IMAGE,), CONFIG, Tokenizer(8), 16, 0).build(0)["labels"] is None
+
+
+def test_records_are_counted_through_all_sources_of_a_mixture_whatever_their_weights() -> None:
+    """Also where one is in a batch twice, and where the order straddles epochs."""
+    first, second = Sorted("first", 5), Sorted("second", 3, broken=(1,))
+    data = Data(Mixture([first, second], [1, 2.5]))
+    assert (data.records, data.epoch_length) == (8, 13)
+    builder, seen = Builder(data, (IMAGE,), CONFIG, Tokenizer(8), 10, 0), []
+    for position in range(0, 60, 10):
+        built = builder.build(position)
+        for record, key in zip(built["records"].tolist(), built["keys"], strict=True):
+            source, own = ("first", record) if record < 5 else ("second", record - 5)
+            assert key == f"{source}/{own}"
+        seen += built["records"].tolist()
+    assert set(seen) == set(range(8)) - {6}
+    assert max(map(seen.count, seen)) > seen.count(0)
 
 
 def test_labels_of_a_source_without_classes_are_none_of_any() -> None:

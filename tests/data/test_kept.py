@@ -115,6 +115,8 @@ def test_rows_name_the_views_of_a_pass(batch: int) -> None:
         assert numbered["views"] == {}
         for field_name in ("keys", "skipped", "tallies", "position"):
             assert built[field_name] == numbered[field_name]
+        assert built["records"].tolist() == [int(key.partition("/")[2]) for key in built["keys"]]
+        assert torch.equal(built["records"], numbered["records"])
 
 
 def test_views_repeat_after_the_epochs_that_are_kept() -> None:

@@ -436,4 +436,7 @@ def test_labels_come_with_the_rows_whoever_builds_them(workers) -> None:
     )  # fmt: skip
     for batch in itertools.islice(loader, 3):
         assert batch.labels is not None
-        assert batch.labels.tolist() == [int(key.rpartition("/")[2]) % 3 for key in batch.keys]
+        numbers = [int(key.rpartition("/")[2]) for key in batch.keys]
+        assert batch.labels.tolist() == [number % 3 for number in numbers]
+        assert batch.records is not None
+        assert batch.records.tolist() == numbers

@@ -23,7 +23,8 @@ from openslip.training.optimizer import build_optimizer
 from openslip.training.parallel import parallelise
 from openslip.training.step import backward, gradient_norm
 from openslip.training.student import stored_parameters
-from toys import LABELLED, LOSSES, TUNED, make_inputs, make_student, make_tiny_config, tuned, with_loss
+from toys import CASES as ALL_CASES
+from toys import LOSSES, TUNED, make_inputs, make_student, make_tiny_config, tuned, with_loss
 
 ROWS, SIZE, STEPS = 8, 32, 3
 TOGETHER = 12
@@ -45,7 +46,7 @@ class Case:
     ssl_rows: int = ROWS
     offload: bool = False
     tuning: tuple[tuple[str, Any], ...] = ()
-    positives: str = "pairs"
+    options: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:
         default = Case()
@@ -62,7 +63,7 @@ class Case:
             model=replace(config.model, image=image),
             views=replace(config.views, size=SIZE, ssl=ssl),
         )
-        config = with_loss(config, self.loss, block=self.block, positives=self.positives)
+        config = with_loss(config, self.loss, block=self.block, **dict(self.options))
         return tuned(config, **dict(self.tuning))
 
 
@@ -110,6 +111,10 @@ def each(cases: list[Case]) -> dict[Case, dict[str, np.ndarray] | str]:
     return found
 
 
+WITH_OPTIONS = [
+    (loss, tuple(options.items())) for loss, options in ALL_CASES if options != {"positives": "pairs"}
+]
+"""The losses whose options make them compute something else."""
 CASES = [
     *(Case(loss) for loss in LOSSES),
     *(Case(loss, FP32, block=0) for loss in LOSSES),
@@ -122,8 +127,8 @@ CASES = [
     *(Case("clip + byol", tuning=tuple(tuning.items()), micro_batch=1, clip_grad=0.01) for tuning in TUNED),
     Case("clip + byol", tower="test_resnet", tuning=(("image", "2"),)),
     Case("clip + byol", tower="test_resnet", tuning=(("image", "all"),), micro_batch=1),
-    *(Case(loss, positives="labels") for loss in LABELLED),
-    *(Case(loss, positives="labels", micro_batch=1) for loss in LABELLED),
+    *(Case(loss, options=options) for loss, options in WITH_OPTIONS),
+    *(Case(loss, options=options, micro_batch=1) for loss, options in WITH_OPTIONS),
 ]
 SPREAD = {
     2: [
@@ -131,7 +136,7 @@ SPREAD = {
         *(Case("clip + byol", kind="fsdp", tuning=tuple(tuning.items()), micro_batch=2) for tuning in TUNED),
         *(Case(loss, kind="fsdp") for loss in LOSSES),
         *(Case(loss, kind="fsdp", micro_batch=2, clip_grad=0.01) for loss in LOSSES),
-        *(Case(loss, kind="fsdp", positives="labels") for loss in LABELLED),
+        *(Case(loss, kind="fsdp", options=options) for loss, options in WITH_OPTIONS),
     ],
     4: [Case(kind="fsdp"), Case(kind="fsdp", dtype=FP32)],
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from openslip.collectives import gather_rows, rank, world
 from openslip.models.batchnorm import synchronise
 from openslip.needs import Need
 from openslip.objectives import REGISTRY, At
+from toys import VARIANTS
 
 ROWS = 8
 
@@ -30,7 +33,7 @@ def share_of(feature: Tensor, need: Need) -> Tensor:
 def values_and_gradients(dtype: torch.dtype, block: int) -> dict[str, np.ndarray]:
     """Return what each objective makes of this process's rows, as means and gradients over all processes."""
     found: dict[str, Tensor] = {}
-    for name in REGISTRY:
+    for name in (*REGISTRY, *VARIANTS):
         objective = make(name, dtype=dtype, block=block)
         synchronise(objective)
         features = features_for(objective.needs_for(objective.config), ROWS, dtype=dtype)
@@ -46,8 +49,11 @@ def values_and_gradients(dtype: torch.dtype, block: int) -> dict[str, np.ndarray
         for key, parameter in trained(objective).items():
             assert parameter.grad is not None, key
             found[f"{name}: {key}"] = gather_rows(parameter.grad[None]).mean(0)
+        objective.after_step(SimpleNamespace(logit_scale=None), At())
         for key, buffer in objective.named_buffers():
-            found[f"{name}: {key}"] = gather_rows(buffer.double()[None])[rank()]
+            seen = buffer.isfinite()  # of some records there is no estimate yet
+            found[f"{name}: {key}, seen"] = gather_rows(seen.double()[None])[rank()]
+            found[f"{name}: {key}"] = gather_rows(buffer.where(seen, 0).double()[None])[rank()]
     return {key: value.numpy() for key, value in found.items()}
 
 

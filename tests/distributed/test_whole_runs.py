@@ -12,7 +12,7 @@ from distributed.ranks import run_on
 from openslip.config import Config, TowerRateConfig
 from openslip.training.saving.run import read_lines
 from openslip.training.train import train
-from toys import CASES, ToySource, make_tiny_config, tuned, with_loss, with_saved_teacher
+from toys import CASES, ToySource, case_name, make_tiny_config, tuned, with_loss, with_saved_teacher
 
 QUIET = Console(quiet=True)
 
@@ -76,10 +76,10 @@ def test_two_processes_are_one(tmp_path, of_two, change: str) -> None:
 def test_every_objective_trains_alike_on_two_processes(tmp_path) -> None:
     tiny = make_tiny_config(epochs=0.75, batch=8)
     configs = {
-        f"{loss}, {positives}": with_saved_teacher(
-            with_loss(tiny, loss, positives=positives), tmp_path / "teacher"
+        f"{loss}, {case_name(options)}": with_saved_teacher(
+            with_loss(tiny, loss, **options), tmp_path / "teacher"
         )
-        for loss, positives in CASES
+        for loss, options in CASES
     }
     alone = losses_of_each(configs, tmp_path / "one")
     found = run_on(2, losses_of_each, configs, tmp_path / "two")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from openslip.needs import TEXT, Need
 from openslip.objectives import Dims, Objective
 from openslip.training.teacher import Teacher
-from toys import small_loss
+from toys import VARIANTS, small_loss
 
 FIXED = Dims(width=14, text_width=6, embed_dim=8)
 DIMS = Dims(
@@ -21,14 +21,15 @@ DIMS = Dims(
     vocabulary=50_000,
     special=(0, 49_998, 49_999),
     fixed=FIXED,
+    records=24,
 )
 
 
 def make(
     name: str, *, dims: Dims = DIMS, seed: int = 0, dtype: torch.dtype = torch.float64, **options: object
 ) -> Objective:
-    """Return the objective of that name, in training, with its teacher's heads where it has some."""
-    (term,) = small_loss(name, **options).terms
+    """Return the objective of that name, or of VARIANTS, in training, with its teacher's heads where it has some."""
+    (term,) = small_loss(name.partition(",")[0], **VARIANTS.get(name, {}) | options).terms
     torch.manual_seed(seed)
     objective = term.kind(term.config, dims)
     if any(need.by == "teacher" for need in objective.needs_for(objective.config)):
@@ -63,6 +64,8 @@ def features_for(
             feature = captions(rows, dims, generator, equal=equal)
         elif need.out == "labels":
             feature = torch.arange(rows) % 7 % 4 - 1
+        elif need.out == "records":
+            feature = 2 * torch.arange(rows) % 17  # two rows are of one from the eighteenth on
         elif need.out == "embedding":
             feature = random(rows, sizes.embed_dim)
         elif need.out == "tokens":

@@ -18,8 +18,11 @@ from openslip import toml
 from openslip.config import ObjectiveConfig
 from openslip.needs import TEXT
 from openslip.objectives import REGISTRY, At, Objective, complete, parse
+from toys import VARIANTS
 
 NAMES = pytest.mark.parametrize("name", REGISTRY)
+EACH = pytest.mark.parametrize("name", [*REGISTRY, *VARIANTS])
+"""Also with the options that make an objective another one."""
 
 
 def losses(objective: Objective, rows: int = 6, **options) -> dict[str, Tensor]:
@@ -49,7 +52,7 @@ def test_it_is_declared_whole(name) -> None:
     assert kind.curves
 
 
-@NAMES
+@EACH
 def test_it_reads_what_it_needs_and_names_its_values_after_itself(name) -> None:
     objective = make(name)
     result = losses(objective)  # any other feature is a KeyError
@@ -57,11 +60,11 @@ def test_it_reads_what_it_needs_and_names_its_values_after_itself(name) -> None:
     assert result["loss"].isfinite()
     for key, value in result.items():
         assert value.shape == ()
-        assert key == "loss" or (key.startswith(f"{name}_") and not value.requires_grad)
+        assert key == "loss" or (key.startswith(f"{objective.name}_") and not value.requires_grad)
     assert {curve.key for curve in objective.curves} <= result.keys() - {"loss"}
 
 
-@NAMES
+@EACH
 def test_all_that_it_trains_gets_a_gradient(name) -> None:
     objective = make(name)
     features = features_for(needs(objective), 6)
@@ -77,7 +80,7 @@ def test_all_that_it_trains_gets_a_gradient(name) -> None:
         assert gradient.abs().max() > 1e-9
 
 
-@NAMES
+@EACH
 def test_the_loss_is_that_of_its_embeddings_and_repeats_bit_for_bit(name) -> None:
     objective = make(name)
     features = features_for(needs(objective), 6)
@@ -88,7 +91,7 @@ def test_the_loss_is_that_of_its_embeddings_and_repeats_bit_for_bit(name) -> Non
     assert all(torch.equal(first[key], again[key]) for key in first)
 
 
-@NAMES
+@EACH
 def test_rows_may_come_in_any_order(name) -> None:
     objective = make(name)
     features = features_for(needs(objective), 9)
@@ -98,9 +101,9 @@ def test_rows_may_come_in_any_order(name) -> None:
         torch.testing.assert_close(value, objective(features, At())[key])
 
 
-@NAMES
+@EACH
 def test_blocks_change_nothing(name) -> None:
-    if "block" not in {field.name for field in fields(REGISTRY[name].Config)}:
+    if "block" not in {field.name for field in fields(make(name).Config)}:
         pytest.skip("computes no matrix of similarities")
     found = [losses(make(name, block=block), 9) for block in (0, 1, 4, 100)]
     for other in found[1:]:
@@ -108,7 +111,7 @@ def test_blocks_change_nothing(name) -> None:
             torch.testing.assert_close(other[key], value)
 
 
-@NAMES
+@EACH
 def test_losses_are_in_fp32_under_autocast(name) -> None:
     objective = make(name, dtype=torch.float32)
     features = features_for(needs(objective), 16, dtype=torch.float32)
@@ -120,7 +123,7 @@ def test_losses_are_in_fp32_under_autocast(name) -> None:
         assert inside[key].dtype == torch.float32
 
 
-@NAMES
+@EACH
 def test_features_in_bf16_get_their_gradient(name) -> None:
     objective = make(name, dtype=torch.float32)
     features = {
@@ -167,7 +170,7 @@ def test_options_survive_toml_and_text(name) -> None:
     assert parse(ObjectiveConfig(loss=str(parse(ObjectiveConfig(loss=name))))).title == kind.title
 
 
-@NAMES
+@EACH
 def test_a_copy_is_its_own(name) -> None:
     objective = make(name)
     copied = copy.deepcopy(objective)
@@ -179,7 +182,7 @@ def test_a_copy_is_its_own(name) -> None:
     assert all(not torch.equal(p, trained(copied)[key]) for key, p in trained(objective).items())
 
 
-@NAMES
+@EACH
 def test_its_state_makes_another_one_equal(name) -> None:
     objective, other = make(name), make(name, seed=1)
     losses(objective)  # moves what it keeps of the batches

@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from objectives.cases import DIMS, captions, features_for, make
 from openslip.needs import TEXT, Need
 from openslip.objectives import At, SigLip
-from openslip.objectives.siglip import numbered, packed
 
 IDS = Need(TEXT, "ids")
 
@@ -219,22 +218,3 @@ def test_captions_are_equal_where_their_tokens_are(context) -> None:
     if context:
         short = ids[(ids > 0).sum(1) < 7][:, :7]
         assert objective.embed(features | {IDS: short})["captions"].shape[1] == found.shape[1]
-
-
-@given(st.data())
-def test_packing_and_numbering_tell_rows_apart(data) -> None:
-    """Few values, so that rows are equal; and large ones, so that their bits meet."""
-    bits = data.draw(st.integers(1, 32))
-    high = 2**bits - 1
-    values = st.sampled_from(sorted({0, 1 % (high + 1), high // 2, high}))
-    length = data.draw(st.integers(1, 9))
-    rows = data.draw(
-        st.lists(st.lists(values, min_size=length, max_size=length), min_size=1, max_size=12).map(
-            torch.tensor
-        )
-    )
-    columns = packed(rows, bits)
-    assert columns.shape[1] <= math.ceil(length / (64 // bits))
-    _, expected = torch.unique(rows, dim=0, return_inverse=True)
-    for found in (numbered(columns), numbered(rows)):
-        assert torch.equal(found[:, None] == found, expected[:, None] == expected)

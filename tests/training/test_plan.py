@@ -17,7 +17,7 @@ from openslip.training.plan import check_ssl, state_bytes
 from openslip.training.plan_summary import describe
 from openslip.training.start import Start
 from openslip.training.student import stored_parameters
-from toys import ToySource, make_student, make_tiny_config, plan_of, tuned, with_loss
+from toys import RECORDS, ToySource, make_student, make_tiny_config, plan_of, tuned, with_loss
 
 
 def test_steps_and_warmup() -> None:
@@ -104,6 +104,16 @@ def test_views_of_other_rows_or_pictures_are_not_compared(monkeypatch) -> None:
         ConfigError, match="Leave --data.ssl out, or --objective.preserve.text, which compares"
     ):
         check_ssl(plan_of(cheap(loss="clip + preserve", options=own), 64).loss)
+
+
+def test_what_is_kept_of_every_record_is_said(tmp_path, toy_source) -> None:
+    config = with_loss(make_tiny_config(), "clip + simclr", negatives="global")
+    told = describe(plan_of(config, 64), make_student(config, torch.float32), tmp_path, Data(toy_source))
+    assert (
+        f"records    clip keeps 8 bytes of each of {RECORDS} records: 0.00 MiB on each process, and in"
+        in told
+    )
+    assert "of each of" not in told_memory(tmp_path, toy_source)
 
 
 def told_memory(tmp_path, source, **data: object) -> str:

@@ -10,7 +10,7 @@ from forked import Command
 from openslip import toml
 from openslip.cli import main
 from openslip.config import ObjectiveConfig, TowerRateConfig
-from toys import LOSSES, make_tiny_config, tuned, with_loss, with_saved_teacher
+from toys import LOSSES, VARIANTS, make_tiny_config, tuned, with_loss, with_saved_teacher
 
 STEPS = 30
 numbers = itertools.count()
@@ -28,8 +28,9 @@ TUNED = "clip + 1.0 * byol"
 
 
 def new_run(folder, loss: str):
-    """Write the configuration of a run, and return the run's folder."""
-    config = with_saved_teacher(with_loss(make_tiny_config(log_every=2), loss), folder / "teacher")
+    """Write the configuration of a run, of a loss or of one of VARIANTS, and return the run's folder."""
+    config = with_loss(make_tiny_config(log_every=2), loss.partition(",")[0], **VARIANTS.get(loss, {}))
+    config = with_saved_teacher(config, folder / "teacher")
     image = replace(config.model.image, name="test_resnet", drop_path=0.1)
     model, data = replace(config.model, image=image), replace(config.data, train="scenes:train:120")
     config = replace(config, model=model, data=data)
@@ -53,7 +54,9 @@ def finish(out, *options) -> bytes:
 
 
 OTHERS = [
-    pytest.param(loss, marks=pytest.mark.slow) for loss in (TUNED, *LOSSES) if loss != ObjectiveConfig().loss
+    pytest.param(loss, marks=pytest.mark.slow)
+    for loss in (TUNED, *LOSSES, "clip, global")
+    if loss != ObjectiveConfig().loss
 ]
 
 

@@ -23,7 +23,7 @@ from openslip.training.signals import Interrupted
 from openslip.training.student import stored_state
 from openslip.training.train import train
 from openslip.training.trainer import Trainer
-from toys import ToySource, make_student, make_tiny_config, with_loss
+from toys import RECORDS, ToySource, make_student, make_tiny_config, with_loss
 
 HALF = (0.5, 0.5, 0.5)
 THEIRS = Config(
@@ -156,6 +156,18 @@ def test_heads_of_the_objective_come_along_where_they_fit() -> None:
     assert set(started.fresh) == head <= set(started.unused)
     assert "another head of simclr: objective.simclr.head.layer1.weight is (3," in started.unused[min(head)]
     assert all(torch.equal(after[name], before[name]) for name in head)
+
+
+def test_what_is_kept_by_record_does_not_come_along() -> None:
+    """Even where there are as many records, they may be others."""
+    name, found = "objective.clip.estimates", somebodys()
+    found = replace(found, weights=found.weights | {name: torch.zeros(RECORDS, 2)})
+    config = start.adopted(with_loss(sized(), "clip", negatives="global"), found)
+    student = make_student(config, torch.float32)
+    started = start.fill(student, found)
+    assert (stored_state(student)[name] == -torch.inf).all()
+    assert name not in (*started.taken, *started.fresh)
+    assert started.unused[name] == "it is of the records those weights were trained on"
 
 
 def test_parts_that_the_objective_does_not_take_are_named() -> None:

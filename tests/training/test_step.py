@@ -8,7 +8,7 @@ from openslip.objectives import At
 from openslip.training.parallel import Parallel
 from openslip.training.step import backward, gradient_norm
 from openslip.training.student import stored_name
-from toys import CASES, LOSSES, TUNED, make_inputs, make_student, tuned, with_loss
+from toys import CASES, LOSSES, TUNED, case_name, make_inputs, make_student, tuned, with_loss
 
 LOSS = pytest.mark.parametrize("loss", LOSSES)
 SUM = "clip + byol"
@@ -40,10 +40,10 @@ def buffers(student):
     return {name: value.clone() for name, value in student.named_buffers()}
 
 
-@pytest.mark.parametrize(("loss", "positives"), CASES)
+@pytest.mark.parametrize(("loss", "options"), CASES, ids=case_name)
 @pytest.mark.parametrize("micro_batch", [1, 3, 5, 10, 64])
-def test_micro_batches_equal_the_whole_batch(plain_config, loss, positives, micro_batch) -> None:
-    config = with_loss(plain_config, loss, positives=positives)
+def test_micro_batches_equal_the_whole_batch(plain_config, loss, options, micro_batch) -> None:
+    config = with_loss(plain_config, loss, **options)
     student, inputs = make_student(config), make_inputs(config)
     before = buffers(student)
     whole = backward(Parallel(student), inputs, At())

@@ -18,7 +18,18 @@ from openslip.training.saving.run import read_lines
 from openslip.training.signals import Interrupted
 from openslip.training.train import train
 from openslip.training.trainer import Trainer
-from toys import CASES, LOSSES, ToySource, make_student, make_tiny_config, with_loss, with_saved_teacher
+from toys import (
+    BY_CLASS,
+    CASES,
+    LOSSES,
+    VARIANTS,
+    ToySource,
+    case_name,
+    make_student,
+    make_tiny_config,
+    with_loss,
+    with_saved_teacher,
+)
 from training.runs import QUIET, TIMING, interrupt_after, same, weights
 
 LOSS = pytest.mark.parametrize("loss", LOSSES)
@@ -62,18 +73,16 @@ def test_every_objective_trains(tmp_path, toy_source, tiny_config, loss) -> None
     assert own == {name for name, module in modules.items() if any(True for _ in module.parameters())}
 
 
-RESUMED = [
-    pytest.param(*case, marks=() if case in ((SLIP, "pairs"), ("clip", "labels")) else pytest.mark.slow)
-    for case in CASES
-]
-"""Every loss; those besides SLIP and classes are slow, for they take three seconds each."""
+QUICK = ((SLIP, {"positives": "pairs"}), ("clip", BY_CLASS), ("clip", VARIANTS["clip, global"]))
+RESUMED = [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
+"""Every loss; those besides QUICK are slow, for they take three seconds each."""
 
 
-@pytest.mark.parametrize(("loss", "positives"), RESUMED)
+@pytest.mark.parametrize(("loss", "options"), RESUMED, ids=case_name)
 def test_interrupted_and_resumed_equals_uninterrupted(
-    tmp_path, toy_source, tiny_config, monkeypatch, loss, positives
+    tmp_path, toy_source, tiny_config, monkeypatch, loss, options
 ) -> None:
-    config = with_saved_teacher(with_loss(tiny_config, loss, positives=positives), tmp_path / "teacher")
+    config = with_saved_teacher(with_loss(tiny_config, loss, **options), tmp_path / "teacher")
     whole = train(config, toy_source, tmp_path / "whole", console=QUIET)
     interrupt_after(monkeypatch, 7)
     with pytest.raises(Interrupted, match="after step 7 of 16.*--resume"):

@@ -42,11 +42,13 @@ def private_memory(size: int) -> Tensor:
 class _Sample:
     """A record ready for its views, and (epoch, index) of the record whose row it takes: its own or another's.
 
-    image: None where no view is drawn. captions: all of the record. own: what the record whose row it is is.
+    record: which one it is. image: None where no view is drawn. captions: all of the record. own: what the record whose
+    row it is is.
     """
 
     epoch: int
     index: int
+    record: int
     key: str
     image: np.ndarray | None
     caption: str
@@ -181,6 +183,7 @@ class SampleReader:
         return _Sample(
             epoch,
             index,
+            candidate,
             key,
             image,
             captions[number] if self.captioned else "",
@@ -282,7 +285,7 @@ class Builder:
         arrays = {name: view.numpy() for name, view in views.items()}
         next_row = {name: itertools.count() for name in views}
         numbers: dict[str, list[int]] = {name: [] for name in sorted(self.kept.views)}
-        keys, captions, labels, skipped, own_records = [], [], [], [], []
+        keys, captions, labels, records, skipped, own_records = [], [], [], [], [], []
         tallies = [[Tally() for _ in reader.order.parts] for reader in self.readers]
         for at in range(position + rows.start, position + rows.stop):
             for number, (reader, own, names) in enumerate(self._reads(at)):
@@ -291,6 +294,7 @@ class Builder:
                     keys.append(sample.key)
                     captions.append(sample.caption)
                     labels.append(sample.label)
+                    records.append(sample.record)
                     own_records.append(sample.own)
                     if TEXT in numbers:
                         numbers[TEXT].append(sample.caption_row)
@@ -315,6 +319,7 @@ class Builder:
             "parameters": drawn,
             "tokens": self.tokenizer(captions) if self.tokenizer and self.tokens_needed else None,
             "labels": torch.tensor(labels, dtype=torch.int64) if self.labelled else None,
+            "records": torch.tensor(records, dtype=torch.int64),
             "keys": keys,
             "skipped": skipped,
             "tallies": [tally for of_reader in tallies for tally in of_reader],

@@ -39,6 +39,11 @@ class Data:
         return self.train.epoch_length
 
     @property
+    def records(self) -> int:
+        """How many records `train` has, whatever their weights: the numbers of a batch's `records` are below this."""
+        return sum(part.length for part in self.train.parts)
+
+    @property
     def held_out(self) -> HeldOut | None:
         """What is held out of `train` to measure on."""
         return self.train.held_out

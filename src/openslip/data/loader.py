@@ -40,7 +40,7 @@ from openslip.errors import ConfigError, DataError, SlipError
 from openslip.needs import View
 
 MAX_WORKERS = 8
-_TENSORS = ("tokens", "labels")
+_TENSORS = ("tokens", "labels", "records")
 """Fields of a worker batch that are a tensor, or None."""
 
 _LESS = "--data.workers, --data.prefetch or the batch size"
@@ -299,6 +299,7 @@ def _joined(views: dict[str, Tensor], worker_batches: Iterable[dict[str, Any]]) 
         skipped=[skipped for part in parts for skipped in part["skipped"]],
         tallies=[sum(tallies, Tally()) for tallies in zip(*(part["tallies"] for part in parts))],
         labels=torch.cat(labels) if labels else None,
+        records=torch.cat([part["records"] for part in parts]),
         rows={name: np.concatenate([part["rows"][name] for part in parts]) for name in parts[0]["rows"]},
         own_records=[record for part in parts for record in part["own_records"]],
     )

@@ -260,6 +260,8 @@ class Batch:
     tokens: (N, length of the longest caption) int64, zero-padded, or None without captions.
     keys: the N records' keys. skipped: the records that others stand in for.
     labels: (N,) int64 classes, -1 of a record without one, or None where no objective needs them.
+    records: (N,) int64, which records of the source these are, counted through all of it. Of a record that another
+    stands in for, it is the other.
     position: samples of the run consumed once this batch is done.
     tallies: what became of this batch's (or this process's share of) records, a `Tally` for each of the `parts` of
     the source, then for each of the source of the self-supervised views.
@@ -275,5 +277,6 @@ class Batch:
     skipped: list[Skipped] = field(default_factory=list)
     tallies: list[Tally] = field(default_factory=list)
     labels: Tensor | None = None
+    records: Tensor | None = None
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     own_records: list[Known] = field(default_factory=list)

@@ -19,7 +19,7 @@ class Inputs:
     """A batch as the model takes it: view name → (N, 3, S, S) float, normalised; tokens (N, L) or None.
 
     Scheduled views may be of fewer rows, spread evenly over the batch, or absent. labels: (N,) int64 classes, -1 where
-    a record has none, or None; no tower sees them.
+    a record has none, or None; records: (N,) int64 numbers of the records, or None. No tower sees either.
     """
 
     views: Mapping[str, Tensor]
@@ -27,6 +27,7 @@ class Inputs:
     rows: Mapping[str, Rows] = field(default_factory=dict)
     """Which rows of the batch of all processes each view holds; by default this process's share."""
     labels: Tensor | None = None
+    records: Tensor | None = None
     kept: Mapping[tuple[str, Need], Tensor] = field(default_factory=dict)
     """Outputs that were computed before: of the student under "", of the fixed model of an objective under its name.
     What is needed for these alone may be absent. As many rows as the view has, or would have."""
@@ -58,8 +59,9 @@ class Inputs:
                 part = slice(start * len(view) // whole, stop * len(view) // whole)
                 views[name], of_all = view[part], self.rows[name]
                 rows[name] = Rows(of_all.first + part.start, part.stop - part.start, of_all.total)
-            tokens, labels = (
-                None if all_ is None else all_[start:stop] for all_ in (self.tokens, self.labels)
+            tokens, labels, records = (
+                None if all_ is None else all_[start:stop]
+                for all_ in (self.tokens, self.labels, self.records)
             )
             kept = {key: f[start * len(f) // whole : stop * len(f) // whole] for key, f in self.kept.items()}
-            yield Inputs(views, tokens, rows, labels, kept)
+            yield Inputs(views, tokens, rows, labels, records, kept)

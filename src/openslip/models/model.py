@@ -16,7 +16,7 @@ from openslip.models.dropping import laid_out
 from openslip.models.inputs import Inputs
 from openslip.models.text import TextTower
 from openslip.models.vision import build_image_tower
-from openslip.needs import LABELS, TEXT, Need
+from openslip.needs import LABELS, OF_RECORDS, RECORDS, TEXT, Need
 
 Part = TypeVar("Part")
 Mask = tuple[Tensor, Tensor]
@@ -100,13 +100,13 @@ class Model(nn.Module):
     ) -> dict[Need, Tensor]:
         """Return what the towers make of a batch, as far as `needs` are computed from it.
 
-        The keys are needs of `feature`, `tokens`, `ids` and `labels`; an `embedding` is made of a feature, later.
-        masks: of each view that is needed masked. Raises ConfigError where the batch lacks a view, a mask, the captions
-        or the labels, or a tower has no patch tokens.
+        The keys are needs of `feature`, `tokens`, `ids`, `labels` and `records`; an `embedding` is made of a feature,
+        later. masks: of each view that is needed masked. Raises ConfigError where the batch lacks a view, a mask, the
+        captions, the labels or the records' numbers, or a tower has no patch tokens.
         """
         missing = [need for need in needs if not _is_in(inputs, need)]
         if missing:
-            names = dict.fromkeys("labels" if need == LABELS else need.view for need in needs)
+            names = dict.fromkeys(need.out if need in OF_RECORDS else need.view for need in needs)
             raise ConfigError(
                 "The model was called without an input that it needs",
                 got=f"views {', '.join(inputs.views) or 'none'}; {'no tokens' if inputs.tokens is None else 'tokens'}",
@@ -139,6 +139,8 @@ class Model(nn.Module):
             found[Need(TEXT, "ids")] = inputs.tokens
         if inputs.labels is not None and "labels" in of_text:
             found[LABELS] = inputs.labels
+        if inputs.records is not None and "records" in of_text:
+            found[RECORDS] = inputs.records
         return found
 
     def _groups(
@@ -222,8 +224,8 @@ def build(
 
 
 def _text_tower(needs: Collection[Need]) -> bool:
-    """Whether the needs take the text tower, or the logit scale that comes with it; ids and labels alone do not."""
-    return any(need.view == TEXT and need.out not in ("ids", "labels") for need in needs)
+    """Whether the needs take the text tower, or the logit scale that comes with it; ids, labels and records do not."""
+    return any(need.view == TEXT and need.out != "ids" and need not in OF_RECORDS for need in needs)
 
 
 def _projection(width: int, dim: int) -> nn.Parameter:
@@ -232,8 +234,8 @@ def _projection(width: int, dim: int) -> nn.Parameter:
 
 
 def _is_in(inputs: Inputs, need: Need) -> bool:
-    if need == LABELS:
-        return inputs.labels is not None
+    if need in OF_RECORDS:
+        return (inputs.labels if need == LABELS else inputs.records) is not None
     if need.out == "logit_scale":
         return True
     return inputs.tokens is not None if need.view == TEXT else need.view in inputs.views

@@ -5,22 +5,55 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from openslip.collectives import gather_rows, rank, world
-from openslip.needs import IMAGE, LABELS, LOGIT_SCALE, TEXT, Need
+from openslip.errors import ConfigError
+from openslip.needs import IMAGE, LABELS, LOGIT_SCALE, RECORDS, TEXT, Need
 from openslip.objectives.contrast import contrast, groups_of, unit
-from openslip.objectives.objective import At, Curve, LogitScale, Objective
-from openslip.ranges import FROM_0
+from openslip.objectives.estimates import averaged, gamma_at, moved
+from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective
+from openslip.objectives.relations import Related, numbered, packed, related
+from openslip.ranges import ABOVE_0, BELOW_1, FROM_0, Range
+
+if TYPE_CHECKING:
+    from openslip.models import Model
+
+IDS = Need(TEXT, "ids")
+TEMPERATURES = Range("from 0.01 to 1", 0.01, 1)
+"""As the logit scale is kept from 1 to 100."""
+PART = Range("above 0 and at most 1", math.nextafter(0, 1), 1)
 
 
 class Clip(Objective):
     """L_clip = ½ [CE(s·I·Tᵀ) + CE(s·T·Iᵀ)], matching pairs on the diagonal (Radford et al. 2021, fig. 3).
 
     With `positives` of labels, the target of a row is uniform over all pairs of its class (UniCL; Yang et al. 2022).
+
+    With `smoothing` ε the target is 1 − ε of that, and ε uniform over all that is not ignored (Szegedy et al. 2016,
+    section 7).
+
+    With `negatives` global, a pair is contrasted with the negatives of the whole training set, of which each record has
+    two running estimates, u of its image and u of its text (SogCLR; Yuan et al. 2022, algorithm 1. FastCLIP; Wei et
+    al. 2024, algorithm 1, which has the estimates of images and texts alike). With z the logits, N the batch and
+    γ of `gamma_at` (there equation 2),
+
+        g_i = mean over the negatives j of exp(z_ij − z_ii),   u_i ← (1 − γ) u_i + γ g_i,
+        gradient = ½ · 1/N Σ_i ∇ g_i / (ε + u_i), of images, and the same of texts.
+
+    This is an estimate of the gradient of ½ · 1/n Σ_i log(ε + G_i), with G_i over all n records. Where a row has
+    several positives, the mean of their logits takes the place of z_ii. The value is ½ · 1/N Σ_i log(ε + u_i) + log N,
+    in the units of CLIP's own.
+
+    The temperature τ = 1/s follows from `temperature`. learned: from the same gradient (FastCLIP-v0 of the authors'
+    repository). fixed: stays (FastCLIP-v1 and SogCLR, whose factor τ on the loss is a weight). divergence: F = τ · ½ ·
+    1/n Σ_i log(ε + G_i) + ρ τ is minimised (RGCL-g, FastCLIP-v3), here divided by the τ of the start, so that a weight
+    of the sum means what it does elsewhere. dF/dτ is 0 where the weights of the negatives, softmax over j of z_ij,
+    are at a Kullback–Leibler divergence of ρ from uniform.
     """
 
     name = "clip"
@@ -49,29 +82,96 @@ class Clip(Objective):
         positives: Literal["pairs", "labels"] = "pairs"
         """What belongs to an image beside its own caption. pairs: nothing; labels: the captions of its class. Of a
         source of classes, `labels:…`, training takes labels where nothing is said."""
+        equal: Literal["negative", "ignore", "positive"] = "negative"
+        """What pairs are whose captions are equal, or that are of one record which the batch has twice. negative: what
+        all other pairs are, as in the paper; ignore: neither right nor wrong; positive: right as well. Where captions
+        repeat, as titles of products do, negative teaches that an image does not belong to its own caption."""
+        smoothing: Annotated[float, BELOW_1] = 0.0
+        """Share of the target that is spread over the whole batch: for captions that often fit other images, too."""
+        negatives: Literal["batch", "global"] = "batch"
+        """What a pair is told apart from. batch: the other pairs of the batch. global: those of all training data, by
+        two running numbers a record (FastCLIP): for batches that are small beside the data. It costs 8 bytes a
+        record."""
+        gamma: Annotated[float, PART] = 0.2
+        """Of global: share of the batch in the running numbers of its records, at the end of the schedule."""
+        gamma_schedule: Literal["cosine", "constant"] = "cosine"
+        """Of global: cosine comes down from 1 to `gamma` in the first half of the run; constant is `gamma` throughout,
+        for a run that starts from a model."""
+        epsilon: Annotated[float, ABOVE_0] = 1e-14
+        """Of global: added to the running numbers. A pair whose negatives are all farther off than log epsilon gets no
+        more gradient. CLIP's own loss has 1 / (batch - 1) in this place."""
+        temperature: Literal["learned", "fixed", "divergence"] = "learned"
+        """What becomes of the temperature, 1 / the logit scale. learned: it follows the gradient, as in the paper.
+        fixed: it stays where it starts. divergence, of global alone: it comes to be where the negatives' weights are
+        `rho` from equal (FastCLIP-v3)."""
+        tau: Annotated[float, TEMPERATURES] = 0.07
+        """The temperature at the start. A run that starts from a model with a logit scale has the model's."""
+        rho: Annotated[float, FROM_0] = 6.5
+        """Of divergence: in nats, below the logarithm of the number of records. Higher is a lower temperature."""
 
     config: Config
+    by_record = ("estimates",)
+
+    def __init__(self, config: Config, dims: Dims) -> None:
+        super().__init__(config, dims)
+        _check(config)
+        self.context, self.bits = dims.context, dims.vocabulary.bit_length() or 32
+        self.estimates: Tensor | None
+        self.now: Tensor | None = None
+        wanted = config.negatives == "global"
+        if wanted and not dims.records:
+            raise ConfigError(
+                "The objective clip does not know how many records there are to keep estimates of",
+                got="objective.clip.negatives global",
+                fix="Train it with openslip.train, which knows the data",
+            )
+        if config.temperature == "divergence" and config.rho >= (
+            farthest := math.log(max(1, dims.records - 1))
+        ):
+            raise ConfigError(
+                "The weights of a record's negatives cannot be that far from equal",
+                got=f"objective.clip.rho {config.rho:g}, of {dims.records:,} records",
+                fix=f"Choose --objective.clip.rho below {farthest:.3g}, the logarithm of a record's negatives",
+            )
+        self.register_buffer("estimates", torch.full((dims.records, 2), -math.inf) if wanted else None)
 
     @classmethod
     def needs_for(cls, config: Config) -> tuple[Need, ...]:
-        return (*cls.needs, LABELS) if config.positives == "labels" else cls.needs
+        equal, labels = config.equal != "negative", config.positives == "labels"
+        records = equal or config.negatives == "global"
+        return (*cls.needs, *[LABELS] * labels, *[IDS] * equal, *[RECORDS] * records)
+
+    @classmethod
+    def logit_scale_for(cls, config: Config) -> LogitScale:
+        return LogitScale(1 / config.tau, cls.logit_scale.low, cls.logit_scale.high)
 
     def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
-        """Return `image` and `text`, each (N, D), and `logit_scale`: all are the model's; and `labels` if needed."""
+        """Return `image` and `text`, each (N, D), and `logit_scale`: all are the model's.
+
+        With them, if needed, `labels` and `records` (N,), and `captions` (N, K) int64, equal for equal captions.
+        """
         image, text, scale = (features[need] for need in self.needs)
         found = {"image": image, "text": text, "logit_scale": scale}
-        return found | ({"labels": features[LABELS]} if self.config.positives == "labels" else {})
+        found |= {need.out: features[need] for need in (LABELS, RECORDS) if need in features}
+        if IDS in features:
+            ids = features[IDS]  # of each process cut to the longest of its rows
+            found["captions"] = packed(F.pad(ids, (0, max(0, self.context - ids.shape[1]))), self.bits)
+        return found
 
     def loss(self, embeddings: Mapping[str, Tensor], at: At) -> dict[str, Tensor]:
-        """Return `loss`, `clip_loss` (the same, detached) and `clip_acc` for a batch.
+        """Return `loss`, `clip_loss` (the same, detached; of `temperature` divergence without it) and `clip_acc`.
 
         `embeddings` holds `image` and `text`, each (N, D) of any length (normalised here), row n of one
         the match of row n of the other, `logit_scale`, the scalar s itself, and with `positives` of labels
-        `labels` (N,), -1 for a row that matches itself alone. `clip_acc`, in [0, 1], is the share of images whose
-        most similar text of the batch is their own, or of their class.
+        `labels` (N,), -1 for a row that matches itself alone. Of the other options see `embed`. `clip_acc`, in [0, 1],
+        is the share of images whose most similar text of the batch is their own, or another that is right for them.
         """
         image, text = unit(embeddings["image"]), unit(embeddings["text"])
         scale, block = embeddings["logit_scale"], self.config.block
+        if self.config.temperature == "fixed":
+            scale = scale.detach() + 0 * scale  # a gradient of 0, where one is waited for
+        if _needs_relations(self.config):
+            return self._related_loss(image, text, scale, embeddings, at)
         # The batch's pairs are spread over the processes by rank.
         first = rank() * len(image)
         match = torch.arange(first, first + len(image), device=image.device)
@@ -91,6 +191,86 @@ class Clip(Objective):
         by_text = by_text[first : first + len(text)]
         loss = ((logits.rows - logits.positives).mean() + (by_text - logits.positives).mean()) / 2
         return _values(loss, logits.hits)
+
+    def _related_loss(
+        self, image: Tensor, text: Tensor, scale: Tensor, embeddings: Mapping[str, Tensor], at: At
+    ) -> dict[str, Tensor]:
+        """`loss`, where some pairs that do not match are no negatives, or negatives are of all the training data."""
+        config = self.config
+        positive = [groups_of(embeddings["labels"])] if config.positives == "labels" else []
+        equal = []
+        if config.equal != "negative":
+            equal = [numbered(gather_rows(embeddings["captions"])), gather_rows(embeddings["records"])]
+        found = related(
+            image, text, scale,
+            positive=positive + equal * (config.equal == "positive"),
+            ignored=equal * (config.equal == "ignore"),
+            negatives_alone=config.negatives == "global",
+            means=config.smoothing > 0,
+            block=config.block,
+        )  # fmt: skip
+        if config.negatives == "global":
+            return self._global_loss(found, scale, embeddings["records"], at)
+        target = found.positives
+        if found.means is not None:
+            target = (1 - config.smoothing) * target + config.smoothing * found.means
+        return _values((found.softmax - target).mean(), found.hits)
+
+    def _global_loss(self, found: Related, scale: Tensor, records: Tensor, at: At) -> dict[str, Tensor]:
+        """Return the values of the global contrastive loss, and leave the records' new estimates for `after_step`."""
+        config, count = self.config, len(found.hits)
+        first, rows = rank() * count, world() * count
+        # log g (2, N). What a row without negatives has here is finite, and its weight is 0.
+        negatives = found.negatives.to(found.softmax.dtype)
+        batch = found.softmax - negatives.clamp(min=1).log() - found.positives
+        with torch.no_grad():
+            own = batch.masked_fill(negatives == 0, -math.inf)
+            now, self.touched = averaged(own.T, records, config.block)
+            gamma = gamma_at(at, config.gamma, config.gamma_schedule)
+            self.now = moved(cast(Tensor, self.estimates)[self.touched].to(now.dtype), now, gamma)
+            mine = self.now[first : first + count].T
+            below = torch.logaddexp(mine, mine.new_tensor(math.log(config.epsilon)))  # log(ε + u)
+            weights, value = (own - below).exp(), below.mean()
+        estimate = (weights * batch).mean()
+        estimate = estimate - estimate.detach()  # of value 0: the gradient is all that it is there for
+        values = _values(value + math.log(rows) + estimate, found.hits)
+        if config.temperature == "divergence":
+            tau = 1 / scale.to(estimate.dtype)
+            values["loss"] = (tau.detach() * estimate + tau * (value + config.rho)) / config.tau
+        return values
+
+    def after_step(self, model: Model, at: At) -> None:
+        super().after_step(model, at)
+        if self.estimates is not None and self.touched is not None and self.now is not None:
+            self.estimates[self.touched] = self.now.to(self.estimates.dtype)
+
+
+def _needs_relations(config: Clip.Config) -> bool:
+    """Whether the loss is more than CLIP's own, which `contrast` computes faster."""
+    return config.negatives == "global" or config.equal != "negative" or config.smoothing > 0
+
+
+def _check(config: Clip.Config) -> None:
+    """Raise ConfigError for options that do not go together."""
+    if config.gradient == "reference" and _needs_relations(config):
+        raise ConfigError(
+            "The gradient of the reference implementation is that of its own loss alone",
+            got=f"objective.clip.gradient reference, with negatives {config.negatives}, equal {config.equal}, "
+            f"smoothing {config.smoothing:g}",
+            fix="Leave --objective.clip.gradient out",
+        )
+    if config.temperature == "divergence" and config.negatives != "global":
+        raise ConfigError(
+            "The temperature can follow the divergence of the negatives' weights only where these are global",
+            got=f"objective.clip.temperature divergence, negatives {config.negatives}",
+            fix="Add --objective.clip.negatives global, or leave --objective.clip.temperature out",
+        )
+    if config.smoothing and config.negatives == "global":
+        raise ConfigError(
+            "The global contrastive loss has no target that could be smoothed",
+            got=f"objective.clip.smoothing {config.smoothing:g}, negatives global",
+            fix="Leave one of the two out",
+        )
 
 
 def _values(loss: Tensor, hits: Tensor) -> dict[str, Tensor]:

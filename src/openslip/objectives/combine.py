@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from openslip import toml
 from openslip.config import ObjectiveConfig
 from openslip.errors import ConfigError, TrainingError, did_you_mean
-from openslip.needs import LABELS, TEXT, Need, View, joined
+from openslip.needs import LABELS, OF_RECORDS, TEXT, Need, View, joined
 from openslip.objectives.byol import Byol
 from openslip.objectives.clip import Clip
 from openslip.objectives.distil import Distil, Preserve
@@ -86,7 +86,7 @@ class Loss:
     @property
     def captioned(self) -> bool:
         """Whether captions are read."""
-        return any(need.view == TEXT and need != LABELS for need in self.needs)
+        return any(need.view == TEXT and need not in OF_RECORDS for need in self.needs)
 
     @property
     def labelled(self) -> bool:
@@ -107,7 +107,8 @@ class Loss:
     @property
     def logit_scale(self) -> LogitScale | None:
         """Where the model's logit scale starts. Raises ConfigError where two terms start it differently."""
-        found = {term.kind.name: term.kind.logit_scale for term in self.terms if term.kind.logit_scale}
+        each = {term.kind.name: term.kind.logit_scale_for(term.config) for term in self.terms}
+        found = {name: scale for name, scale in each.items() if scale}
         if len({scale.initial for scale in found.values()}) > 1:
             raise ConfigError(
                 f"The terms of {str(self)!r} cannot share the model's logit scale",
@@ -189,11 +190,18 @@ class Sum(nn.ModuleDict):
         """
         for _, _, objective in self.taking_part(at):
             teacher = {id(buffer) for buffer in objective.teacher.buffers()} if objective.teacher else set()
-            own = [buffer for buffer in objective.buffers() if id(buffer) not in teacher]
-            before = [buffer.clone() for buffer in own]
+            own = {name: buffer for name, buffer in objective.named_buffers() if id(buffer) not in teacher}
+            # Of what is kept by record, which may be large, the rows of the batch.
+            rows = {name: objective.touched for name in objective.by_record if objective.touched is not None}
+            before = {
+                name: buffer[rows[name]] if name in rows else buffer.clone() for name, buffer in own.items()
+            }
             objective.after_step(model, at)
-            for buffer, old in zip(own, before):
-                buffer.copy_(torch.where(taken, buffer, old))
+            for name, buffer in own.items():
+                if name in rows:
+                    buffer[rows[name]] = torch.where(taken, buffer[rows[name]], before[name])
+                else:
+                    buffer.copy_(torch.where(taken, buffer, before[name]))
 
 
 def _check_result(name: str, result: Any) -> None:

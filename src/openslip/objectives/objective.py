@@ -48,9 +48,11 @@ class Dims:
     """Ids of the tokens that are no part of a caption: start, end and padding, as far as they are known."""
     fixed: Dims | None = None
     """Of the fixed model that the objective learns from."""
+    records: int = 0
+    """Records of the source that is trained on, each counted once; 0 where nothing is trained."""
 
     @classmethod
-    def of(cls, model: Model, config: ModelConfig) -> Dims:
+    def of(cls, model: Model, config: ModelConfig, records: int = 0) -> Dims:
         """Return the sizes of a model that this configuration describes."""
         text = model.text_tower
         return cls(
@@ -59,6 +61,7 @@ class Dims:
             embed_dim=config.embed_dim,
             context=config.text.context,
             vocabulary=config.text.vocabulary,
+            records=records,
         )
 
 
@@ -110,6 +113,11 @@ class Objective(nn.Module):
     curves: ClassVar[tuple[Curve, ...]] = ()
     logit_scale: ClassVar[LogitScale | None] = None
     """For an objective that needs the logit scale: the model has one, which others may share."""
+    by_record: ClassVar[tuple[str, ...]] = ()
+    """Buffers whose row n is of record n (`openslip.needs.RECORDS`). A step changes the rows `touched` alone, and a run
+    that starts from this one's weights does not take them over: its records are others."""
+    touched: Tensor | None
+    """Rows of the buffers `by_record` that `after_step` is going to change, (M,) int64; `loss` says which."""
     teacher_heads: ClassVar[tuple[str, ...]] = ()
     """Attributes that hold heads of which the teacher has its own average."""
     teacher: nn.ModuleDict | None
@@ -119,6 +127,7 @@ class Objective(nn.Module):
         super().__init__()
         self.config = config
         self.teacher = None  # of the instance: one of the class would hide the module that is set later
+        self.touched = None
 
     @classmethod
     def views_for(cls, config: Any) -> tuple[View, ...]:
@@ -129,6 +138,11 @@ class Objective(nn.Module):
     def needs_for(cls, config: Any) -> tuple[Need, ...]:
         """Return the needs, where they depend on the options."""
         return cls.needs
+
+    @classmethod
+    def logit_scale_for(cls, config: Any) -> LogitScale | None:
+        """Return where the logit scale starts, and its limits, where they depend on the options."""
+        return cls.logit_scale
 
     @classmethod
     def fixed_model(cls, config: Any) -> str | None:

@@ -41,6 +41,8 @@ LARGEST = 1 << 22
 """Bytes of a file of Python that is read."""
 OF_TOWERS = ("feature", "embedding", "tokens")
 """What teachers and fixed models give."""
+OF_TEXT = ("ids", "logit_scale", "labels", "records")
+"""What there is of captions and of records, and of no view."""
 HOW = "docs/objectives.md says how to write one"
 OURS = frozenset(combine.REGISTRY)
 
@@ -451,7 +453,7 @@ def _check_inputs(kind: type[Objective], config: Any, refuse: Any) -> None:
             if getattr(need, field) not in choices:
                 raise refuse(f"What it needs is not among {', '.join(choices)}", getattr(need, field))
         text = need.view == TEXT
-        if need.out in (("tokens",) if text else ("ids", "logit_scale", "labels")) or (text and need.masked):
+        if need.out in (("tokens",) if text else OF_TEXT) or (text and need.masked):
             raise refuse(
                 "There is no such feature of captions" if text else "There is no such feature of a view", need
             )

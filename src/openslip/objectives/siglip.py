@@ -17,6 +17,7 @@ from openslip.collectives import gather_rows, rank
 from openslip.needs import IMAGE, LABELS, LOGIT_SCALE, TEXT, Need
 from openslip.objectives.contrast import groups_of, row_blocks, unit
 from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective
+from openslip.objectives.relations import numbered, packed
 from openslip.ranges import FROM_0
 
 
@@ -132,25 +133,3 @@ def _of_block(
 
 def _any(found: Sequence[Tensor]) -> Tensor:
     return functools.reduce(torch.logical_or, found)
-
-
-def packed(ids: Tensor, bits: int) -> Tensor:
-    """Return as few int64 columns as hold all of token ids (N, L) that are of `bits` bits: (N, K), one to one."""
-    each = 64 // bits
-    ids = F.pad(ids, (0, -ids.shape[1] % each)).unflatten(1, (-1, each))
-    return (ids << torch.arange(0, each * bits, bits, device=ids.device)).sum(2)
-
-
-def numbered(rows: Tensor) -> Tensor:
-    """Return a number for each of the rows (M, K) of integers, (M,) int64: the same for equal rows alone.
-
-    What `torch.unique` does, without waiting for the device, and on those that it does not know.
-    """
-    order = torch.arange(len(rows), device=rows.device)
-    # The first column decides, then the next: hence sorted by the last one first.
-    for column in reversed(rows.unbind(1)):
-        order = order[column[order].argsort(stable=True)]
-    ordered = rows[order]
-    first = torch.ones(len(rows), dtype=torch.long, device=rows.device)
-    first[1:] = (ordered[1:] != ordered[:-1]).any(1)
-    return torch.empty_like(order).index_copy_(0, order, first.cumsum(0))

@@ -23,7 +23,7 @@ from openslip.data.kept import Kept
 from openslip.data.record import Batch
 from openslip.errors import ConfigError
 from openslip.models.tuning import is_frozen
-from openslip.needs import TEXT, Need
+from openslip.needs import LOGIT_SCALE, OF_RECORDS, TEXT, Need
 from openslip.training.saving.feature_files import FOLDER, TYPE
 from openslip.training.student import POOLED, Student
 
@@ -164,7 +164,7 @@ def _uses(student: Student) -> Iterator[_Use]:
     """Yield all that a run computes from views and captions."""
     loss = student.objective.written
     towers: dict[bool, Any] = {False: student.model.image_tower, True: student.model.text_tower}
-    by_student = [n for n in loss.needs if n.by == "student" and n.out not in ("logit_scale", "labels")]
+    by_student = [n for n in loss.needs if n.by == "student" and n not in (LOGIT_SCALE, *OF_RECORDS)]
     online = {need.view for need in by_student if need.masked or need.out == "tokens"}
     for need in by_student:
         tower = towers[need.view == TEXT]

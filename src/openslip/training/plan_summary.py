@@ -77,6 +77,7 @@ def describe(
         "memory": f"{state_bytes(plan, student) / 2**30:.2f} GiB of weights, gradients and optimiser; "
         "the most that a step takes is printed after the second one"
         + _ready(plan, student, keeps, data.longest_block),
+        **_kept_by_record(student),
         "written to": str(run),
     }
     useless = "" if plan.seconds else check_epochs(keeps, plan.steps / plan.steps_per_epoch)
@@ -223,6 +224,21 @@ def _learns_from(student: Student) -> dict[str, str]:
         f"{', '.join(names)} from {student.fixed.models[spec].described()}" for spec, names in several.items()
     ]
     return {"learns": "\n".join(lines)} if lines else {}
+
+
+def _kept_by_record(student: Student) -> dict[str, str]:
+    """Return what objectives keep of every record, and what memory that takes, if they do."""
+    lines = []
+    for objective in student.objective.objectives:
+        kept = [getattr(objective, name) for name in objective.by_record]
+        kept = [buffer for buffer in kept if buffer is not None]
+        if kept:
+            size, rows = sum(buffer.numel() * buffer.element_size() for buffer in kept), len(kept[0])
+            lines.append(
+                f"{objective.name} keeps {size // rows} bytes of each of {rows:,} records: {size / 2**20:,.2f} MiB on "
+                "each process, and in each checkpoint"
+            )
+    return {"records": "\n".join(lines)} if lines else {}
 
 
 def _count(parameters: Iterable[Tensor]) -> int:

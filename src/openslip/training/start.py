@@ -214,8 +214,10 @@ def fill(student: Student, found: Pretrained) -> Start:
     Raises CheckpointError where a part does not fit.
     """
     weights, resampled = fitted(student.model, found.weights)
-    own = stored_state(student)
+    by_record = {f"objective.{o.name}.{name}" for o in student.objective.objectives for name in o.by_record}
+    own = {name: tensor for name, tensor in stored_state(student).items() if name not in by_record}
     unused, taken = dict(found.unused), {}
+    unused |= dict.fromkeys(by_record & weights.keys(), "it is of the records those weights were trained on")
     for part, names in _by_part(own).items():
         theirs = {name for name in weights if _part_of(name) == part}
         if not theirs:

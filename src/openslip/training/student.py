@@ -198,12 +198,17 @@ def stored_parameters(student: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def build_student(
-    config: Config, loss: Loss, *, fixed: FixedModels | None = None, own_tokenizer: bytes = b""
+    config: Config,
+    loss: Loss,
+    *,
+    fixed: FixedModels | None = None,
+    own_tokenizer: bytes = b"",
+    records: int = 0,
 ) -> Student:
     """Return a student with fresh weights from torch's generator.
 
     fixed: the fixed models of the loss. own_tokenizer: the bytes of the tokenizer among the weights that are going to
-    be put in, as far as these are known.
+    be put in, as far as these are known. records: how many are trained on, where that is known.
     """
     views = {view.name: config.views.of(view.kind) for view in loss.views}
     scale = loss.logit_scale
@@ -214,7 +219,7 @@ def build_student(
         views,
         **({"logit_scale": scale.initial} if scale else {}),
     )
-    dims = Dims.of(model, config.model)
+    dims = Dims.of(model, config.model, records)
     fixed = fixed or FixedModels({}, {})
     dims = _with_tokens(dims, model, config.model, own_tokenizer)
     return Student(model, loss.build(dims, fixed.dims), fixed)

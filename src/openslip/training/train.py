@@ -185,7 +185,7 @@ def _begin(
             check_same(run.noted_fixed(), fixed)
     if config.init and not begun:
         init = init or _read(config.init, processes)
-    student, started = _student(plan, fixed, None if begun else init, begun=begun)
+    student, started = _student(plan, fixed, None if begun else init, data.records, begun=begun)
     fresh = None if not config.init else started.fresh if started else run.fresh()
     keeps = keeping(config, student, ssl=data.ssl is not None)
     with processes.together():
@@ -213,18 +213,18 @@ def _begin(
 
 
 def _student(
-    plan: Plan, fixed: FixedModels, init: Pretrained | None, *, begun: bool
+    plan: Plan, fixed: FixedModels, init: Pretrained | None, records: int, *, begun: bool
 ) -> tuple[Student, start.Start | None]:
     """Return what is trained, ready for it, and what it starts from, if that is not random weights.
 
-    begun: whether a checkpoint's weights are going to be put in.
+    records: how many are trained on. begun: whether a checkpoint's weights are going to be put in.
     """
     config = plan.config
     # After the fixed models, because building one may draw random numbers.
     torch.manual_seed(config.training.seed)
     own = init.weights.get("text_tower.tokenizer") if init else None
     own_tokenizer = b"" if own is None else own.cpu().numpy().tobytes()
-    student = build_student(config, plan.loss, fixed=fixed, own_tokenizer=own_tokenizer)
+    student = build_student(config, plan.loss, fixed=fixed, own_tokenizer=own_tokenizer, records=records)
     started = start.fill(student, init) if init else None
     if not begun:
         text = student.model.text_tower

@@ -181,8 +181,10 @@ class Trainer:
             name: augment(move(view), batch.parameters[name], config.mean, config.std)
             for name, view in batch.views.items()
         }
-        tokens, labels = (None if rows is None else move(rows) for rows in (batch.tokens, batch.labels))
-        return Inputs(views, tokens, labels=labels, kept=self.kept.of(batch, device))
+        tokens, labels, records = (
+            None if rows is None else move(rows) for rows in (batch.tokens, batch.labels, batch.records)
+        )
+        return Inputs(views, tokens, labels=labels, records=records, kept=self.kept.of(batch, device))
 
     def batches(self) -> Generator[Batch]:
         """Return the data from where the run is, on the device; the loader processes are started."""

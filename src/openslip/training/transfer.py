@@ -20,8 +20,9 @@ PATIENCE = 5.0
 
 
 def on_device(batches: Generator[Batch], device: torch.device, count: int) -> Generator[Batch]:
-    """Return batches, of which `count` are wanted, with views, tokens and labels on `device`; parameters stay on
-    the CPU.
+    """Return batches, of which `count` are wanted, with views, tokens, labels and records on `device`.
+
+    Parameters stay on the CPU.
 
     For a CUDA device a thread takes the next batch and sends it while the caller works on the one before. It hands it
     over when it has arrived, so that whoever waits for a batch waits for all of it. For other devices they are the
@@ -84,11 +85,18 @@ def _send(batches: Iterator[Batch], stream: torch.cuda.Stream) -> Batch | None:
         sent = replace(
             batch,
             views={name: _to(view, stream.device) for name, view in batch.views.items()},
-            tokens=None if batch.tokens is None else _to(batch.tokens, stream.device),
-            labels=None if batch.labels is None else _to(batch.labels, stream.device),
+            **{
+                name: None if rows is None else _to(rows, stream.device)
+                for name, rows in _rows(batch).items()
+            },
         )
     stream.synchronize()
     return sent
+
+
+def _rows(batch: Batch) -> dict[str, Tensor | None]:
+    """Return what travels of a batch beside its views, by the name of the field."""
+    return {name: getattr(batch, name) for name in ("tokens", "labels", "records")}
 
 
 def _to(tensor: Tensor, device: torch.device) -> Tensor:
@@ -98,7 +106,7 @@ def _to(tensor: Tensor, device: torch.device) -> Tensor:
 def _keep(batch: Batch, device: torch.device) -> None:
     """Tell the allocator which stream works on the batch: its memory must not be given to the next one before."""
     working = torch.cuda.current_stream(device)
-    for tensor in (*batch.views.values(), batch.tokens, batch.labels):
+    for tensor in (*batch.views.values(), *_rows(batch).values()):
         if tensor is not None:
             tensor.record_stream(working)
 

@@ -30,7 +30,7 @@ from openslip.training.watching.speed import (
     most_memory,
     peak,
 )
-from toys import LOSSES, TUNED, make_student, make_tiny_config, toy_model, tuned, with_loss
+from toys import LOSSES, RECORDS, TUNED, VARIANTS, make_student, make_tiny_config, toy_model, tuned, with_loss
 
 CPU = torch.device("cpu")
 
@@ -50,7 +50,8 @@ def batch_of(
 def counted_for_real(config: Config, batch: Batch, scheduled: bool = True) -> int:
     """The same count with real numbers in a real student."""
     student = make_student(config, torch.float32)
-    inputs = Inputs({name: view.float() for name, view in batch.views.items()}, batch.tokens)
+    views = {name: view.float() for name, view in batch.views.items()}
+    inputs = Inputs(views, batch.tokens, records=torch.arange(len(batch.keys)) % RECORDS)
     return count(lambda: student(inputs, At(scheduled=scheduled))["loss"])
 
 
@@ -63,10 +64,10 @@ def fixed_of(config: Config, loss: Loss) -> FixedModels:
     return read_fixed(config, loss, Processes(), toy_model)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", [*LOSSES, *VARIANTS])
 def test_work_is_what_a_real_step_computes(loss) -> None:
     """With captions of one token and of the whole context to the operation, between them within two percent."""
-    config = with_loss(make_tiny_config(), loss)
+    config = with_loss(make_tiny_config(), loss.partition(",")[0], **VARIANTS.get(loss, {}))
     work, loss = work_of(config)
     more = work.fixed.views
     context = config.model.text.context

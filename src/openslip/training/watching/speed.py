@@ -59,6 +59,9 @@ NEEDS_NUMBERS = (RuntimeError, TypeError)
 """What PyTorch raises when a tensor without numbers is asked for them. All of its own errors for that are
 RuntimeErrors; `numpy()` raises TypeError."""
 
+RECORDS = 1 << 40
+"""Of the models that operations are counted on: more than anybody has. It makes no difference to what is counted."""
+
 Kind = tuple[tuple[tuple[str, tuple[int, ...]], ...], int, tuple[tuple[str, int], ...]]
 """Of a step: names and shapes of the views, number of captions, and of how many rows of each view outputs are kept."""
 
@@ -289,15 +292,17 @@ def _count_step(
     at = At(scheduled=not scheduled.isdisjoint(name for name, _ in (*views, *kept_rows)))
     fixed, counts = fixed.without_numbers() if fixed else None, dict(kept_rows)
     with torch.device("meta"):
-        student = build_student(config, loss, fixed=fixed)
+        all_rows = max([*(shape[0] for _, shape in views), *counts.values()])
+        student = build_student(config, loss, fixed=fixed, records=RECORDS)
         tune(student.model, config.model, config.views.size)
         student.add_teachers().to("meta")
         images = {name: torch.empty(shape) for name, shape in views}
         tokens = torch.zeros(rows, length, dtype=torch.long) if rows else None
         kept = {o.key: torch.empty(counts[o.view], o.width) for o in outputs if o.view in counts}
-        all_rows = max([*(shape[0] for _, shape in views), *counts.values()])
         labels = torch.zeros(all_rows, dtype=torch.long) if loss.labelled else None
-    inputs, features = Inputs(images, tokens, labels=labels, kept=kept), dict[Any, Tensor]()
+        numbers = torch.zeros(all_rows, dtype=torch.long)
+    inputs = Inputs(images, tokens, labels=labels, records=numbers, kept=kept)
+    features = dict[Any, Tensor]()
 
     def towers() -> Tensor:
         features.update(student.targets(inputs, at) | student.features(inputs, at))
