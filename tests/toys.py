@@ -57,7 +57,7 @@ CASES = (*((loss, "pairs") for loss in LOSSES), *((loss, "labels") for loss in L
 """Every loss with what belongs together in it."""
 TEACHER = "toy"
 """Names what `toy_model` gives, as a spec names a model on a disk."""
-SMALL = {"block": 4, "width": 16, "dim": 8, "teacher": TEACHER, "text": True, "kl": 0.5}
+SMALL = {"block": 4, "width": 16, "dim": 8, "teacher": TEACHER, "text": True, "kl": 0.5, "prototypes": 6, "local": 2}
 """Options of any objective, by the name that they have wherever there are some."""
 
 

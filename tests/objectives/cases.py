@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from openslip.needs import TEXT, Need
-from openslip.objectives import Dims, Objective
+from openslip.objectives import At, Dims, Objective
 from openslip.training.teacher import Teacher
 from toys import small_loss
 
@@ -78,5 +78,11 @@ def captions(rows: int, dims: Dims, generator: torch.Generator, *, equal: bool =
 
 
 def trained(objective: Objective) -> dict[str, nn.Parameter]:
-    """Return the parameters that the optimiser moves, by name."""
-    return {name: p for name, p in objective.named_parameters() if p.requires_grad}
+    """Return the parameters of its own that the loss of features depends on, by name.
+
+    All that the optimiser moves, but for the token of a mask, which enters the tower.
+    """
+    masked = {need.view for need in objective.needs_for(objective.config) if need.masked}
+    views = [view for view in objective.views_for(objective.config) if view.name in masked]
+    tokens = {id(objective.masked(view, 1, 4, At())[1]) for view in views}
+    return {n: p for n, p in objective.named_parameters() if p.requires_grad and id(p) not in tokens}
