@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from openslip.collectives import world
 from openslip.needs import TEXT, Need
 from openslip.objectives import At, Dims, Objective
 from openslip.training.teacher import Teacher
@@ -84,5 +85,5 @@ def trained(objective: Objective) -> dict[str, nn.Parameter]:
     """
     masked = {need.view for need in objective.needs_for(objective.config) if need.masked}
     views = [view for view in objective.views_for(objective.config) if view.name in masked]
-    tokens = {id(objective.masked(view, 1, 4, At())[1]) for view in views}
+    tokens = {id(objective.masked(view, world(), 4, At())[1]) for view in views}
     return {n: p for n, p in objective.named_parameters() if p.requires_grad and id(p) not in tokens}

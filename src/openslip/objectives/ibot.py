@@ -53,7 +53,8 @@ class Ibot(PrototypeObjective):
         super().__init__(config, dims)
         if config.share[0] > config.share[1]:
             raise ConfigError(
-                "--objective.ibot.share takes two shares of the patches, the lower one first", got=config.share
+                "--objective.ibot.share takes two shares of the patches, the lower one first",
+                got=config.share,
             )
         self.mask_token = nn.Parameter(0.02 * torch.randn(dims.width))
         self._drawn: dict[str, tuple[object, Tensor, Tensor, Tensor]] = {}
@@ -101,7 +102,7 @@ class Ibot(PrototypeObjective):
         return self._draw(view, rows, patches, at)[0], self.mask_token
 
     def _predicted(self, view: View, rows: int, patches: int, at: At) -> tuple[Tensor, Tensor]:
-        """Return the patches of this process's rows that are predicted, as places in rows · patches, and their weights."""
+        """Return which patches of this process's rows are predicted: places in rows · patches, and their weights."""
         if self.config.patches == "all":
             every = torch.arange(rows * patches)
             return every, torch.full((rows * patches,), 1 / (rows * patches), dtype=torch.float64)
@@ -124,9 +125,7 @@ class Ibot(PrototypeObjective):
         return self._drawn[view.name][1:]
 
 
-def block_masks(
-    rows: int, patches: int, share: tuple[float, float], generator: torch.Generator
-) -> Tensor:
+def block_masks(rows: int, patches: int, share: tuple[float, float], generator: torch.Generator) -> Tensor:
     """Return masks of rectangular blocks, (rows, patches) bool on the CPU (BEiT; Bao et al. 2022, algorithm 1).
 
     Of each row a share of the patches is hidden that is uniform in `share`, rounded to whole patches, one at least.

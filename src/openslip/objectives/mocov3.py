@@ -81,7 +81,9 @@ class MoCoV3(Objective):
         teacher's by those of the teacher's features.
         """
         if self.teacher is None:
-            raise TrainingError("MoCo v3 has no teacher", fix="Train it with openslip.train, which makes one.")
+            raise TrainingError(
+                "MoCo v3 has no teacher", fix="Train it with openslip.train, which makes one."
+            )
         embeddings = {}
         for view in SSL_VIEWS:
             embeddings[f"query_{view.name}"] = self.predictor(self.projector(features[Need(view.name)]))

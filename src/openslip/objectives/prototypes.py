@@ -146,7 +146,9 @@ class PrototypeObjective(Objective):
         config = self.config
         prototypes, averaged = self.prototypes(), self.averaged("prototypes")
         if at.step < config.freeze * at.steps:
-            prototypes = prototypes.detach() + 0 * prototypes  # a gradient of zeros: of None, DDP would wait for one
+            prototypes = (
+                prototypes.detach() + 0 * prototypes
+            )  # a gradient of zeros: of None, DDP would wait for one
         student = {name: unit(rows) for name, rows in students.items()}
         target = {name: unit(rows).detach() for name, rows in targets.items()}
         sharpness = 1 / self.teacher_temperature(at)
@@ -214,7 +216,9 @@ class PrototypeObjective(Objective):
 def curves_of(name: str, what: str) -> tuple[Curve, ...]:
     """Return the curves of an objective of this name, whose students predict the teacher's classes of `what`."""
     return (
-        Curve(f"{name}_loss", f"Cross-entropy with the teacher, of {what}", "of use beside the two below", "low"),
+        Curve(
+            f"{name}_loss", f"Cross-entropy with the teacher, of {what}", "of use beside the two below", "low"
+        ),
         Curve(f"{name}_kl", f"Divergence from the teacher, of {what}", "0: the teacher's classes", "low"),
         Curve(
             f"{name}_entropy",
