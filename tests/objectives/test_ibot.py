@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -54,6 +54,7 @@ def plain(objective: Objective, features: dict[Need, Tensor], temperature: float
     return torch.stack(losses).mean(), torch.stack(entropies).mean()
 
 
+@settings(deadline=None, max_examples=10)
 @given(
     n=st.integers(1, 4),
     seed=st.integers(0, 50),

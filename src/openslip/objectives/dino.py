@@ -61,10 +61,9 @@ class Dino(PrototypeObjective):
         the rest of the loss, KL(p ‖ q); `dino_used`, from 1 to `prototypes`, is the exponential of the entropy of the
         mean of p over the batch.
         """
-        of = {"student": {}, "teacher": {}}
-        for key, rows in embeddings.items():
-            by, _, view = key.partition("_")
-            of[by][view] = rows
-        count = len(next(iter(of["student"].values())))
-        weights = next(iter(of["student"].values())).new_full((count,), 1 / count)
-        return self.compared(of["student"], of["teacher"], weights, at)
+        students, targets = (
+            {name.removeprefix(by): rows for name, rows in embeddings.items() if name.startswith(by)}
+            for by in ("student_", "teacher_")
+        )
+        rows = students[SSL_VIEWS[0].name]
+        return self.compared(students, targets, rows.new_full((len(rows),), 1 / len(rows)), at)

@@ -114,6 +114,7 @@ class PrototypeObjective(Objective):
 
     teacher_heads = ("projector", "prototypes")
     config: Any
+    centre: Tensor
 
     def __init__(self, config: Any, dims: Dims) -> None:
         super().__init__(config, dims)
