@@ -25,7 +25,7 @@ ASPECT = 0.3
 
 
 class Ibot(PrototypeObjective):
-    """L = mean over images and views of the mean over hidden patches of H(p, q) (Zhou et al. 2022, equation 2).
+    """L = mean over images and views of the mean over hidden patches of H(p, q) (Zhou et al. 2022, section 3.1).
 
     q is of the patch token that the student gives where the patch was hidden; p of the token that the teacher gives of
     the same patch of the whole view. p, q and H are those of `PrototypeObjective`.

@@ -27,7 +27,7 @@ class MoCoV3(Objective):
     processes are negatives. CE is a mean over images, and 2τ keeps its gradient as large at one temperature as at
     another.
 
-    Projector and predictor end in a BatchNorm without weights, as the authors have it (section 4.2).
+    Projector and predictor end in a BatchNorm (section 5, MLP heads), which has no weights, as in the authors' code.
     """
 
     name = "mocov3"
@@ -116,7 +116,7 @@ class MoCoV3(Objective):
         }
 
     def momentum(self, at: At) -> float:
-        """Return the teacher's momentum of the step, which rises to 1 along a cosine (section 4.2, as in BYOL)."""
+        """Return the teacher's momentum of the step, which rises to 1 along a cosine, as in BYOL."""
         return cosine_momentum(self.config.momentum, at)
 
 

@@ -198,7 +198,7 @@ class PrototypeObjective(Objective):
         return {"loss": cross} | {f"{self.name}_{key}": value.detach() for key, value in values.items()}
 
     def teacher_temperature(self, at: At) -> float:
-        """Return τ_t of the step, on a line from its start to its end (appendix C)."""
+        """Return τ_t of the step, on a line from its start to its end (section 3.2)."""
         config = self.config
         passed = min(1.0, at.step / max(config.teacher_warmup * at.steps, 1e-9))
         return config.teacher_start + passed * (config.teacher_temperature - config.teacher_start)
