@@ -89,7 +89,7 @@ class Ibot(PrototypeObjective):
         students, targets, weights = [], [], []
         for view in SSL_VIEWS:
             masked, whole = embeddings[f"masked_{view.name}"], embeddings[f"whole_{view.name}"]
-            index, weight = self._predicted(view, *masked.shape[:2], at)
+            index, weight = self._predicted(view, len(masked), masked.shape[1], at)
             index = index.to(masked.device)
             students.append(self.projector(masked.flatten(0, 1)[index]))
             targets.append(self.averaged("projector", whole.detach().flatten(0, 1)[index]))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
@@ -74,18 +73,18 @@ class Projector(nn.Module):
 
     def __init__(self, width: int, hidden: int, dim: int) -> None:
         super().__init__()
-        sizes = (width, hidden, hidden, dim)
-        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(sizes))
-        for layer in self.layers:
+        self.layer1 = nn.Linear(width, hidden)
+        self.layer2 = nn.Linear(hidden, hidden)
+        self.layer3 = nn.Linear(hidden, dim)
+        for layer in (self.layer1, self.layer2, self.layer3):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features or patch tokens (R, width) to the bottleneck (R, dim), of any length."""
-        first, second, last = self.layers
         with torch.autocast(features.device.type, enabled=False):
-            x = features.to(first.weight.dtype)
-            return last(F.gelu(second(F.gelu(first(x)))))
+            x = features.to(self.layer1.weight.dtype)
+            return self.layer3(F.gelu(self.layer2(F.gelu(self.layer1(x)))))
 
 
 class Prototypes(nn.Module):
