@@ -24,7 +24,7 @@ def make(
     (term,) = small_loss(name, **options).terms
     torch.manual_seed(seed)
     objective = term.kind(term.config, dims)
-    if any(need.by == "teacher" for need in objective.needs_for(objective.config)):
+    if objective.teacher_heads:
         objective.teacher = Teacher({head: getattr(objective, head) for head in objective.teacher_heads})
     return objective.to(dtype).train()
 
