@@ -36,7 +36,7 @@ from openslip.training.plan import Plan, make_plan
 from openslip.training.student import Student, build_student
 
 COLOURS = ("red", "green", "blue", "grey")
-LOSSES = (*REGISTRY, ObjectiveConfig().loss, "clip + byol")
+LOSSES = (*REGISTRY, ObjectiveConfig().loss, "clip + byol", "clip + dino + ibot")
 """What the tests of exactness train: every objective alone, and sums. A new objective comes in by its registry line."""
 TUNED: tuple[dict[str, Any], ...] = (
     {"image": "all"},
@@ -82,7 +82,16 @@ RECORDS = 6
 """Records that the batches of `make_inputs` are of; larger ones have some of them twice."""
 TEACHER = "toy"
 """Names what `toy_model` gives, as a spec names a model on a disk."""
-SMALL = {"block": 4, "width": 16, "dim": 8, "teacher": TEACHER, "text": True, "kl": 0.5}
+SMALL = {
+    "block": 4,
+    "width": 16,
+    "dim": 8,
+    "teacher": TEACHER,
+    "text": True,
+    "kl": 0.5,
+    "prototypes": 6,
+    "local": 2,
+}
 """Options of any objective, by the name that they have wherever there are some."""
 
 
@@ -165,12 +174,17 @@ def make_tiny_config(**training: object) -> Config:
 def with_loss(config: Config, loss: str, **options: object) -> Config:
     """Return the configuration of a run that minimises another loss; of `options`, each term gets those it has.
 
-    A run that preserves what it starts from starts from TEACHER.
+    A run that preserves what it starts from starts from TEACHER. Views whose patch tokens the loss takes keep them all.
     """
+    small = small_loss(loss, **options)
+    read = {need.view for need in small.needs if need.out == "tokens"}
+    kinds = {view.kind for view in small.views if view.name in read}
+    whole = {kind: replace(getattr(config.views, kind), drop_tokens=0.0) for kind in kinds}
     return replace(
         config,
         init=TEACHER if "preserve" in loss else config.init,
-        objective=replace(config.objective, loss=loss, options=small_options(loss, **options)),
+        views=replace(config.views, **whole),
+        objective=replace(config.objective, loss=loss, options=small.options),
     )
 
 

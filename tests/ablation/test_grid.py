@@ -113,7 +113,8 @@ def test_shipped_grids_are_grids(capsys) -> None:
     assert "Did you mean 'paper-ssl'" in capsys.readouterr().err
     ssl = {v.name: v.config for v in parse(shipped_text("paper-ssl"), Path("a")).variants}
     assert ssl["slip-decoupled"].data.ssl
-    assert ssl["slip-byol"].objective.loss == "clip + 1.0 * byol"
+    for name in ("simclr", "mocov3", "byol", "ibot"):
+        assert ssl[f"slip-{name}"].objective.loss == f"clip + 1.0 * {name}"
     assert ssl["clip-crop-flip"].views.image.flip == 0.5
 
 

@@ -229,7 +229,7 @@ def test_the_objective_need_not_be_known(run, alike, loss) -> None:
 def test_what_only_training_needs_may_be_of_another_version(run, alike, caplog) -> None:
     path = run / "config.toml"
     text = path.read_text()
-    path.write_text(text + "\n[objective.dino]\ntemperature = 0.1\n[teacher]\nmomentum = 0.99\n")
+    path.write_text(text + "\n[objective.tomorrow]\ntemperature = 0.1\n[teacher]\nmomentum = 0.99\n")
     assert alike(openslip.load(run))
     assert "only what embeddings depend on is used" in caplog.text
     path.write_text(text.replace("[views]", "[views]\nrotation = 3"))

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from openslip.collectives import world
 from openslip.needs import TEXT, Need
-from openslip.objectives import Dims, Objective
+from openslip.objectives import At, Dims, Objective
 from openslip.training.teacher import Teacher
 from toys import VARIANTS, small_loss
 
@@ -32,7 +33,7 @@ def make(
     (term,) = small_loss(name.partition(",")[0], **VARIANTS.get(name, {}) | options).terms
     torch.manual_seed(seed)
     objective = term.kind(term.config, dims)
-    if any(need.by == "teacher" for need in objective.needs_for(objective.config)):
+    if objective.teacher_heads:
         objective.teacher = Teacher({head: getattr(objective, head) for head in objective.teacher_heads})
     return objective.to(dtype).train()
 
@@ -89,5 +90,11 @@ def captions(rows: int, dims: Dims, generator: torch.Generator, *, equal: bool =
 
 
 def trained(objective: Objective) -> dict[str, nn.Parameter]:
-    """Return the parameters that the optimiser moves, by name."""
-    return {name: p for name, p in objective.named_parameters() if p.requires_grad}
+    """Return the parameters of its own that the loss of features depends on, by name.
+
+    All that the optimiser moves, but for the token of a mask, which enters the tower.
+    """
+    masked = {need.view for need in objective.needs_for(objective.config) if need.masked}
+    views = [view for view in objective.views_for(objective.config) if view.name in masked]
+    tokens = {id(objective.masked(view, world(), 4, At())[1]) for view in views}
+    return {n: p for n, p in objective.named_parameters() if p.requires_grad and id(p) not in tokens}

@@ -25,7 +25,7 @@ from training.runs import QUIET, weights
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "objectives.md"
 LOSS = "clip + 0.5 * mylosses:SimSiam"
-DINO = "clip + mydino:Dino"
+DATA2VEC = "clip + mydata2vec:Data2Vec"
 
 
 @pytest.fixture
@@ -35,9 +35,9 @@ def simsiam(tmp_path, monkeypatch) -> Iterator[type[Objective]]:
 
 
 @pytest.fixture
-def dino(tmp_path, monkeypatch) -> Iterator[type[Objective]]:
+def data2vec(tmp_path, monkeypatch) -> Iterator[type[Objective]]:
     """The same of the second block."""
-    yield from written(tmp_path, monkeypatch, 1, "mydino:Dino", DINO)
+    yield from written(tmp_path, monkeypatch, 1, "mydata2vec:Data2Vec", DATA2VEC)
 
 
 def written(folder, monkeypatch, number: int, name: str, loss: str) -> Iterator[type[Objective]]:
@@ -101,16 +101,16 @@ def test_its_command_is_understood(simsiam) -> None:
 
 
 def test_the_one_with_a_teacher_trains_and_goes_on_to_the_same_weights(
-    tmp_path, toy_source, tiny_config, dino
+    tmp_path, toy_source, tiny_config, data2vec
 ) -> None:
-    config = with_loss(replace(tiny_config, training=replace(tiny_config.training, epochs=1)), DINO)
-    options = config.objective.options | {"dino": {"crops": 2, "classes": 8, "momentum": 0.9}}
+    config = with_loss(replace(tiny_config, training=replace(tiny_config.training, epochs=1)), DATA2VEC)
+    options = config.objective.options | {"data2vec": {"crops": 2, "share": 0.5, "momentum": 0.9}}
     config = replace(config, objective=replace(config.objective, options=options))
     run = train(config, toy_source, tmp_path / "run", console=QUIET)
     found = weights(run)
-    assert found["objective.dino.centre"].abs().sum() > 0
-    assert any(name.startswith("objective.dino.teacher.head") for name in found)
-    assert run.config.objective.options["dino"]["crops"] == 2
+    assert found["objective.data2vec.mean"].abs().sum() > 0
+    assert any(name.startswith("objective.data2vec.teacher.model") for name in found)
+    assert run.config.objective.options["data2vec"]["crops"] == 2
     shutil.rmtree(checkpoint.newest_good(run.checkpoints, print))
     again = weights(train(config, toy_source, run.path, resume=True, console=QUIET))
     assert all(torch.equal(value, again[name]) for name, value in found.items())

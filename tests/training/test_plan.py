@@ -67,6 +67,20 @@ def test_what_is_saved_is_said(tmp_path, toy_source) -> None:
     assert f"  memory     {size:.2f} GiB of weights, gradients and optimiser; " in told
     assert "image at 16 px\n" in told
     assert "ssl_1, ssl_2 at 8 px, 50% of the tokens dropped, of 4 of 16 samples, on one step of 3\n" in told
+    assert "a sample is 1.02 whole views of 16 px through the tower\n" in told
+
+
+def test_what_local_crops_masks_and_teachers_cost_is_said(tmp_path, toy_source) -> None:
+    config = make_tiny_config()
+    local = replace(config.views.local, size=8)
+    config = with_loss(replace(config, views=replace(config.views, local=local)), "clip + dino + ibot")
+    told = describe(plan_of(config, 64), make_student(config, torch.float32), tmp_path, Data(toy_source))
+    assert "local_1, local_2 at 8 px\n" in told
+    # The caption's view, two whole ones, two masked ones, two local crops; two views for each of two teachers.
+    assert "a sample is 5.5 whole views of 16 px through the tower, 4 through teachers\n" in told
+    config = with_loss(make_tiny_config(), "clip + simclr")
+    told = describe(plan_of(config, 64), make_student(config, torch.float32), tmp_path, Data(toy_source))
+    assert "a sample is" not in told
 
 
 @pytest.mark.parametrize(

@@ -128,12 +128,13 @@ def test_steps_without_self_supervision_run_and_log_none(tmp_path, toy_source, m
 
     monkeypatch.setattr(trainer, "backward", watched)
     run = train(config, toy_source, tmp_path / "run", console=QUIET)
-    image = {"image": (8, 3, 16, 16)}
-    assert views == [image | {"ssl_1": (4, 3, 24, 24), "ssl_2": (4, 3, 24, 24)}, image] * 8
+    image, sizes = {"image": (8, 3, 16, 16)}, {"ssl": 24, "local": 16}
+    few = {v.name: (4, 3, sizes[v.kind], sizes[v.kind]) for v in parse(config.objective).views if v.scheduled}
+    assert views == [image | few, image] * 8
     lines = read_lines(run.path / "metrics.jsonl")
-    (scheduled,) = (term.kind for term in parse(config.objective).terms if term.kind.views[0].scheduled)
-    logged = [[curve.key in line for curve in (*Clip.curves, *scheduled.curves)] for line in lines]
-    assert logged == [[True] * 4, [True, True, False, False]] * 8
+    curves = parse(config.objective).curves
+    logged = [[curve.key in line for curve in curves] for line in lines]
+    assert logged == [[True] * len(curves), [curve in Clip.curves for curve in curves]] * 8
 
 
 def test_means_are_over_the_steps_that_have_a_value(tmp_path, toy_source) -> None:

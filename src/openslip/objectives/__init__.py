@@ -7,8 +7,11 @@ several share. A new objective is one file here and one name in `combine.REGISTR
 from openslip.objectives.byol import Byol
 from openslip.objectives.clip import Clip
 from openslip.objectives.combine import REGISTRY, Loss, Sum, complete, known, parse
+from openslip.objectives.dino import Dino
 from openslip.objectives.distil import Distil, Preserve
+from openslip.objectives.ibot import Ibot
 from openslip.objectives.lejepa import LeJepa
+from openslip.objectives.mocov3 import MoCoV3
 from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective, cosine_momentum
 from openslip.objectives.siglip import SigLip
 from openslip.objectives.simclr import SimClr
@@ -21,10 +24,13 @@ __all__ = [
     "Clip",
     "Curve",
     "Dims",
+    "Dino",
     "Distil",
+    "Ibot",
     "LeJepa",
     "LogitScale",
     "Loss",
+    "MoCoV3",
     "Objective",
     "Preserve",
     "SigLip",

@@ -18,8 +18,11 @@ from openslip.errors import ConfigError, TrainingError, did_you_mean
 from openslip.needs import LABELS, OF_RECORDS, TEXT, Need, View, joined
 from openslip.objectives.byol import Byol
 from openslip.objectives.clip import Clip
+from openslip.objectives.dino import Dino
 from openslip.objectives.distil import Distil, Preserve
+from openslip.objectives.ibot import Ibot
 from openslip.objectives.lejepa import LeJepa
+from openslip.objectives.mocov3 import MoCoV3
 from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective
 from openslip.objectives.siglip import SigLip
 from openslip.objectives.simclr import SimClr
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
     from openslip.models import Model
 
 REGISTRY: dict[str, type[Objective]] = {
-    kind.name: kind for kind in (Clip, SigLip, SimClr, Byol, LeJepa, Words, Distil, Preserve)
+    kind.name: kind
+    for kind in (Clip, SigLip, SimClr, MoCoV3, Byol, Dino, Ibot, LeJepa, Words, Distil, Preserve)
 }
 """Name in configuration → objective. A new one of ours is a file and its place in this line."""
 

@@ -265,7 +265,30 @@ def _views(plan: Plan, student: Student) -> str:
             text += f", of {often.rows:,} of {often.batch:,} samples" if often.rows < often.batch else ""
             text += f", on one step of {often.every}" if often.every > 1 else ""
         lines.setdefault(text, []).append(drawn.name)
-    return "\n".join(f"{', '.join(names)} {text}" for text, names in lines.items())
+    said = [f"{', '.join(names)} {text}" for text, names in lines.items()]
+    return "\n".join([*said, *_passes(plan, student)])
+
+
+def _passes(plan: Plan, student: Student) -> list[str]:
+    """Return how much passes the image towers for a sample, where the list of views does not say it.
+
+    In views of the model's size with all their tokens, as a mean over the steps of the schedule.
+    """
+    whole, often = plan.config.views.size, plan.schedule
+    shares = {}
+    for drawn in student.objective.written.views:
+        view = plan.config.views.of(drawn.kind, drawn.size)
+        share = (view.size / whole) ** 2 * (1 - view.drop_tokens)
+        shares[drawn.name] = share * (often.rows / often.batch / often.every if drawn.scheduled else 1)
+    terms = [term.kind.needs_for(term.config) for term in student.objective.written.terms]
+    own = {(n.view, n.masked) for needs in terms for n in needs if n.by == "student" and n.view in shares}
+    of_teachers = [{n.view for n in needs if n.by == "teacher" and n.view in shares} for needs in terms]
+    mine = sum(shares[name] for name, _ in own)
+    theirs = sum(shares[name] for names in of_teachers for name in names)
+    if not theirs and len(own) == len(shares) and set(shares.values()) == {1.0}:
+        return []
+    beside = f", {theirs:.3g} through teachers" * bool(theirs)
+    return [f"a sample is {mine:.3g} whole views of {whole} px through the tower{beside}"]
 
 
 def length(plan: Plan) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from openslip import recipes
 from openslip.config import Config, ImageTowerConfig
 from openslip.data.record import Batch
+from openslip.data.schedule import Schedule
 from openslip.models.inputs import Inputs
 from openslip.models.text import END_OF_TEXT
 from openslip.needs import IMAGE, Need, View
@@ -28,6 +29,7 @@ from openslip.training.watching.speed import (
     data_sheet,
     kind_of,
     most_memory,
+    operations_per_sample,
     peak,
 )
 from toys import LOSSES, RECORDS, TUNED, VARIANTS, make_student, make_tiny_config, toy_model, tuned, with_loss
@@ -106,6 +108,28 @@ def test_a_step_without_scheduled_views_is_a_kind_of_its_own() -> None:
     without = batch_of(loss, scheduled=False)
     assert work(without) < 0.6 * work(batch_of(loss))
     assert work(without) == pytest.approx(counted_for_real(config, without, scheduled=False), rel=0.02)
+
+
+def test_local_crops_are_counted_at_their_size() -> None:
+    """Each costs a forward and a backward pass of the tower at its size, and of the head."""
+    config = make_tiny_config()
+    local = replace(config.views.local, size=8)
+    config = replace(config, views=replace(config.views, local=local))
+
+    def each(name: str, **options: object) -> float:
+        small = with_loss(config, name, **options)
+        schedule = Schedule(8, 1, 1.0)
+        return operations_per_sample(small, parse(small.objective), schedule, 1)
+
+    none, two, four = (each("dino", local=count) for count in (0, 2, 4))
+    assert four - two == pytest.approx(two - none)
+    student = make_student(with_loss(config, "dino"), torch.float32)
+    dino, pictures = student.objective["dino"], torch.zeros(1, 3, 8, 8)
+
+    def crop() -> Tensor:
+        return (dino.projector(student.model.image_tower(pictures)) @ dino.prototypes().T).sum()
+
+    assert (two - none) / 2 == pytest.approx(count(crop), rel=0.02)
 
 
 def test_a_convolutional_tower_is_counted() -> None:
