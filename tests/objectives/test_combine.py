@@ -16,7 +16,7 @@ from openslip import toml
 from openslip.config import ObjectiveConfig
 from openslip.errors import ConfigError, TrainingError
 from openslip.needs import IMAGE, LOGIT_SCALE, SSL_VIEWS, TEXT, Need, View, joined
-from openslip.objectives import REGISTRY, At, Clip, Loss, SimClr, Sum, combine, complete, parse
+from openslip.objectives import REGISTRY, At, Clip, LogitScale, Loss, SimClr, Sum, combine, complete, parse
 from toys import small_loss
 
 
@@ -198,7 +198,10 @@ def test_views_of_one_name_are_shared_or_refused() -> None:
 def test_terms_share_the_logit_scale_or_are_refused(monkeypatch) -> None:
     class Hotter(Clip):
         name = "hotter"
-        logit_scale = type(Clip.logit_scale)(20, 1, 100)
+
+        @classmethod
+        def logit_scale_for(cls, config):
+            return LogitScale(20, 1, 100)
 
     class Equal(Clip):
         name = "equal"

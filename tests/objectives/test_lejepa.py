@@ -144,7 +144,7 @@ def test_it_spreads_what_has_collapsed(start) -> None:
     rows, dim = 64, 4
     free = 0.01 * normal(rows, dim)
     if start == "line":
-        free = free + normal(rows, 1, 1) * torch.ones(dim, dtype=torch.float64)
+        free = free + normal(rows, 1, 1) * torch.full((dim,), dim**-0.5, dtype=torch.float64)
     free.requires_grad_()
     optimizer = torch.optim.Adam([free], lr=0.05)
     for step in range(250):
