@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import torch
@@ -143,7 +143,7 @@ class Clip(Objective):
 
     @classmethod
     def logit_scale_for(cls, config: Config) -> LogitScale:
-        return LogitScale(1 / config.tau, cls.logit_scale.low, cls.logit_scale.high)
+        return replace(cast(LogitScale, cls.logit_scale), initial=1 / config.tau)
 
     def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
         """Return `image` and `text`, each (N, D), and `logit_scale`: all are the model's.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,8 +95,8 @@ def _send(batches: Iterator[Batch], stream: torch.cuda.Stream) -> Batch | None:
     return sent
 
 
-def _rows(batch: Batch) -> dict[str, Tensor | None]:
-    """Return what travels of a batch beside its views, by the name of the field."""
+def _rows(batch: Batch) -> dict[str, Any]:
+    """Return what travels of a batch beside its views, by the name of the field: tensors, or None."""
     return {name: getattr(batch, name) for name in ("tokens", "labels", "records")}
 
 
