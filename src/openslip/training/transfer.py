@@ -83,16 +83,12 @@ def _send(batches: Iterator[Batch], stream: torch.cuda.Stream) -> Batch | None:
         batch = next(batches, None)
         if batch is None:
             return None
-        sent = replace(
-            batch,
-            views={name: _to(view, stream.device) for name, view in batch.views.items()},
-            **{
-                name: None if rows is None else _to(rows, stream.device)
-                for name, rows in _rows(batch).items()
-            },
-        )
+        sent: dict[str, Any] = {
+            name: None if rows is None else _to(rows, stream.device) for name, rows in _rows(batch).items()
+        }
+        sent["views"] = {name: _to(view, stream.device) for name, view in batch.views.items()}
     stream.synchronize()
-    return sent
+    return replace(batch, **sent)
 
 
 def _rows(batch: Batch) -> dict[str, Any]:
