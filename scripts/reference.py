@@ -192,8 +192,8 @@ def recipe_list() -> Iterator[str]:
     """Yield the page of the recipes."""
     yield "# Recipes\n"
     yield (
-        "A recipe is a complete configuration with a name. `slip train NAME` trains it. `slip recipes show NAME` prints "
-        "it as TOML, and `slip train --config FILE` trains what you have made of that. In Python, "
+        "A recipe is a complete configuration with a name. `slip train NAME` trains it. `slip recipes show NAME` "
+        "prints it as TOML, and `slip train --config FILE` trains what you have made of that. In Python, "
         "`openslip.recipes.get(NAME)` returns the [configuration](configuration.md).\n"
     )
     yield "| recipe | is for | batch | epochs | views | loss |"

@@ -2,9 +2,9 @@
 
     python scripts/try_wheel.py
 
-The new environment holds the wheel alone. What openslip depends on (torch has 5 GB) it finds in the environment that runs
-this script, by a .pth file. That environment's own openslip is not found so: an editable install is a .pth file itself,
-and Python does not read those of a folder that a .pth file names.
+The new environment holds the wheel alone. A .pth file leads it to the libraries of the environment that runs this
+script, as torch alone has 5 GB. The openslip of that environment is not found so: an editable install is a .pth file
+itself, and Python does not read those of a folder that a .pth file names.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ import pathlib, sys
 import openslip
 from openslip.cli import main
 assert pathlib.Path(openslip.__file__).is_relative_to(sys.prefix), openslip.__file__
-train = ["train", "scenes-tiny", "--data.train", "scenes:train:32", "--training.budget", "2 steps", "--training.batch", "16"]
+train = ["train", "scenes-tiny", "--data.train", "scenes:train:32", "--data.workers", "0"]
+short = ["--training.budget", "2 steps", "--training.batch", "16"]
 for words in (
-    [*train, "--data.workers", "0", "--evaluation.tasks", "{TASK}", "--out", "run"],
+    [*train, *short, "--evaluation.tasks", "{TASK}", "--out", "run"],
     ["evaluate", "run", "zeroshot:scenes:test:24"],
     ["report", "run", "--out", "report.html"],
     ["ablate", "show", "scenes"],
@@ -85,7 +86,9 @@ def use(wheel: Path, folder: Path) -> None:
 def _call(*words: str | Path, cwd: Path | None = None) -> str:
     """Return what a command prints; ends this program with its output where it fails."""
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    done = subprocess.run([str(word) for word in words], cwd=cwd, env=clean, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(word) for word in words], cwd=cwd, env=clean, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         sys.exit(f"{words[0]} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
     return done.stdout

@@ -6,7 +6,7 @@ A comment below a block says where a test does otherwise. It is not shown on the
     <!-- run instead: slip train … -->                 the same with less to compute
     <!-- run with: this => that; why -->               the block, with one text in the place of another
 
-Blocks of `sh` are lines of `slip`, blocks of `python` share their names, a block with a title is a file. `text` is no code.
+Blocks of `sh` are lines of `slip`. Blocks of `python` share their names. A block with a title is a file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from openslip.cli import main
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(
     r'^```(?P<language>\w*)(?: title="(?P<title>[^"]+)")?\n(?P<code>.*?)^```\n'
-    r"(?:<!-- (?P<how>not run|run instead|run with): (?P<what>.+) -->\n)?",
+    r"(?:<!-- (?P<how>not run|run instead|run with): (?P<what>[^\n]+) -->\n)?",
     re.DOTALL | re.MULTILINE,
 )
 
@@ -44,7 +44,9 @@ def blocks(text: str) -> list[Block]:
 
 
 def _block(match: re.Match[str]) -> Block:
-    language, title, code, how, what = (match[name] or "" for name in ("language", "title", "code", "how", "what"))
+    language, title, code, how, what = (
+        match[name] or "" for name in ("language", "title", "code", "how", "what")
+    )
     if how == "not run":
         return Block(language, title, "", what)
     if how == "run instead":
@@ -82,6 +84,8 @@ def run(page: list[Block], folder: Path, place: Callable[[str], str] = str) -> i
 def _run_line(line: str) -> None:
     program, *words = shlex.split(line)
     assert program == "slip", f"A line of another program must be marked as not run: {line}"
-    assert not {">", "|", "&&"} & set(words), f"A line with signs of the shell must be marked as not run: {line}"
+    assert not {">", "|", "&&"} & set(words), (
+        f"A line with signs of the shell must be marked as not run: {line}"
+    )
     status = main(words)
     assert status == 0, f"{line} ended with {status}"

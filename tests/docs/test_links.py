@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "tutorials").glob("*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "tutorials").glob("*.md")]
+)
 GENERATED = ROOT / "docs" / "reference"
 FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -42,4 +44,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_anchors_are_those_of_github() -> None:
     assert anchor("What `--init` takes") == "what---init-takes"
-    assert anchor("Locked, tuned or from scratch: product titles") == "locked-tuned-or-from-scratch-product-titles"
+    assert (
+        anchor("Locked, tuned or from scratch: product titles")
+        == "locked-tuned-or-from-scratch-product-titles"
+    )

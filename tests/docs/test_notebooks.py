@@ -30,5 +30,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
     """In a process of its own, whose main module has no file, as that of a notebook has none."""
     small = [SMALL if "tags" in cell["metadata"] else "".join(cell["source"]) for cell in cells(path)]
     code = "import sys; sys.path.insert(0, '')\n" + "\n".join(small)
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
