@@ -69,7 +69,8 @@ def commands() -> Iterator[str]:
             if name in cli.COMMANDS:
                 for command in (name, *BESIDE.get(name, ())):
                     yield f"## slip {command}\n"
-                    yield f"{task}: {cli.COMMANDS[command]}.\n" if command == name else ""
+                    what = cli.COMMANDS.get(command, "")
+                    yield f"{what[:1].upper()}{what[1:]}.\n" if what else ""
                     yield f"```text\n{help_of(command)}\n```\n"
 
 
