@@ -13,7 +13,15 @@ from openslip.training.teacher import Teacher
 from toys import small_loss
 
 FIXED = Dims(width=14, text_width=6, embed_dim=8)
-DIMS = Dims(width=12, text_width=10, embed_dim=8, context=9, vocabulary=50_000, fixed=FIXED)
+DIMS = Dims(
+    width=12,
+    text_width=10,
+    embed_dim=8,
+    context=9,
+    vocabulary=50_000,
+    special=(0, 49_998, 49_999),
+    fixed=FIXED,
+)
 
 
 def make(

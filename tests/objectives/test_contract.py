@@ -203,6 +203,7 @@ def test_weights_come_from_torchs_generator(name) -> None:
 @NAMES
 def test_after_a_step_the_logit_scale_is_within_its_limits(name) -> None:
     objective, limits = make(name), REGISTRY[name].logit_scale
+    losses(objective)  # which leaves what `after_step` takes from the batch
     scale = torch.nn.Parameter(torch.tensor(50.0))
     with torch.no_grad():
         objective.after_step(SimpleNamespace(logit_scale=scale), At())

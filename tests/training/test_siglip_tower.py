@@ -79,6 +79,28 @@ def test_a_run_trains_resumes_and_loads_with_the_tokenizer_of_its_weights(
     assert same(weights(whole), weights(parts))
 
 
+def test_the_bag_of_words_leaves_out_the_special_tokens_of_the_tokenizer_that_reads(
+    siglip: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the run goes on, which reads no start; and CLIP's where there is no text tower to bring others."""
+    config = with_loss(make_tiny_config(epochs=1), "clip + words")
+    interrupt_after(monkeypatch, 3)
+    with pytest.raises(Interrupted):
+        train(config, ToySource(), tmp_path / "run", init=siglip, console=QUIET)
+    run = train(config, ToySource(), tmp_path / "run", init=siglip, resume=True, console=QUIET)
+    state = read_tensors(sorted(run.checkpoints.glob("step-*"))[-1] / "model.safetensors")
+    assert state["objective.words.special"].tolist() == [1, -1, -1]
+    assert state["objective.words.captions"] == 64
+    assert state["objective.words.captions_with"].shape == (20,)
+    assert state["objective.words.captions_with"][1] == 0 < state["objective.words.captions_with"].sum()
+
+    config = with_loss(make_tiny_config(epochs=1), "words")
+    run = train(config, ToySource(), tmp_path / "alone", init=siglip, console=QUIET)
+    state = read_tensors(sorted(run.checkpoints.glob("step-*"))[-1] / "model.safetensors")
+    assert state["objective.words.special"].tolist() == [0, 49_406, 49_407]
+    assert state["objective.words.captions_with"].shape == (49_408,)
+
+
 def test_token_ids_are_checked_against_the_models_own_vocabulary(siglip: Pretrained, tmp_path: Path) -> None:
     run = train(_config(), ToySource(), tmp_path / "run", init=siglip, console=QUIET)
     encoder = openslip.load(run.path)

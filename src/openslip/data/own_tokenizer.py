@@ -65,6 +65,11 @@ class OwnTokenizer:
         self._key = hashlib.sha256(data).digest()
 
     @property
+    def special(self) -> tuple[int, ...]:
+        """Ids that are not of the text: padding, start and end, as far as there are these."""
+        return tuple(sorted({id for id in (self.pad, self.start, self.end) if id is not None}))
+
+    @property
     def vocabulary_size(self) -> int:
         return self._loaded()[1].get_vocab_size()
 

@@ -49,6 +49,8 @@ class Tokenizer:
     vocabulary_size = VOCABULARY_SIZE
     start = START
     end = END
+    special = (0, START, END)
+    """Ids that are not of the text: rows are filled up with 0, which is also the id of an exclamation mark."""
 
     def __init__(
         self,

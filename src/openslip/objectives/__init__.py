@@ -8,9 +8,11 @@ from openslip.objectives.byol import Byol
 from openslip.objectives.clip import Clip
 from openslip.objectives.combine import REGISTRY, Loss, Sum, complete, known, parse
 from openslip.objectives.distil import Distil, Preserve
+from openslip.objectives.lejepa import LeJepa
 from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective, cosine_momentum
 from openslip.objectives.siglip import SigLip
 from openslip.objectives.simclr import SimClr
+from openslip.objectives.words import Words
 
 __all__ = [
     "REGISTRY",
@@ -20,6 +22,7 @@ __all__ = [
     "Curve",
     "Dims",
     "Distil",
+    "LeJepa",
     "LogitScale",
     "Loss",
     "Objective",
@@ -27,6 +30,7 @@ __all__ = [
     "SigLip",
     "SimClr",
     "Sum",
+    "Words",
     "complete",
     "cosine_momentum",
     "known",

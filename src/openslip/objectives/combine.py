@@ -19,16 +19,18 @@ from openslip.needs import LABELS, TEXT, Need, View, joined
 from openslip.objectives.byol import Byol
 from openslip.objectives.clip import Clip
 from openslip.objectives.distil import Distil, Preserve
+from openslip.objectives.lejepa import LeJepa
 from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective
 from openslip.objectives.siglip import SigLip
 from openslip.objectives.simclr import SimClr
+from openslip.objectives.words import Words
 from openslip.ranges import check_ranges
 
 if TYPE_CHECKING:
     from openslip.models import Model
 
 REGISTRY: dict[str, type[Objective]] = {
-    kind.name: kind for kind in (Clip, SigLip, SimClr, Byol, Distil, Preserve)
+    kind.name: kind for kind in (Clip, SigLip, SimClr, Byol, LeJepa, Words, Distil, Preserve)
 }
 """Name in configuration → objective. A new one of ours is a file and its place in this line."""
 
@@ -38,7 +40,7 @@ def known() -> dict[str, type[Objective]]:
     return {kind.name: kind for kind in REGISTRY.values()}
 
 
-TITLES = {frozenset({"clip", "simclr"}): "SLIP"}
+TITLES = {frozenset({"clip", "simclr"}): "SLIP", frozenset({"clip", "words"}): "SuperCLIP"}
 """Sums that people have a name for."""
 
 

@@ -44,6 +44,8 @@ class Dims:
     """Longest caption, in tokens."""
     vocabulary: int = 0
     """Token ids there are."""
+    special: tuple[int, ...] = ()
+    """Ids of the tokens that are no part of a caption: start, end and padding, as far as they are known."""
     fixed: Dims | None = None
     """Of the fixed model that the objective learns from."""
 

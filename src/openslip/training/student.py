@@ -10,7 +10,9 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from openslip.config import Config
+from openslip.config import Config, ModelConfig
+from openslip.data.own_tokenizer import OwnTokenizer
+from openslip.data.tokenizer import Tokenizer
 from openslip.errors import ConfigError
 from openslip.models import Model, build
 from openslip.models.inputs import Inputs
@@ -195,8 +197,14 @@ def stored_parameters(student: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         yield stored_name(name), parameter
 
 
-def build_student(config: Config, loss: Loss, *, fixed: FixedModels | None = None) -> Student:
-    """Return a student with fresh weights from torch's generator. fixed: the fixed models of the loss."""
+def build_student(
+    config: Config, loss: Loss, *, fixed: FixedModels | None = None, own_tokenizer: bytes = b""
+) -> Student:
+    """Return a student with fresh weights from torch's generator.
+
+    fixed: the fixed models of the loss. own_tokenizer: the bytes of the tokenizer among the weights that are going to
+    be put in, as far as these are known.
+    """
     views = {view.name: config.views.of(view.kind) for view in loss.views}
     scale = loss.logit_scale
     model = build(
@@ -208,4 +216,14 @@ def build_student(config: Config, loss: Loss, *, fixed: FixedModels | None = Non
     )
     dims = Dims.of(model, config.model)
     fixed = fixed or FixedModels({}, {})
+    dims = _with_tokens(dims, model, config.model, own_tokenizer)
     return Student(model, loss.build(dims, fixed.dims), fixed)
+
+
+def _with_tokens(dims: Dims, model: Model, config: ModelConfig, own_tokenizer: bytes) -> Dims:
+    """Return the sizes with what is known of the tokenizer: CLIP's, or one that the weights bring."""
+    if not config.text.tokenizer:
+        return replace(dims, special=Tokenizer.special)
+    if model.text_tower is None:  # which would hold the other's bytes, so that captions are read by CLIP's
+        return replace(dims, special=Tokenizer.special, vocabulary=Tokenizer.vocabulary_size)
+    return replace(dims, special=OwnTokenizer(own_tokenizer, 3).special) if own_tokenizer else dims

@@ -222,7 +222,9 @@ def _student(
     config = plan.config
     # After the fixed models, because building one may draw random numbers.
     torch.manual_seed(config.training.seed)
-    student = build_student(config, plan.loss, fixed=fixed)
+    own = init.weights.get("text_tower.tokenizer") if init else None
+    own_tokenizer = b"" if own is None else own.cpu().numpy().tobytes()
+    student = build_student(config, plan.loss, fixed=fixed, own_tokenizer=own_tokenizer)
     started = start.fill(student, init) if init else None
     if not begun:
         text = student.model.text_tower
