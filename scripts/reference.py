@@ -64,7 +64,8 @@ def commands() -> Iterator[str]:
         "commands have in common.\n"
     )
     listed = [name for names in TASKS.values() for name in names]
-    for task, names in {**TASKS, "Other": tuple(name for name in cli.COMMANDS if name not in listed)}.items():
+    others = tuple(name for name in cli.COMMANDS if name not in listed)
+    for names in (*TASKS.values(), others):
         for name in names:
             if name in cli.COMMANDS:
                 for command in (name, *BESIDE.get(name, ())):
