@@ -11,6 +11,11 @@ import tyro
 from openslip.cli import idle
 from openslip.cli.arguments import given, parse
 
+EXAMPLES = """\
+slip consolidate runs/mine --out mine.safetensors
+    Write the weights of a run to one file.
+"""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -31,6 +36,7 @@ def main(argv: list[str]) -> None:
         Options,
         argv,
         prog="slip consolidate",
+        examples=EXAMPLES,
         description="Write a model's weights to one safetensors file: whole tensors under PyTorch's names for them. "
         "Its header holds the model's configuration, so that `openslip.load` and `slip evaluate` take the file alone.",
     )

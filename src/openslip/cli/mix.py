@@ -18,6 +18,12 @@ Wortsman et al. 2022). With A as it was before further training, and B as it is 
 what A could do and most of what B has learned. `openslip.load` and `slip evaluate` take the files like any other
 model; `slip evaluate MIXED TASK ... --against A` measures what was gained and lost."""
 ENDING = ".safetensors"
+EXAMPLES = """\
+slip mix open_clip:ViT-B-32/openai runs/mine --out mixed.safetensors
+    Write the weights half-way between a public model and a run.
+slip mix runs/before runs/after --alpha 0.25 0.5 0.75
+    Write three files, each with its alpha in the name.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Check, read both, write a file for each alpha."""
-    options = parse(Options, argv, prog="slip mix", description=DESCRIPTION)
+    options = parse(Options, argv, prog="slip mix", description=DESCRIPTION, examples=EXAMPLES)
     idle.which(given(Options, argv), Path(options.a), Path(options.b))
 
     from openslip.errors import ConfigError, printable

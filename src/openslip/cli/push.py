@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Export a model, write its model card, and upload both to a repository of the Hugging Face hub as one
 commit. What will be uploaded is shown before. Log in once with `hf auth login`, or set HF_TOKEN."""
+EXAMPLES = """\
+slip push runs/mine owner/name --license mit --private
+    Upload a model to a private repository.
+"""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Export, show, upload, and say where the model is."""
-    options = parse(Options, argv, prog="slip push", description=DESCRIPTION)
+    options = parse(Options, argv, prog="slip push", description=DESCRIPTION, examples=EXAMPLES)
     idle.which(given(Options, argv), Path(options.model))
 
     from openslip.errors import printable

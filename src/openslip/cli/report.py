@@ -12,6 +12,13 @@ from openslip.cli import idle
 from openslip.cli.arguments import given, parse, print_notes, refuse_idle
 from openslip.cli.source import ColumnOptions
 
+EXAMPLES = """\
+slip report runs/mine runs/other --out report.html
+    Describe two runs on one page.
+slip report runs/mine --pictures 'shards/val-*.tar'
+    Show also what the model finds in captioned pictures.
+"""
+
 
 @dataclass(frozen=True)
 class Options(ColumnOptions):
@@ -31,7 +38,11 @@ class Options(ColumnOptions):
 def main(argv: list[str]) -> None:
     """Write the page."""
     options = parse(
-        Options, argv, prog="slip report", description="Turn run folders into one self-contained HTML page."
+        Options,
+        argv,
+        prog="slip report",
+        examples=EXAMPLES,
+        description="Turn run folders into one self-contained HTML page.",
     )
 
     if not options.pictures:

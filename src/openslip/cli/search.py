@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from openslip.cli.arguments import given, parse, refuse_idle
+from openslip.cli.output import as_json
 from openslip.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -27,6 +28,14 @@ last, behind --. All pictures are compared, so the result is exact. On a termina
 line. That nothing is found is no error: the status is 0."""
 
 OURS = ("row", "score", "key", "path", "caption", "captions")
+EXAMPLES = """\
+slip search vectors "a red bicycle"
+    Find pictures by a text.
+slip search vectors 2:dress + ./a.jpg - "long sleeves"
+    Find pictures by a mixture of texts and a picture.
+slip search vectors shoes --where 'price < 50' --sheet found.png
+    Find among pictures with a condition, and draw what is found.
+"""
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ class Options:
 def main(argv: list[str]) -> None:
     """Search, and print what was found."""
     argv, behind = _split(argv)
-    options = parse(Options, argv, prog="slip search", description=DESCRIPTION)
+    options = parse(Options, argv, prog="slip search", description=DESCRIPTION, examples=EXAMPLES)
     words = [*options.query, *behind]
     if not words:
         raise UsageError(
@@ -110,7 +119,7 @@ def main(argv: list[str]) -> None:
         case "json":
             found = [hit.as_json() for hit in hits]
             whole = {"query": query, "among": hits.among, "notes": list(hits.notes), "found": found}
-            print(json.dumps(whole, ensure_ascii=False, indent=2))
+            print(as_json(whole))
         case "csv":
             print(as_csv(hits), end="")
 

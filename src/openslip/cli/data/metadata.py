@@ -12,6 +12,11 @@ import tyro
 from openslip.cli.arguments import parse
 from openslip.errors import ConfigError, printable
 
+EXAMPLES = """\
+slip data metadata yfcc100m_dataset.bz2 yfcc15m.parquet --only slip_index.npy
+    Make the metadata from YFCC100M's own table.
+"""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -32,6 +37,7 @@ def main(argv: list[str]) -> None:
         Options,
         argv,
         prog="slip data metadata",
+        examples=EXAMPLES,
         description="""Make the metadata of YFCC15M, image index, title and description, as a Parquet file, which opens
 faster than the pickle that SLIP's authors use, and holds nothing that could run. Then train on it:
 --data.train OUT.parquet --data.image-root FOLDER, where FOLDER holds images/NN/NNN.zip.""",
