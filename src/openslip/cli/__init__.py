@@ -52,9 +52,11 @@ slip search vectors "a red bicycle"
 """
 STATUSES = {
     0: "done, also where `slip search` finds nothing",
-    1: "an error, said in words; for `slip data check` also: these data cannot be trained on; for "
-    "`slip compare --fail-if worse`: a model is worse; for `slip ablate`: a run has failed",
-    2: "a wrong command line: something missing, an unknown command or option, one given twice or without effect",
+    1: "an error, said in words: a value, file or model that cannot be used; for `slip evaluate`: a task has failed; "
+    "for `slip data check`: these data cannot be trained on; for `slip compare --fail-if worse`: a model is worse; for "
+    "`slip ablate`: a run has failed; for `slip doctor`: something does not work",
+    2: "a wrong command line: something missing, an unknown command or option, one given twice or without effect, a "
+    "value of another type",
     129: "ended by SIGHUP, as when a terminal is closed",
     130: "ended by Ctrl-C (SIGINT)",
     141: "ended because nobody reads the output any more, as behind `| head`",

@@ -58,6 +58,7 @@ def main(argv: list[str]) -> int:
     from openslip.evaluation.ledger import check_out
     from openslip.evaluation.measured import open_models
     from openslip.evaluation.results import save
+    from openslip.progress import Working
 
     out = None if options.out is None else expand(options.out)
     if out is not None:
@@ -70,9 +71,10 @@ def main(argv: list[str]) -> int:
             fix="For example `slip compare runs/before runs/after`, or `slip compare 'runs/clip-*' 'runs/slip-*'`",
         )
     first, *others = models
-    found = [
-        compare_models(first, other, everything=options.all, by_seed=options.by_seed) for other in others
-    ]
+    with Working(f"comparing {len(models)} models"):
+        found = [
+            compare_models(first, other, everything=options.all, by_seed=options.by_seed) for other in others
+        ]
     differences = [one for comparison in found for one in comparison.differences]
     rows = [row for comparison in found for row in comparison.rows()]
     if out is not None:

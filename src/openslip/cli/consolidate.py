@@ -44,11 +44,14 @@ def main(argv: list[str]) -> None:
 
     from openslip.errors import printable
     from openslip.interop import load
+    from openslip.progress import Working
     from openslip.training.saving import metadata
 
     metadata.check_place(options.out)
-    encoder = load(options.model, which=options.which)
+    with Working(f"reading {options.model}"):
+        encoder = load(options.model, which=options.which)
     weights = encoder.model.state_dict()
-    metadata.write_model(options.out, weights, encoder.config)
+    with Working(f"writing {options.out}"):
+        metadata.write_model(options.out, weights, encoder.config)
     count = sum(tensor.numel() for tensor in weights.values())
     print(printable(f"wrote {count:,} numbers to {options.out}"))

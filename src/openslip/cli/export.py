@@ -62,16 +62,18 @@ def main(argv: list[str]) -> None:
 
     from openslip.errors import printable
     from openslip.exports import export
+    from openslip.progress import Working
 
-    done = export(
-        options.model,
-        options.to,
-        options.out,
-        which=options.which,
-        license=options.license,
-        notes=options.notes,
-        **{name: getattr(options, name) for name in OF_FORMATS if name in chosen},
-    )
+    with Working(f"exporting {options.model} to {options.to}"):
+        done = export(
+            options.model,
+            options.to,
+            options.out,
+            which=options.which,
+            license=options.license,
+            notes=options.notes,
+            **{name: getattr(options, name) for name in OF_FORMATS if name in chosen},
+        )
     for note in done.notes:
         print(printable(f"slip: {note}."), file=sys.stderr, flush=True)
     print(printable(f"wrote {done.place}: {done.trial.described()}"))

@@ -52,6 +52,7 @@ def main(argv: list[str]) -> None:
     from openslip.files import check_free
     from openslip.interop import mixing, read
     from openslip.interop.filling import encoder_of
+    from openslip.progress import Working
     from openslip.training.saving import metadata
 
     for alpha in options.alpha:
@@ -64,11 +65,12 @@ def main(argv: list[str]) -> None:
         metadata.check_place(file)
     models = (options.a, options.b)
     runs = [os.path.isfile(os.path.join(os.path.expanduser(model), "config.toml")) for model in models]
-    sources = [
-        read(model, options.which if is_run or not any(runs) else "latest")
-        for model, is_run in zip(models, runs)
-    ]
-    a, b = map(encoder_of, sources)
+    with Working(f"reading {options.a} and {options.b}"):
+        sources = [
+            read(model, options.which if is_run or not any(runs) else "latest")
+            for model, is_run in zip(models, runs)
+        ]
+        a, b = map(encoder_of, sources)
     for line in mixing.check(a, b):
         print(printable(f"slip: {line}."), file=sys.stderr, flush=True)
     of = [
@@ -78,9 +80,10 @@ def main(argv: list[str]) -> None:
         if not file.endswith(".toml")
     ]
     for alpha, file in files.items():
-        weights = mixing.weights(a, b, alpha)
         lines = ["Mixed by `slip mix`: (1 - alpha) of a and alpha of b", f"alpha: {_plain(alpha)}", *of]
-        metadata.write_model(file, weights, b.config, "\n".join(map(printable, lines)))
+        with Working(f"writing {file}"):
+            weights = mixing.weights(a, b, alpha)
+            metadata.write_model(file, weights, b.config, "\n".join(map(printable, lines)))
         count = sum(tensor.numel() for tensor in weights.values())
         shares = f"{1 - alpha:.4g} of {options.a} and {alpha:.4g} of {options.b}"
         print(printable(f"wrote {count:,} numbers to {file}: {shares}"))

@@ -57,19 +57,25 @@ def main(argv: list[str]) -> None:
 
     from openslip.errors import printable
     from openslip.exports.push import push
+    from openslip.progress import Working
 
-    done = push(
-        options.model,
-        options.repository,
-        to=options.to,
-        which=options.which,
-        license=options.license,
-        notes=options.notes,
-        private=options.private,
-        branch=options.branch,
-        replace=options.replace,
-        show=_show,
-    )
+    def show(upload: Upload) -> None:
+        work.close()  # from now on the hub shows how far it is
+        _show(upload)
+
+    with Working(f"exporting {options.model} to {options.to}") as work:
+        done = push(
+            options.model,
+            options.repository,
+            to=options.to,
+            which=options.which,
+            license=options.license,
+            notes=options.notes,
+            private=options.private,
+            branch=options.branch,
+            replace=options.replace,
+            show=show,
+        )
     for note in done.notes:
         print(printable(f"slip: the hub says: {note}"), file=sys.stderr)
     print(

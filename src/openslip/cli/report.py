@@ -50,6 +50,7 @@ def main(argv: list[str]) -> None:
         refuse_idle(given(Options, argv), *idle.PICTURES, because=because, fix="Name them with --pictures")
 
     from openslip.errors import UsageError, printable
+    from openslip.progress import Working
     from openslip.report import check_place, load_run, write_report
 
     if not options.runs:
@@ -58,13 +59,21 @@ def main(argv: list[str]) -> None:
         raise UsageError("There cannot be fewer than 0 examples", got=f"--examples {options.examples}")
     check_place(options.out)
     encoder = pictures = None
-    if options.pictures:
-        from openslip.interop import load
+    with Working(
+        f"reading {len(options.runs):,} run{'s' * (len(options.runs) != 1)} and writing {options.out}"
+    ):
+        if options.pictures:
+            from openslip.interop import load
 
-        encoder, pictures = load(options.runs[-1]), options.open_source(options.pictures)
-        print_notes(pictures)
-    runs = [load_run(path) for path in options.runs]
-    write_report(
-        options.out, runs, title=options.title, encoder=encoder, pictures=pictures, examples=options.examples
-    )
+            encoder, pictures = load(options.runs[-1]), options.open_source(options.pictures)
+            print_notes(pictures)
+        runs = [load_run(path) for path in options.runs]
+        write_report(
+            options.out,
+            runs,
+            title=options.title,
+            encoder=encoder,
+            pictures=pictures,
+            examples=options.examples,
+        )
     print(printable(f"wrote {options.out}"))

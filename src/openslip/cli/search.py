@@ -90,6 +90,7 @@ def main(argv: list[str]) -> None:
     if form == "auto":
         form = "paths" if options.print0 or not (sys.stdout.isatty() or options.columns) else "table"
 
+    from openslip.progress import Working
     from openslip.search.index import Index
     from openslip.search.query import described
     from openslip.search.query import parse as parse_query
@@ -99,9 +100,10 @@ def main(argv: list[str]) -> None:
     check_columns(options.columns, index.columns)
     if options.index == "hnsw" and (graph := index.open_graph(shown=True)).built:
         print(graph.recall, file=sys.stderr)
-    hits = index.search(
-        terms, where=options.where, top=options.top, threshold=options.threshold, method=options.index
-    )
+    with Working("searching"):
+        hits = index.search(
+            terms, where=options.where, top=options.top, threshold=options.threshold, method=options.index
+        )
     query = described(terms)
     notes = [f"searched for {query}"] * (len(terms) > 1) + [*hits.notes]
     if options.sheet:

@@ -69,6 +69,7 @@ def main(argv: list[str]) -> None:
             fix="pip install 'openslip[serve]'",
         )
 
+    from openslip.progress import Working
     from openslip.search.app.server import Server, open_page
     from openslip.search.index import Index
     from openslip.training.precision import choose_device
@@ -77,8 +78,9 @@ def main(argv: list[str]) -> None:
         device = choose_device(options.device)
     except ConfigError as error:
         raise ConfigError(error.what, got=f"--device {options.device}", fix="Use --device auto") from None
-    index = Index.open(folder, model=model or None, which=options.which)
-    index.model.to(device)
+    with Working("reading the index and its model"):
+        index = Index.open(folder, model=model or None, which=options.which)
+        index.model.to(device)
 
     def say(server: Server) -> None:
         name = index.model.config.name or index.about["model"]["spec"] or "a model"

@@ -129,7 +129,7 @@ def resolve(argv: list[str]) -> Resolved:
             fix = f"There is no run at {folder} to take it from. {resuming.near(folder)} {fix}".replace(
                 "  ", " "
             )
-        raise ConfigError("No training data was named", fix=fix)
+        raise UsageError("No training data was named", fix=fix)
     idle.train(typed, config)
     if path and not of_run:
         for name in others:

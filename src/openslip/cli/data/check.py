@@ -67,6 +67,7 @@ def run(options: Options, give: Callable[[Any], None]) -> int:
     from openslip import recipes
     from openslip.errors import printable
     from openslip.processes import joined
+    from openslip.progress import Working
     from openslip.report.data_page import write_data_page
     from openslip.tools.check import as_text, check, judge
     from openslip.tools.check.against import compare, with_findings
@@ -90,17 +91,20 @@ def run(options: Options, give: Callable[[Any], None]) -> int:
     recipe = recipes.get(RECIPE)
     columns = options.columns | {"leave_broken": options.leave_broken}
     commands = Commands(options.source, columns, options.against, options.captions_optional)
-    verdict = judge(
-        summary, batch=recipe.training.batch, leave_broken=options.leave_broken, commands=commands
-    )
+    with Working("looking for copies"):
+        verdict = judge(
+            summary, batch=recipe.training.batch, leave_broken=options.leave_broken, commands=commands
+        )
     against = None
     if there is not None:
-        against = compare(summary, there)
+        with Working("comparing both sets"):
+            against = compare(summary, there)
         verdict = with_findings(verdict, against, commands)
     print(printable(as_text(summary, verdict, min(110, shutil.get_terminal_size().columns))))
-    write_data_page(
-        options.out, summary, verdict, source, view=recipe.views.size, against=against, other=other
-    )
+    with Working(f"writing {options.out}"):
+        write_data_page(
+            options.out, summary, verdict, source, view=recipe.views.size, against=against, other=other
+        )
     print(printable(f"wrote {options.out}"))
     if options.list:
         count = write_list(options.list, summary, against)
