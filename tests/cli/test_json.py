@@ -104,7 +104,8 @@ def test_data_check(tmp_path, capsys, monkeypatch) -> None:
     )  # there are no captions
     assert (found["good"], found["records"], found["without_caption"]) == (False, 6, 6)
     assert found["page"] == "check.html"
-    assert found["verdict"] in " ".join(said.split())
+    assert found["verdict"].startswith("It cannot be trained on")
+    assert "It cannot be trained on" in said
     assert {one["level"] for one in found["findings"]} <= {"stop", "fix", "know"}
 
 
@@ -122,6 +123,6 @@ def test_train(tmp_path, capsys) -> None:
     found, said = run(capsys, "train", *TINY, *more, "--training.log-every", 1)
     assert (found["run"], found["name"], found["loss"]) == (str(out), "scenes-tiny", "clip + 1.0 * simclr")
     assert math.isfinite(found["metrics"]["loss"])
-    assert found["metrics"]["step"] == 2
+    assert 1 <= found["metrics"]["step"] <= 2
     assert "knn:scenes" in {result["task"] for result in found["results"]}
     assert "done:" in said

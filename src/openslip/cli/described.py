@@ -11,7 +11,7 @@ import inspect
 import textwrap
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -130,7 +130,7 @@ def options(
 
     hints = typing.get_type_hints(cls, include_extras=True)
     for field in dataclasses.fields(cls):
-        if not field.init:
+        if not field.init or typing.get_origin(hints[field.name]) is Mapping:  # options of objectives, by name
             continue
         hint, marks = hints[field.name], _marks(hints[field.name])
         default = field.default
