@@ -12,7 +12,7 @@ from openslip.ablation.grid import Grid, Variant
 from openslip.config import ObjectiveConfig
 from openslip.data.data import Data
 from openslip.data.schedule import Schedule
-from openslip.errors import ConfigError
+from openslip.errors import ConfigError, DataError
 from openslip.objectives import parse
 from openslip.training.watching import speed
 from toys import ToySource, make_tiny_config, with_loss
@@ -72,6 +72,24 @@ def test_less_than_a_batch_is_refused(counts) -> None:
         compute.planned(grid_of(variants(budget="7 samples")[0]))
     with pytest.raises(ConfigError, match="batch of 65 is larger than the 64 records"):
         compute.planned(grid_of(variants(batch=65)[0]))
+
+
+def test_data_of_one_variant_that_are_gone_do_not_end_the_plan(counts, monkeypatch) -> None:
+    def data_of(train, ssl, *_, **__):
+        if train == "gone.csv":
+            raise DataError("There is no such file", got=train)
+        return Data(ToySource()), ("toy", "")
+
+    monkeypatch.setattr(compute.asked, "data_of", data_of)
+    slip, _ = variants(epochs=2)
+    gone = replace(slip.config, data=replace(slip.config.data, train="gone.csv"))
+    missing = Variant("missing", gone, {})
+    _, costs = compute.planned(grid_of(slip, missing))
+    assert costs["slip"].samples == 128
+    assert costs["missing"].samples is None
+    assert "cannot be trained: There is no such file. Got: 'gone.csv'" in costs["missing"].unknown
+    with pytest.raises(DataError, match="no such file"):  # of all
+        compute.planned(grid_of(missing))
 
 
 def test_a_held_out_share_is_no_part_of_an_epoch(counts) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ablation.grids import TASK, killed_once, quick, write_grid
 from openslip import toml
 from openslip.ablation.grid import load
 from openslip.ablation.running import check_unchanged, run_all, standing
+from openslip.ablation.table import collect
 from openslip.errors import ConfigError
 from openslip.training.saving.lock import held
 
@@ -98,8 +100,6 @@ def test_a_grid_that_has_changed_is_refused(whole, tmp_path) -> None:
 
 
 def test_a_task_that_is_added_is_measured_and_nothing_trained(whole, tmp_path) -> None:
-    import shutil
-
     shutil.copytree(whole.out, tmp_path / "runs")
     path = whole.path.with_name("more.toml")
     path.write_text(whole.path.read_text().replace(f'"{TASK}"', f'"{TASK}", "knn:scenes:heldout:24"'))
@@ -110,6 +110,19 @@ def test_a_task_that_is_added_is_measured_and_nothing_trained(whole, tmp_path) -
     assert outcome.finished == ["clip-seed0"]
     assert states(grid) == ["finished", "unmeasured"]
     assert weights(grid.out) == before
+
+
+def test_a_run_whose_files_are_damaged_is_named_and_the_others_go_on(whole, tmp_path) -> None:
+    grid = load(whole.path, shutil.copytree(whole.out, tmp_path / "runs"))
+    (grid.out / "clip-seed0" / "config.toml").write_text("[")
+    told: list[str] = []
+    outcome = run_all(grid, grid.runs, command=_never, inform=told.append)
+    assert (list(outcome.failed), outcome.finished) == (["clip-seed0"], ["slip-seed0"])
+    assert str(grid.out / "clip-seed0" / "config.toml") in outcome.failed["clip-seed0"]
+    assert told == [f"clip-seed0 is left out: {outcome.failed['clip-seed0']}"]
+    assert any("seed 0: its folder cannot be used" in note for note in collect(grid, {}).notes)
+    (grid.out / "slip-seed0" / "results.json").write_text("{")
+    assert states(grid) == ["broken"] * 2
 
 
 def test_what_another_process_trains_is_left_to_it(tmp_path) -> None:

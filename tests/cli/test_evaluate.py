@@ -248,6 +248,21 @@ def test_data_of_all_tasks_are_looked_at_before_any_is_measured(run, photos, mon
         assert "nowhere" in capsys.readouterr().err
 
 
+def test_data_that_cannot_be_measured_are_known_before_a_model_is_loaded(
+    run, photos, tmp_path, monkeypatch, capsys
+) -> None:
+    weights = tmp_path / "mine.safetensors"
+    assert main(["consolidate", str(run), "--out", str(weights)]) == 0
+    monkeypatch.setattr("openslip.interop.load", lambda *_, **__: pytest.fail("loaded"))
+    for model in (run, next((run / "checkpoints").iterdir()), weights):
+        assert main(["evaluate", str(model), f"retrieval:{photos}"]) == 1
+        assert "no image with a caption" in capsys.readouterr().err
+    assert main(["evaluate", "timm:resnet18", f"knn:{tmp_path / 'nowhere'}"]) == 1
+    assert "nowhere" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "no-run"), f"knn:{photos}"]) == 1
+    assert "no such file or folder" in capsys.readouterr().err
+
+
 def test_what_a_model_without_text_is_not_measured_by_need_not_be_there(tmp_path, toy_source, photos) -> None:
     config = make_tiny_config(epochs=1)
     config = replace(config, objective=replace(config.objective, loss="simclr"))

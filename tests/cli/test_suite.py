@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from openslip.cli import main
-from openslip.cli.suite import Measured, beside_the_papers
+from openslip.cli.suite import SuiteModel, beside_the_papers
 from openslip.data.labelled.imagenet import clip_names
 from openslip.evaluation import Result, suite
 from openslip.evaluation.outcomes import Answers
@@ -62,8 +62,10 @@ def test_every_model_is_measured_on_every_set_and_seeds_are_one_column(runs, set
     assert measure(runs, sets, tmp_path / "out", "--protocols", "knn", "zeroshot") == 0
     said = capsys.readouterr()
     missing = next(line for line in said.err.splitlines() if "Not on this machine" in line)
-    assert "Not on this machine, 40: cifar10" in missing
-    assert "scenes" not in missing  # which are built in
+    assert missing == (  # all but the scenes, which are built in
+        "Not on this machine, 40: cifar10, cifar100, cub200, sun397, cars, aircraft, dtd, pets, and 32 more "
+        "(`slip datasets`). `slip datasets show cifar10` says where to get it."
+    )
     assert "Model 3 of 3" in said.err
     header, _, *lines = said.out.splitlines()
     assert header.split() == ["task", "metric", "slip", "simclr", "n"]
@@ -80,6 +82,15 @@ def test_every_model_is_measured_on_every_set_and_seeds_are_one_column(runs, set
         assert len(list(csv.DictReader(file))) == len(found)
     kept = {result.task for result in suite.read(runs / "slip-1" / "results.json")}
     assert kept == {"knn:food101", "zeroshot:food101"}
+
+
+def test_how_exact_features_are_is_said_once_for_a_model(runs, sets, tmp_path, capsys, caplog) -> None:
+    save_photos(sets / "pets", test=3)
+    words = ("--protocols", "knn", "--precision", "bf16")
+    assert measure(runs, sets, tmp_path / "out", *words, models=("slip-0", "slip-1")) == 0
+    said = capsys.readouterr().err
+    assert said.count("knn:food101: ") == said.count("knn:pets: ") == 2
+    assert sum("computes in bfloat16" in record.message for record in caplog.records) == 2
 
 
 def test_what_was_measured_before_is_not_measured_again(runs, sets, tmp_path, capsys, monkeypatch) -> None:
@@ -189,6 +200,17 @@ def test_models_that_are_not_there_are_known_before_any_is_measured(
     assert not (tmp_path / "out").exists()
 
 
+def test_results_that_are_damaged_are_known_before_any_model_is_measured(
+    runs, sets, tmp_path, capsys
+) -> None:
+    (runs / "slip-1" / "results.json").write_text("{")
+    assert measure(runs, sets, tmp_path / "out", "--protocols", "knn", models=("slip-0", "slip-1")) == 1
+    said = capsys.readouterr().err
+    assert re.search(rf"does not hold results.*{runs / 'slip-1' / 'results.json'}", said)
+    assert "Model 1 of 2" not in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_runs_of_one_name_are_seeds_where_a_word_says_so(runs, sets, tmp_path) -> None:
     shutil.copytree(runs / "slip-0", runs / "more" / "slip-0")
     models, out = ("slip-0", "more/slip-0"), tmp_path / "out"
@@ -221,8 +243,8 @@ def test_the_papers_rows_stand_beside_what_was_measured_as_the_paper_did(tmp_pat
         "zeroshot:imagenet", "top1", 0.412, 50_000, 0.4, 0.42, prompts=asked_with(PROMPTS), answers=said
     )
     side = SimpleNamespace(name="mine")
-    told = beside_the_papers([Measured("mine", side, tmp_path / "results.json", [result])])
+    told = beside_the_papers([SuiteModel("mine", side, tmp_path / "results.json", [result])])
     assert "mine: 41.2%" in told
     assert "SLIP ViT-B/16, YFCC15M, 100 epochs: 45.0%" in told
     other = replace(result, prompts="imagenet")
-    assert beside_the_papers([Measured("mine", side, tmp_path / "results.json", [other])]) == ""
+    assert beside_the_papers([SuiteModel("mine", side, tmp_path / "results.json", [other])]) == ""

@@ -74,6 +74,19 @@ def test_probe_standardises_and_matches_scikit_learn():
     assert (guesses == oracle.predict((scaled - mean) / std)).mean() > 0.99
 
 
+def test_given_samples_choose_the_penalty_and_all_are_fitted():
+    values, labels = problem(samples=300, dims=100, spread=6.0)
+    usual = linear.fit_probe(values, labels, 4)
+    given = linear.fit_probe(values, labels, 4, chosen_on=linear.validation_mask(labels))
+    assert np.array_equal(given.weight, usual.weight)
+    probe = linear.fit_probe(values, labels, 4, chosen_on=np.arange(300) >= 200)
+    scaled = ((values - values.mean(axis=0)) / values.std(axis=0)).astype(float)
+    some = LogisticRegression(C=1 / (probe.l2 * 200), tol=1e-6, max_iter=5000).fit(scaled[:200], labels[:200])
+    assert probe.validation_top1 == pytest.approx(some.score(scaled[200:], labels[200:]), abs=0.02)
+    whole = LogisticRegression(C=1 / (probe.l2 * 300), tol=1e-9, max_iter=5000).fit(scaled, labels)
+    assert probe.weight == pytest.approx(whole.coef_, abs=2e-3)
+
+
 def test_penalty_follows_the_data():
     """Few noisy samples in many dimensions want a strong penalty, many clean ones a weak one."""
     noisy_values, noisy_labels = problem(samples=120, dims=100, spread=6.0)
@@ -99,6 +112,27 @@ def test_constant_feature_and_absent_class_do_no_harm():
     assert probe.scores(values).shape == (400, 6)
     assert np.isfinite(probe.scores(values)).all()
     assert set(probe.scores(values).argmax(axis=1)) <= {0, 1, 2, 3}
+
+
+def test_a_public_set_with_a_validation_split_is_fitted_on_both(tmp_path):
+    counts = {"red": 6, "green": 8, "blue": 7}
+    spec = str(color_folder(tmp_path / "colors", counts, splits=("train", "val", "test")))
+    (alone, *_), (public, *_) = (
+        task.evaluate(ColorEncoder()) for task in (linear.Linear(spec), linear.Linear(f"dtd@{spec}"))
+    )
+    assert (alone.settings, public.settings) == ("", "fitted on train and val")
+    assert alone.content != public.content
+    assert (alone.count, public.count, public.value) == (21, 21, 1.0)
+    task, encoder = linear.Linear(f"dtd@{spec}"), ColorEncoder()
+    task.check()
+    assert (
+        "linear:dtd is fitted on train and val of colors, 42 images; val chooses the penalty." in task.lines()
+    )
+    assert task.about()["settings"] == public.settings
+    task.evaluate(encoder)
+    assert encoder.encoded == 3 * 21
+    # EuroSAT's card has no validation split.
+    assert linear.Linear(f"eurosat@{spec}").evaluate(ColorEncoder())[0].settings == ""
 
 
 def test_finds_the_colours(tmp_path):

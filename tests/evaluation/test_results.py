@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -56,6 +57,16 @@ def test_files_of_earlier_versions_are_read_and_stay(tmp_path):
     path.write_text(json.dumps([old]))
     results.keep([BIRDS], path)
     assert results.read(path) == [Result("zeroshot:birds", "top1", 0.4, 9, 0.2, 0.7), BIRDS]
+
+
+def test_a_value_that_is_no_number_is_kept_and_shown_without_a_unit(tmp_path):
+    path = tmp_path / "results.json"
+    none = replace(BIRDS, value=math.nan, low=math.nan, high=math.nan)
+    results.keep([none], path)
+    (again,) = results.read(path)
+    assert math.isnan(again.value)
+    assert results.cells(again)[1:3] == ("–", "–")
+    assert results.cells(replace(BIRDS, value=math.nan))[1] == "–"
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):

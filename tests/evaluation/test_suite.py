@@ -50,8 +50,9 @@ def test_parse_task_errors_teach():
 def test_run_shares_features_and_calls_back(tmp_path):
     spec = str(color_folder(tmp_path / "colors", {"red": 6, "green": 8, "blue": 7}))
     encoder, seen = ColorEncoder(), []
-    results = suite.run(encoder, [f"linear:{spec}", Knn(spec), f"zeroshot:{spec}"], seen.append)
-    assert seen == results
+    tasks = [f"linear:{spec}", Knn(spec), f"zeroshot:{spec}"]
+    results = suite.run(encoder, tasks, on_task=seen.append)
+    assert [result for task in seen for result in task.results] == results
     assert encoder.encoded == 21 * 2  # each picture once
     assert {r.task for r in results} == {"linear:colors", "knn:colors", "zeroshot:colors"}
     assert all(r.value == 1.0 for r in results if r.metric != "ece")
@@ -68,10 +69,10 @@ def test_a_wrong_task_stops_before_anything_is_measured(tmp_path):
     spec = str(color_folder(tmp_path / "colors", {"red": 2, "green": 2}))
     seen = []
     with pytest.raises(ConfigError):
-        suite.run(ColorEncoder(), [f"knn:{spec}", "nonsense:scenes"], seen.append)
+        suite.run(ColorEncoder(), [f"knn:{spec}", "nonsense:scenes"], on_task=seen.append)
     assert seen == []
     with pytest.raises(DataError):
-        suite.run(ColorEncoder(), [f"knn:{spec}", f"knn:{spec}x"], seen.append)
+        suite.run(ColorEncoder(), [f"knn:{spec}", f"knn:{spec}x"], on_task=seen.append)
     assert seen == []
 
 

@@ -166,3 +166,16 @@ def test_graphs_beside_weights_are_left_alone(tmp_path) -> None:
     (folder / "onnx").mkdir()
     (folder / "onnx" / "model.onnx").write_bytes(b"graph")
     assert openslip.load(folder).size
+
+
+def test_names_of_weights_tell_whether_there_is_a_text_tower(tmp_path) -> None:
+    from openslip.interop import has_text
+
+    config = make_tiny_config()
+    write_run(tmp_path / "both", config)
+    write_run(tmp_path / "images", replace(config, objective=replace(config.objective, loss="simclr")))
+    assert has_text(tmp_path / "both") is has_text(tmp_path / "both/checkpoints/step-00000001") is True
+    assert has_text(tmp_path / "images") is has_text("timm:resnet18") is False
+    (tmp_path / "notes.txt").write_text("no weights")
+    for unknown in (tmp_path, tmp_path / "notes.txt", "open_clip:ViT-B-32/openai"):
+        assert has_text(unknown) is None

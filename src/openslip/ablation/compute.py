@@ -17,7 +17,7 @@ from openslip.config import Config
 from openslip.data.data import Data
 from openslip.data.schedule import Schedule
 from openslip.data.sources.mixture import labelled_ones
-from openslip.errors import ConfigError, DataError
+from openslip.errors import ConfigError, DataError, SlipError
 from openslip.tools.split import share_of
 from openslip.training import asked
 from openslip.training.plan import planned_steps
@@ -51,11 +51,20 @@ class Cost:
 def planned(grid: Grid) -> tuple[Grid, dict[str, Cost]]:
     """Return the grid with the length of every variant that is to have another's compute, and the costs by variant.
 
-    Opens the data, and reads some captions. Raises DataError where they cannot be used, ConfigError where a length
-    cannot be worked out.
+    Opens the data, and reads some captions. A variant whose data cannot be used has no known cost, which says why: its
+    runs fail, and the others do not. Raises DataError or ConfigError where that is so of all variants, ConfigError
+    where a length cannot be worked out.
     """
-    counts = Counts()
-    costs = {variant.name: counts.cost(variant.config) for variant in grid.variants}
+    counts, costs = Counts(), dict[str, Cost]()
+    errors: list[SlipError] = []
+    for variant in grid.variants:
+        try:
+            costs[variant.name] = counts.cost(variant.config)
+        except (ConfigError, DataError) as error:
+            costs[variant.name] = Cost(unknown=f"it cannot be trained: {str(error).rstrip('.')}")
+            errors.append(error)
+    if len(errors) == len(grid.variants):
+        raise errors[0]
     variants = []
     for variant in grid.variants:
         if variant.equal_compute:

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, parent_process
@@ -46,20 +46,21 @@ _FEW = 8
 STARTS_WITH = ["openslip.cli.train", "openslip.training.train"]
 """What the processes that train import, once for all of them."""
 
-State = Literal["new", "begun", "unmeasured", "finished", "held"]
+State = Literal["new", "begun", "unmeasured", "finished", "held", "broken"]
 Command = Callable[[list[str]], int | None]
 """What runs a command line of `slip`, and returns the exit status."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a run is. step, steps: of its newest checkpoint. missing: tasks of the grid that are not measured."""
+    """How far a run is. step, steps: of its newest checkpoint. missing: tasks of the grid that are not measured. why: a
+    run is broken, whose files cannot be used."""
 
     state: State
     step: int = 0
     steps: int = 0
     missing: tuple[str, ...] = ()
-    holder: str = ""
+    why: str = ""
 
     def describe(self) -> str:
         """Return how far it is, in words."""
@@ -70,6 +71,8 @@ class Standing:
                 return f"trained, to be measured: {', '.join(self.missing)}"
             case "held":
                 return "another process trains it"
+            case "broken":
+                return f"its folder cannot be used: {self.why}"
         return self.state
 
 
@@ -84,11 +87,19 @@ class Outcome:
 
 def standing(run: GridRun, out: Path) -> Standing:
     """Return how far a run is; nothing is written."""
-    folder = RunFolder(out / run.name)
+    try:
+        return _standing(run, RunFolder(out / run.name))
+    except SlipError as error:  # of this run, which the others need not suffer from
+        return Standing("broken", why=str(error))
+
+
+def _standing(run: GridRun, folder: RunFolder) -> Standing:
+    """Return how far a run is. Raises SlipError where its configuration or its results cannot be read."""
     if _held(folder.path):
         return Standing("held")
     if not (folder.exists() and folder.begun()):
         return Standing("new")
+    trained = folder.config
     try:
         saved = [checkpoint.read_state(path) for path in checkpoint.list_checkpoints(folder.checkpoints)[-1:]]
     except CheckpointError:  # what goes on from it tells
@@ -99,18 +110,23 @@ def standing(run: GridRun, out: Path) -> Standing:
     measures = bool(run.config.evaluation.tasks or run.config.data.val)
     if step != steps or (measures and saved[0].get("measured_at") != step):
         return Standing("begun", step, steps)
-    missing = _unmeasured(run.config, folder, checkpoint.path_of(folder.checkpoints, step).name)
+    last = checkpoint.path_of(folder.checkpoints, step).name
+    missing = _unmeasured(
+        run.config, trained, {r.task for r in read(folder.path / FILE) if r.checkpoint == last}
+    )
     return Standing("unmeasured" if missing else "finished", step, steps, missing)
 
 
-def _unmeasured(config: Config, folder: RunFolder, last: str) -> tuple[str, ...]:
-    """Return the tasks that a finished run has not been measured on: those that the grid did not have at the time."""
-    measured = {result.task for result in read(folder.path / FILE) if result.checkpoint == last}
+def _unmeasured(config: Config, trained: Config, measured: Collection[str]) -> tuple[str, ...]:
+    """Return the tasks that a finished run has not been measured on: those that the grid did not have at the time.
+
+    trained: the configuration that the run was trained by. measured: the tasks that it has results of.
+    """
     texts = objectives.parse(config.objective).shared_space
     missing = []
     for task in config.evaluation.tasks:
         name, _ = parse_cadence(task)
-        if task in folder.config.evaluation.tasks:
+        if task in trained.evaluation.tasks:
             continue
         for one in each(name):
             evaluator = parse_task(one)
@@ -146,7 +162,7 @@ def check_unchanged(runs: Sequence[GridRun], out: Path) -> None:
 def _changed(run: GridRun, out: Path, counts: Counts) -> str:
     """Return what differs between a run and the one that its folder holds; "" for nothing."""
     folder = RunFolder(out / run.name)
-    if not (folder.exists() and folder.begun()):
+    if not (folder.exists() and folder.begun()) or standing(run, out).state == "broken":
         return ""
     try:
         config = asked.with_positives(run.config, classes=bool(labelled_ones(run.config.data.train)))
@@ -159,6 +175,8 @@ def _changed(run: GridRun, out: Path, counts: Counts) -> str:
             return _moved(config, folder, counts, held_out=bool(shares[0]))
     except ConfigError as error:
         return error.got if isinstance(error.got, str) else str(error)
+    except SlipError as error:  # data that the grid names now, and that are not there
+        return str(error)
     return ""
 
 
@@ -193,10 +211,15 @@ def run_all(
         if processes.first:
             check_unchanged(runs, out)
     for number, run in enumerate(runs, 1):
-        lines = [_line_of(run, out)] if processes.first else []
-        line = json.loads(processes.bytes_from_first(json.dumps(lines).encode()))[0]
-        if line is None or line == []:
-            (outcome.finished if line is None else outcome.held).append(run.name)
+        now = standing(run, out) if processes.first else Standing("new")
+        told = now.state, now.why, _line_of(run, out, now) if processes.first else []
+        state, why, line = json.loads(processes.bytes_from_first(json.dumps(told).encode()))
+        if state in ("finished", "held"):
+            (outcome.finished if state == "finished" else outcome.held).append(run.name)
+            continue
+        if state == "broken":
+            outcome.failed[run.name] = why
+            inform(f"{run.name} is left out: {why}")
             continue
         if processes.first:
             write_config(run, out)
@@ -214,16 +237,10 @@ def run_all(
     return outcome
 
 
-def _line_of(run: GridRun, out: Path) -> list[str] | None:
-    """Return the command line that brings a run further; None where it is finished, none at all where it is held."""
-    now = standing(run, out)
-    match now.state:
-        case "finished":
-            return None
-        case "held":
-            return []
-        case "unmeasured":
-            return ["evaluate", str(out / run.name), *now.missing]
+def _line_of(run: GridRun, out: Path, now: Standing) -> list[str]:
+    """Return the command line that brings a run further."""
+    if now.state == "unmeasured":
+        return ["evaluate", str(out / run.name), *now.missing]
     config = out / CONFIGS / f"{run.name}.toml"
     resume = ["--resume"] * RunFolder(out / run.name).exists()
     return ["train", "--config", str(config), "--out", str(out / run.name), *resume]
@@ -246,14 +263,11 @@ def write_config(run: GridRun, out: Path) -> None:
 
 def _became(run: GridRun, out: Path, status: int) -> str:
     """Return what went wrong with a run whose process has ended; "" where it is finished, `held` where it is held."""
-    try:
-        now = standing(run, out)
-    except SlipError as error:
-        return str(error)
+    now = standing(run, out)
     if now.state == "finished":
         return ""
-    if now.state == "held":
-        return "held"
+    if now.state in ("held", "broken"):
+        return now.why or "held"
     if status < 0 or status > 128:
         number = -status if status < 0 else status - 128
         with suppress(ValueError):

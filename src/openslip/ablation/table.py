@@ -235,7 +235,7 @@ def _cell(found: Score | None, metric: str) -> str:
     if found is None:
         return "–"
     of = measure(metric)
-    return of.text(found.value) + ("" if found.spread is None else f" ± {of.text(found.spread)}")
+    return of.text(found.value) + of.spread(found.spread)
 
 
 def _width(column: Sequence[str]) -> int:

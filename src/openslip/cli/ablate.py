@@ -192,12 +192,14 @@ def _print(table: Table, save: Path | None, give: Callable[[Any], None]) -> None
 
 
 def _report(grid: Grid, page: Path) -> None:
+    from openslip.ablation.running import standing
     from openslip.report import load_run, write_report
 
-    finished = [grid.out / run.name for run in grid.runs if (grid.out / run.name / "config.toml").is_file()]
-    if not finished:
+    begun = [run for run in grid.runs if (grid.out / run.name / "config.toml").is_file()]
+    found = [grid.out / run.name for run in begun if standing(run, grid.out).state != "broken"]
+    if not found:
         raise UsageError("There is nothing to report: no run of the grid has begun")
-    write_report(page, [load_run(path) for path in finished], title=grid.path.stem)
+    write_report(page, [load_run(path) for path in found], title=grid.path.stem)
     say(f"wrote {page}")
 
 

@@ -16,7 +16,7 @@ from openslip.cli import hints, idle
 from openslip.cli.arguments import chosen_device, given, parse
 from openslip.cli.output import one_document, say
 from openslip.cli.source import ColumnOptions
-from openslip.errors import ConfigError, UsageError, unsaid
+from openslip.errors import ConfigError, SlipError, UsageError, unsaid
 from openslip.evaluation import ON_CAPTIONED, TRAINED
 from openslip.evaluation.datasets import places
 from openslip.files import expand
@@ -214,9 +214,7 @@ def _measure(options: Options, device: torch.device, ranks: Processes, give: Cal
     for side in sides:
         for note in side.ledger.notes:
             say(note)
-    for side in sides:
-        with ranks.first_goes_ahead():
-            side.load()
+    lines = _checked(sides, ranks)
     if before and _is_same(before.path, after.path):
         raise _same(options)
     for side in sides:
@@ -226,27 +224,54 @@ def _measure(options: Options, device: torch.device, ranks: Processes, give: Cal
                 "A finetuning, or a linear layer by SGD, keeps its state in a run folder, and this is none: "
                 "interrupted, it starts anew. --keep FOLDER keeps it there."
             )
-    opened = {id(task): task for side in sides for task in side.tasks}.values()
-    with ranks.first_goes_ahead():
-        lines = suite.check([*opened], text=any(side.text for side in sides))
     for line in lines:
         say(line)
     names = suite.distinct(after.needed)
     own = {
         name for name, task in zip(names, after.needed) if task in tasks[: len(_each(options.tasks, options))]
     }
-    comparison = Comparison(before, after, own, options, ranks)
+    measurement = Measurement(before, after, own, options, ranks)
     try:
-        failed = sum(comparison.measure(side, device) for side in sides)
+        failed = sum(measurement.measure(side, device) for side in sides)
     finally:  # also when it is interrupted
-        comparison.print({*names})
+        measurement.print({*names})
     if ranks.first:
-        give(comparison.to_dict())
+        give(measurement.to_dict())
     return 1 if failed else 0
 
 
+def _checked(sides: Sequence[Side], ranks: Processes) -> list[str]:
+    """Check the data of all tasks, then load the models; return sentences about the data.
+
+    A task that needs texts is left out for a model without any, whatever its data are. So where nobody knows yet
+    whether a model has a text tower, what is wrong with such a task is said after the models were loaded.
+    """
+    from openslip.evaluation import suite
+    from openslip.interop import check_place, has_text
+
+    tasks = [*{id(task): task for side in sides for task in side.tasks}.values()]
+    for side in sides:
+        check_place(side.path)
+    told = [has_text(side.path) for side in sides]
+    known, lines = any(told) or None not in told, None
+    with ranks.first_goes_ahead():
+        try:
+            lines = suite.check(tasks, text=any(told) or not known)
+        except SlipError:
+            if known:
+                raise
+    for side in sides:
+        with ranks.first_goes_ahead():
+            side.load()
+    text = any(side.text for side in sides)
+    if lines is None or not (known or text):
+        with ranks.first_goes_ahead():
+            lines = suite.check(tasks, text=text)
+    return lines
+
+
 @dataclass
-class Comparison:
+class Measurement:
     """What is measured of one model, or of two. before: the one of --against. own: names of the tasks not general.
     ranks: the processes that share the work."""
 
@@ -488,5 +513,5 @@ def main_number(results: Sequence[Result]) -> str:
     from openslip.evaluation import measure
 
     first = results[0]
-    of = measure(first.metric)
-    return f"{first.metric} {of.text(first.value)}{of.mark}{f' of {first.count:,}' if first.count else ''}"
+    number = measure(first.metric).with_unit(first.value)
+    return f"{first.metric} {number}{f' of {first.count:,}' if first.count else ''}"

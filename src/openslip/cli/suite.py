@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from glob import glob, has_magic
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -41,6 +41,8 @@ TASK_OPTIONS = (
     "captions", "folds",
 )  # fmt: skip
 """What `[[task]]` in a file of tasks may say: options of `slip evaluate` that are about a task."""
+NAMED = 8
+"""Sets that are not on the machine, of which the start says the names: two lines of a terminal."""
 EXAMPLES = """\
 slip evaluate suite 'runs/clip-*' 'runs/slip-*' --datasets /data
     Measure the seeds of two configurations on all public sets below /data.
@@ -77,7 +79,7 @@ class Options:
 
 
 @dataclass
-class Measured:
+class SuiteModel:
     """A model of the suite. group: what its column is called, the same for all seeds of one configuration. place: the
     file that keeps its results."""
 
@@ -177,19 +179,23 @@ class _Run:
         from openslip.evaluation.feature_cache import FeatureCache
         from openslip.evaluation.opened import shared
 
+        with self.ranks.first_goes_ahead():
+            for _, place in models:
+                self._check(place)
         self.cache = FeatureCache(self.out / "features")
         if missing := [card.name for card in self.benchmark.missing]:
+            more = f", and {len(missing) - NAMED:,} more (`slip datasets`)" if len(missing) > NAMED else ""
             say(
-                f"Not on this machine, {len(missing)}: {', '.join(missing)}. "
+                f"Not on this machine, {len(missing)}: {', '.join(missing[:NAMED])}{more}. "
                 f"`slip datasets show {missing[0]}` says where to get it."
             )
-        measured: list[Measured] = []
+        measured: list[SuiteModel] = []
         try:
             with shared():
                 for number, (group, place) in enumerate(models, 1):
                     say(f"Model {number} of {len(models)}: {place}")
                     try:
-                        measured.append(Measured(group, self._side(place)))
+                        measured.append(SuiteModel(group, self._side(place)))
                         self._measure(measured[-1])
                     except SlipError as error:  # of one model, which the others need not suffer from
                         self.failed += 1
@@ -216,6 +222,15 @@ class _Run:
         side.keep = None if side.run else self.out / _file_name(place)
         return side
 
+    def _check(self, place: Path) -> None:
+        """Raise EvaluationError where results that are kept of a model cannot be read, and would be lost."""
+        from openslip.evaluation import results
+
+        self._side(place)  # which reads a run's own
+        name = _file_name(place)
+        for file in (self.out / name / results.FILE, *self.out.glob(f"{name}-????????/{results.FILE}")):
+            results.read(file)
+
     def _place(self, side: evaluate.Side) -> Path:
         """Return the file that keeps a model's results: a run's own, else one of the suite's."""
         from openslip.files import unwritable
@@ -231,7 +246,7 @@ class _Run:
         folder.mkdir(parents=True, exist_ok=True)
         return folder / "results.json"
 
-    def _measure(self, model: Measured) -> None:
+    def _measure(self, model: SuiteModel) -> None:
         """Measure one model on everything that it has not been measured on."""
         from openslip.evaluation import results, suite
 
@@ -307,7 +322,7 @@ class _Run:
         (lacking,) = self.ranks.any(task is None)
         return None if lacking else task
 
-    def _write(self, measured: Sequence[Measured]) -> None:
+    def _write(self, measured: Sequence[SuiteModel]) -> None:
         """Write the whole table, and print it."""
         from openslip.evaluation.results import save
 
@@ -323,7 +338,7 @@ class _Run:
             say(f"As a page: {command('slip', 'report', *runs)}")
 
 
-def table(measured: Sequence[Measured]) -> str:
+def table(measured: Sequence[SuiteModel]) -> str:
     """Return the first number of each task, a line each, with a column for each group of models: mean ± spread."""
     from openslip.evaluation import measure
     from openslip.evaluation.distinct import distinct
@@ -347,7 +362,9 @@ def table(measured: Sequence[Measured]) -> str:
         of, scores = measure(result.metric), {group: score(some) for group, some in found[what].items()}
         best = ahead(scores, lower=of.better == "lower") if of.better else None
         cells = [
-            _cell(of.text, scores[group], mark="*" if group == best else "") if group in scores else "–"
+            f"{of.text(one.value)}{of.spread(one.spread)}{'*' * (group == best)}"
+            if (one := scores.get(group))
+            else "–"
             for group in groups
         ]
         rows.append([names[what], result.metric, *cells, f"{result.count:,}"])
@@ -358,7 +375,7 @@ def table(measured: Sequence[Measured]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def beside_the_papers(measured: Sequence[Measured]) -> str:
+def beside_the_papers(measured: Sequence[SuiteModel]) -> str:
     """Return the paper's rows with those that were measured as the paper measured; empty where there is none."""
     from openslip.evaluation.kept_outcomes import recall
     from openslip.evaluation.published import PUBLISHED, agrees
@@ -381,11 +398,6 @@ def beside_the_papers(measured: Sequence[Measured]) -> str:
             if number is not None
         ]
     return "\n".join([*lines, ""]) if lines else ""
-
-
-def _cell(text: Callable[[float], str], score: Any, mark: str) -> str:
-    spread = "" if score.spread is None else f" ± {text(score.spread)}"
-    return f"{text(score.value)}{spread}{mark}"
 
 
 def _of(task: Evaluator, known: Sequence[Result], checkpoint: str, dtype: torch.dtype) -> list[Result]:

@@ -92,12 +92,18 @@ class OnCaptioned(Kept[Source]):
         return {"data": location(source), "settings": settings(self, *names)}
 
     def check(self) -> None:
-        """Raise DataError or ConfigError for a source that cannot be opened, ConfigError for less than 0 captions."""
+        """Raise DataError or ConfigError for a source that cannot be opened, ConfigError for less than 0 captions.
+
+        Where captions are required, DataError also for a source without any, as far as that is known without reading
+        pictures.
+        """
         if self.captions < 0:
             raise ConfigError(
                 "Of an image so many captions count, or 0 for all", got=f"captions={self.captions}"
             )
-        self.keep()
+        source = self.keep()
+        if self.captions_required and not _may_have_captions(source):
+            raise _without_captions(source)
 
     def lines(self) -> list[str]:
         """Return sentences for people about what is measured on."""
@@ -160,12 +166,7 @@ class OnCaptioned(Kept[Source]):
         if has_text(encoder):
             rows, texts, image_ids, text_ids = captioned.pairs(found.kept)
             if not texts:
-                raise DataError(
-                    "There is no image with a caption",
-                    got=f"{len(source):,} images",
-                    fix="Give captioned pictures, as `slip train --data.train` reads them; pictures in folders of "
-                    "classes are measured by zeroshot:FOLDER",
-                )
+                raise _without_captions(source)
             if without := len(found.kept) - sum(bool(captioned.captions[i]) for i in found.kept):
                 note(f"{self.name}: {without} images without a caption left out.")
         return Embeddings(
@@ -194,6 +195,27 @@ class OnCaptioned(Kept[Source]):
             return captioned, checked(batch, len(source), self.name)
 
         return once(encoder, source, self.captions, part=part, join=join)
+
+
+def _may_have_captions(source: Source) -> bool:
+    """Whether a record may have a caption, as far as that is known of pictures that are files of their own."""
+    for index in range(len(source)):
+        try:
+            file = source.file(index)
+        except DataError:  # the picture is not there, or its caption cannot be read
+            return True
+        if file is None or any(caption.strip() for caption in file.captions):
+            return True
+    return False
+
+
+def _without_captions(source: Source) -> DataError:
+    return DataError(
+        "There is no image with a caption",
+        got=f"{source.name}: {len(source):,} images",
+        fix="Give captioned pictures, as `slip train --data.train` reads them; pictures in folders of classes are "
+        "measured by zeroshot:FOLDER",
+    )
 
 
 class _Captioned(Sequence[Any]):

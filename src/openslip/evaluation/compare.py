@@ -344,12 +344,11 @@ def _told(name: str, one: Difference) -> str:
 
 
 def _with_spread(result: Result, spread: float | None) -> str:
-    return _number(result) + ("" if spread is None else f" ± {measure(result.metric).text(spread)}")
+    return measure(result.metric).with_unit(result.value, spread)
 
 
 def _number(result: Result) -> str:
-    of = measure(result.metric)
-    return of.text(result.value) + of.mark
+    return measure(result.metric).with_unit(result.value)
 
 
 def _measured(result: Result) -> tuple[str, ...]:

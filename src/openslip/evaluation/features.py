@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -83,8 +84,7 @@ class LabelledFeatures:
 @dataclass
 class _Session:
     """What the evaluators of a suite have in common. memory: what was extracted, with what its key has the id of.
-    ranks: the processes that share the images now. parts: what was computed for all, and how it is joined. told:
-    of which models was said how exact their features are."""
+    ranks: the processes that share the images now. parts: what was computed for all, and how it is joined."""
 
     progress: bool = False
     precision: torch.dtype = torch.float32
@@ -94,10 +94,11 @@ class _Session:
         default_factory=dict
     )
     memory: dict[tuple[object, ...], tuple[Any, ...]] = field(default_factory=dict)
-    told: set[int] = field(default_factory=set)
 
 
 _session: ContextVar[_Session | None] = ContextVar("slip_evaluation_session", default=None)
+_told: WeakKeyDictionary[Encoder, set[torch.dtype]] = WeakKeyDictionary()
+"""Of which models was said how exact their features are in which precision."""
 
 
 @contextmanager
@@ -394,8 +395,8 @@ class _Extraction:
         precision = self.session.precision
         lower: Any = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(precision)
         values = self.encoder.image_features(images, numpy=True, autocast=lower)
-        if lower and id(self.encoder) not in self.session.told:
-            self.session.told.add(id(self.encoder))
+        if lower and precision not in (told := _told.setdefault(self.encoder, set())):
+            told.add(precision)
             exact = self.encoder.image_features(images, numpy=True)
             apart = np.linalg.norm(values - exact, axis=1) / np.linalg.norm(exact, axis=1).clip(1e-12)
             note(

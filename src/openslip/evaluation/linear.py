@@ -2,8 +2,11 @@
 
 Features are standardised by the training images' mean and standard deviation, so one grid of penalties suits every
 tower. The penalty is chosen on a fifth of the training split, and the probe then fitted on all of it; the test split
-is looked at once. (The paper trains the layer by SGD on augmented crops; a fit to the optimum on cached features needs
-no learning rate, takes seconds, and gives the same number each time.)
+is looked at once. Where a public set has a validation split beside its test split, that split chooses the penalty, and
+the probe is fitted on both (Radford et al. 2021, appendix A.3).
+
+(The SLIP paper trains the layer by SGD on augmented crops; a fit to the optimum on cached features needs no learning
+rate, takes seconds, and gives the same number each time.)
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openslip.data.labelled import LabelledSet
 from openslip.errors import ConfigError, EvaluationError, note
-from openslip.evaluation import Result, multilabel, results, settings
+from openslip.evaluation import Result, fingerprint, multilabel, results, settings
 from openslip.evaluation.classification import classification, softmax
-from openslip.evaluation.features import BATCH, LabelledFeatures, labelled_features
+from openslip.evaluation.features import BATCH, LabelledFeatures, labelled_features, share
 from openslip.evaluation.opened import OnLabelled
 
 if TYPE_CHECKING:
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """Grid of `l2`, strong to weak: each fit starts at the one before, and stronger wins a tie."""
 VALIDATION = 0.2
+"""Share of the training images that chooses the penalty, where no validation split does."""
 PATIENCE = 2
 """The search ends after so many penalties in a row that are worse than the best: the weak end is the slow one."""
 DOUBLE_UP_TO = 10**8
@@ -42,7 +47,8 @@ ROWS = 2**16
 
 @dataclass(frozen=True)
 class Linear(OnLabelled):
-    """top1, top5 and mean_per_class on the test split, of a linear classifier fitted on the train split.
+    """top1, top5 and mean_per_class on the test split, of a linear classifier fitted on the train split; on train and
+    val of a set whose card has both beside a test split.
 
     Of a set with several labels an image mean_average_precision and roc_auc, of a classifier for each class.
 
@@ -64,7 +70,24 @@ class Linear(OnLabelled):
 
     def about(self) -> dict[str, str]:
         """Return what tells this measurement from others."""
-        return {"data": self.opened().location, "settings": settings(self, "penalties", "seed")}
+        data = self.opened()
+        return {"data": data.location, "settings": self._settings(data)}
+
+    def lines(self) -> list[str]:
+        """Return sentences for people about what is measured on."""
+        data, lines = self.opened(), super().lines()
+        if self._has_val(data):
+            train, val = (len(data.splits[split]) for split in ("train", "val"))
+            lines.append(
+                f"{self.name} is fitted on train and val of {data.name}, {train + val:,} images; val chooses the "
+                "penalty."
+            )
+        return lines
+
+    def share(self, encoder: Encoder) -> None:
+        """Have all processes compute the features that `evaluate` asks for; all must call it."""
+        data = self.opened()
+        share(encoder, data, [*self.measured_on, *["val"] * self._has_val(data)], self.batch_size)
 
     def check(self) -> None:
         """Raise DataError without a train or a test split, EvaluationError for a single class, ConfigError for settings
@@ -86,6 +109,11 @@ class Linear(OnLabelled):
         self._require_classes(train.labels)
         if train.labels.ndim == 2:
             return self._several(encoder, train, test)
+        chosen_on = None
+        if self._has_val(data):
+            val = labelled_features(encoder, data, "val", "features", self.batch_size)
+            chosen_on = np.arange(len(train.labels) + len(val.labels)) >= len(train.labels)
+            train = _together(train, val)
         probe = fit_probe(
             train.values,
             train.labels,
@@ -93,8 +121,9 @@ class Linear(OnLabelled):
             penalties=self.penalties,
             seed=self.seed,
             device=encoder.device,
+            chosen_on=chosen_on,
         )
-        about = test.about(train) | {"settings": settings(self, "penalties", "seed")}
+        about = test.about(train) | {"settings": self._settings(data)}
         if place := self._keep_probe(encoder, probe, train):
             about["classifier"] = os.path.abspath(place)
         scores = probe.scores(test.values)
@@ -126,7 +155,7 @@ class Linear(OnLabelled):
             "device": encoder.device,
         }
         scores = multilabel.probe_scores(train.values, train.labels, test.values, **options)
-        about = test.about(train) | {"settings": settings(self, "penalties", "seed")}
+        about = test.about(train) | {"settings": self._settings(self.opened())}
         return multilabel.multilabel(self.name, scores, test.labels, test.skipped, test.samples, **about)
 
     def _keep_probe(self, encoder: Encoder, probe: Probe, train: LabelledFeatures) -> Path | None:
@@ -144,11 +173,34 @@ class Linear(OnLabelled):
         }
         return kept_probe.save(self.folder, self.name, encoder, self.origin, probe, about)
 
+    def _has_val(self, data: LabelledSet) -> bool:
+        """Whether the set is published with a validation split beside its test split, and these data have both.
+
+        Of data of one's own nobody knows what a split called val is for.
+        """
+        card, needed = self.card(data), {"train", "val", "test"}
+        return not data.several and needed <= {*data.splits} and card is not None and needed <= {*card.splits}
+
+    def _settings(self, data: LabelledSet) -> str:
+        fitted = "fitted on train and val" if self._has_val(data) else ""
+        return ", ".join(filter(None, (settings(self, "penalties", "seed"), fitted)))
+
     def _require_classes(self, labels: np.ndarray) -> None:
         if labels.ndim == 2:
             multilabel.require_labels(self.name, labels)
         elif len(np.unique(labels)) < 2:
             raise EvaluationError(f"{self.name} needs training images of two classes or more")
+
+
+def _together(train: LabelledFeatures, val: LabelledFeatures) -> LabelledFeatures:
+    """Return the features of two splits to train on as of one."""
+    return replace(
+        train,
+        values=np.concatenate([train.values, val.values]),
+        labels=np.concatenate([train.labels, val.labels]),
+        skipped=train.skipped + val.skipped,
+        content=fingerprint.of_all([train.content, val.content]),
+    )
 
 
 @dataclass(frozen=True)
@@ -175,17 +227,19 @@ def fit_probe(
     penalties: tuple[float, ...] = PENALTIES,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    chosen_on: np.ndarray | None = None,
 ) -> Probe:
-    """Choose the penalty on a stratified fifth of the samples, then fit on all of them.
+    """Choose the penalty on some of the samples, then fit on all of them.
 
-    values: (N, D); labels: (N,) in [0, classes).
+    values: (N, D); labels: (N,) in [0, classes). chosen_on: (N,) which samples choose the penalty; None for a
+    stratified fifth.
     """
     mean, scale = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
     mean, scale = mean.astype(values.dtype), np.where(scale > 1e-8, scale, 1).astype(values.dtype)
     double = values.size <= DOUBLE_UP_TO and torch.device(device).type != "mps"
     x = torch.from_numpy((values - mean) / scale).to(device, torch.float64 if double else torch.float32)
     y = torch.from_numpy(labels).to(device)
-    held_out = torch.from_numpy(validation_mask(labels, seed)).to(device)
+    held_out = torch.from_numpy(validation_mask(labels, seed) if chosen_on is None else chosen_on).to(device)
     best: tuple[float, float, tuple[Tensor, Tensor] | None] = (-1.0, penalties[0], None)
     if len(penalties) > 1 and bool(held_out.any()):
         best = _search(x, y, held_out, classes, penalties)

@@ -37,6 +37,17 @@ class Measure:
                 return f"{value:{plus}.1f}"
         return f"{value:{plus}#.3g}".removesuffix(".")  # -2.60 beside -2.74
 
+    def with_unit(self, value: float, spread: float | None = None) -> str:
+        """Return a value as `text` does, with `%` behind a share; `–` alone where there is no number.
+
+        spread: the standard deviation over seeds, which follows as ` ± 0.5`; None of one run.
+        """
+        return self.text(value) + ("" if math.isnan(value) else self.mark) + self.spread(spread)
+
+    def spread(self, deviation: float | None) -> str:
+        """Return ` ± 0.5`, to stand behind a mean over seeds; nothing where no deviation is known."""
+        return "" if deviation is None or math.isnan(deviation) else f" ± {self.text(deviation)}"
+
     @property
     def mark(self) -> str:
         """What stands behind a value: `%` of a share, else nothing."""

@@ -152,22 +152,19 @@ def cells(result: Result) -> tuple[str, str, str, str]:
     """Return a result's metric, value, interval and number of samples as tables show them."""
     of = measure(result.metric)
     if math.isnan(result.low):
-        value, interval = of.text(result.value) + of.mark, "–"
+        value, interval = of.with_unit(result.value), "–"
     elif of.unit == "rank":
         value, interval = f"{result.value:.1f}", f"{result.low:.0f} – {result.high:.0f}"
     else:
-        value, interval = (
-            of.text(result.value) + of.mark,
-            f"{of.text(result.low)} – {of.text(result.high)}",
-        )
+        value, interval = of.with_unit(result.value), f"{of.text(result.low)} – {of.text(result.high)}"
     skipped = f" ({result.skipped:,} skipped)" if result.skipped else ""
     return result.metric, value, interval, f"{result.count:,}{skipped}" if result.count else "–"
 
 
 def _result(entry: dict[str, Any]) -> Result:
     """Return what an entry of a file says. Raises LookupError, TypeError or ValueError where it is no result."""
-    value = float(entry["value"])
-    low, high = (math.nan if entry[name] is None else float(entry[name]) for name in ("low", "high"))
+    numbers = (math.nan if entry[name] is None else float(entry[name]) for name in ("value", "low", "high"))
+    value, low, high = numbers  # JSON has no nan
     count, skipped = int(entry["count"]), int(entry.get("skipped", 0))
     if count < 0 or skipped < 0:
         raise ValueError(f"{entry['metric']} of {count} samples")

@@ -255,7 +255,6 @@ class Done:
 def run(
     encoder: Encoder,
     tasks: Sequence[str | Evaluator],
-    on_result: Callable[[Result], None] | None = None,
     *,
     on_task: Callable[[Done], None] | None = None,
     progress: bool = False,
@@ -269,11 +268,11 @@ def run(
     A task that needs a text tower is left out, and said, when the model has none. Of equal tasks one is measured. Tasks
     that have not been checked are checked before anything is measured (see `check`).
 
-    on_result: called with each result as soon as there is one. on_task: called with each task that is through; with it,
-    a task that fails does not end the others. progress: show bars on a terminal. precision: what the image tower
-    computes in; `auto` is float32 on a CPU, on others what training computed in, and float32 where that is not known.
-    cache: a folder that keeps features. ranks: the processes that share the work; all must call it, and the first one
-    has the results. interrupts: entered around all that takes long, for a caller who must not be interrupted elsewhere.
+    on_task: called with each task that is through; with it, a task that fails does not end the others. progress: show
+    bars on a terminal. precision: what the image tower computes in; `auto` is float32 on a CPU, on others what training
+    computed in, and float32 where that is not known. cache: a folder that keeps features. ranks: the processes that
+    share the work; all must call it, and the first one has the results. interrupts: entered around all that takes long,
+    for a caller who must not be interrupted elsewhere.
 
     Raises ConfigError, DataError and EvaluationError for what can be known before anything is measured, and without
     on_task as they come; ProcessError where another process has failed.
@@ -299,10 +298,7 @@ def run(
             done = [replace(one, settings=with_precision(one.settings, evaluator, dtype)) for one in done]
             if error is not None and on_task is None:
                 raise error
-            for result in done:
-                results.append(result)
-                if on_result is not None:
-                    on_result(result)
+            results += done
             if on_task is not None and ranks.first:
                 on_task(Done(name, done, error, time.monotonic() - start))
     return results

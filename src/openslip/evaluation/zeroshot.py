@@ -76,12 +76,14 @@ class ZeroShot(OnLabelled):
     def lines(self) -> list[str]:
         """Return sentences for people about what is measured on."""
         data, lines = self.opened(), super().lines()
+        asked = self._asked(data)
+        if asked.named:  # by the card, or by names that were given
+            lines = [line for line in lines if line not in data.notes or "zero-shot needs" not in line]
         if data.undivided:
             count = len(data.untrained())
             lines.append(
                 f"{data.name} has no splits: {self.name} measures all {count:,} images, as nothing is trained."
             )
-        asked = self._asked(data)
         lines += self._about_prompts(data, asked)
         if twice := named_twice(asked.class_names):
             lines.append(

@@ -126,6 +126,14 @@ def check_place(spec: str | Path) -> None:
         raise _nothing(text, path)
 
 
+def has_text(spec: str | Path) -> bool | None:
+    """Say whether a model has a text tower, as far as that is told without reading weights; None where it is not."""
+    path = expand(spec)
+    if os.path.exists(path):
+        return ours.has_text(path)
+    return False if os.fspath(spec).startswith("timm:") else None
+
+
 def _nothing(text: str, path: Path) -> CheckpointError:
     """Return the error for a text that is neither a path nor a name of anything."""
     kind = re.match(r"([A-Za-z][\w-]*):(?!//)", text)

@@ -57,6 +57,22 @@ def is_ours_folder(folder: Path) -> bool:
     return metadata.KEY in texts or is_ours(entries)
 
 
+def has_text(place: Path) -> bool | None:
+    """Say whether our model at `place`, a run, a checkpoint or a file, has a text tower, by the names in its files.
+
+    No tensor is read. None where the names do not tell: there are none, or none of ours.
+    """
+    try:
+        if place.is_dir():
+            files = files_of((pick(place, "latest", lambda _: None) or place) / WEIGHTS)
+        else:
+            files = [place]
+        names = {name: None for file in files for name in metadata.read_header(file)[0]}
+    except CheckpointError:
+        return None
+    return any(name.startswith("text_tower.") for name in names) if is_ours(names) else None
+
+
 def read_folder(folder: Path, which: str) -> Pretrained:
     """Return the model of a run folder, of a checkpoint's folder, or of a folder that copies of their files lie in.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -211,7 +212,7 @@ def _cell(column: Column, row: Row) -> Cell:
         return Cell("no text tower" if needs_text and not row.first.loss.text_tower else "not measured")
     return Cell(
         value=number(column.key, found.value),
-        unit=measure(column.key).mark,
+        unit=measure(column.key).mark if math.isfinite(found.value) else "",
         interval=interval(column.key, found),
         seeds=_seeds(column.key, found, len(row.runs)) if len(row.runs) > 1 else "",
         count=_counts(found) if column.count is None else "",
@@ -223,7 +224,9 @@ def _cell(column: Column, row: Row) -> Cell:
 def _seeds(key: str, found: Score, runs: int) -> str:
     """Return `± 1.2, 3 seeds`."""
     of = f"{found.runs} of {runs} seeds" if found.runs < runs else f"{runs} seeds"
-    return of if found.spread is None else f"± {number(key, found.spread)}, {of}"
+    if found.spread is None or math.isnan(found.spread):
+        return of
+    return f"± {number(key, found.spread)}, {of}"
 
 
 def _counts(found: Score) -> str:

@@ -191,7 +191,9 @@ def _text_column(column: Column, table: Sequence[Row]) -> list[str]:
             cells.append("–")
             continue
         mark = "*" if row.label == best else " "
-        spread = "" if found.spread is None else f" ± {number(column.key, found.spread)}"
+        spread = ""
+        if found.spread is not None and math.isfinite(found.spread):
+            spread = f" ± {number(column.key, found.spread)}"
         of = f" of {found.runs}" if found.runs < len(row.runs) else ""
         cells.append(f"{number(column.key, found.value)}{spread}{of}{mark} ({interval(column.key, found)})")
     counts = [

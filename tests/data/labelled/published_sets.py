@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +204,148 @@ def rendered_sst2(root: Path) -> Path:
         for number, name in enumerate(("negative", "positive")):
             put(root / f"rendered-sst2/{split}/{name}/{number}.png", number)
     return root / "rendered-sst2"
+
+
+RESISC45 = ("airplane", "baseball_diamond", "sea_ice")
+
+
+def resisc45(root: Path, lists: bool = True) -> Path:
+    """lists: the partition of Neumann et al. 2019 beside the authors' archive, as torchgeo has it."""
+    folder = root / "resisc45"
+    for number, name in enumerate(RESISC45):
+        for i in range(1, 6):
+            jpg(folder / f"NWPU-RESISC45/{name}/{name}_{i:03d}.jpg", number)
+    if lists:
+        for split, numbers in (("train", (4, 1, 2)), ("val", (3,)), ("test", (5,))):
+            write(
+                folder / f"resisc45-{split}.txt",
+                *(f"{name}_{i:03d}.jpg" for i in numbers for name in RESISC45),
+            )
+    return folder
+
+
+UCF101 = ("ApplyEyeMakeup", "HandstandPushups", "YoYo")
+"""Classes as in the lists; a video of the second is called v_HandStandPushups_g01_c01."""
+
+
+def ucf101(root: Path, called: str = "UCF-101", lists: bool = True, frames: int = 1) -> Path:
+    """The middle frame of each video. called: `UCF-101-midframes` for CoOp's copy, with its split_zhou_UCF101.json if
+    there are no lists. frames: of more than one a video has a folder."""
+    folder = root / "ucf101"
+    partition: dict[str, list[list]] = {"train": [], "val": [], "test": []}
+    for number, name in enumerate(UCF101):
+        spaced = "_".join(re.findall("[A-Z][^A-Z]*", name)) if called.endswith("midframes") else name
+        for group, split in ((1, "test"), (8, "train"), (9, "train")):
+            for clip in (1, 2):
+                video = f"v_{name.replace('Handstand', 'HandStand')}_g{group:02d}_c{clip:02d}"
+                for i in range(frames):
+                    place = f"{video}.jpg" if frames == 1 else f"{video}/frame{i:04d}.jpg"
+                    jpg(folder / called / spaced / place, number if i == frames // 2 else 900 + i)
+                partition[split].append([f"{name}/{video}.avi", number + 1, f"{spaced}/{video}.jpg", spaced])
+    if lists:
+        place = folder / "ucfTrainTestlist"
+        write(place / "classInd.txt", *(f"{number} {name}" for number, name in enumerate(UCF101, 1)))
+        for i in (1, 2, 3):  # the other partitions have other test groups
+            train, test = partition["train"], partition["test"]
+            train, test = (train, test) if i == 1 else (test, train)
+            write(place / f"trainlist0{i}.txt", *(f"{path} {number}" for path, number, *_ in train))
+            write(place / f"testlist0{i}.txt", *(path for path, *_ in test))
+    elif called.endswith("midframes"):
+        rows = {
+            split: [[path, number - 1, spaced] for _, number, path, spaced in some]
+            for split, some in partition.items()
+        }
+        rows["val"] = rows["train"][::4]
+        del rows["train"][::4]
+        write(folder / "split_zhou_UCF101.json", json.dumps(rows))
+    return folder
+
+
+KINETICS = ("abseiling", "massaging person's head", "passing American football (in game)")
+
+
+def kinetics700(root: Path, splits: tuple[str, str] = ("train", "val")) -> Path:
+    """The middle frame of each video, called as the videos that cvdfoundation offers. splits: what their folders are
+    called; `train_images` and `val_images` in the paper's code."""
+    for split in splits:
+        for number, name in enumerate(KINETICS):
+            for i in range(2):
+                jpg(root / f"k700-2020/{split}/{name}/-{i}qz3_{split[:2]}{number}A_000004_000014.jpg", number)
+    return root / "k700-2020"
+
+
+def imagenetv2(root: Path, count: int = 1000) -> Path:
+    """A folder for each label of ImageNet, called by its number."""
+    folder = root / "imagenetv2-matched-frequency-format-val"
+    for label in range(count):
+        jpg(folder / f"{label}/{label:040x}.jpeg", label)
+    return folder
+
+
+WORDNET_IDS = ("n01498041", "n01531178", "n01534433")
+"""Ids of three classes of ImageNet: stingray, goldfinch, junco."""
+
+
+def imagenet_relative(root: Path, name: str = "imagenet-a") -> Path:
+    """ImageNet-A, -R and -Sketch: a folder for each class, called by its WordNet id."""
+    for number, one in enumerate(WORDNET_IDS):
+        for i in range(2):
+            jpg(root / f"{name}/{one}/{i:06d}_{number}.jpg", number)
+    write(root / f"{name}/README.txt", *(f"{one} a name" for one in WORDNET_IDS))
+    return root / name
+
+
+def imagenet_samples(root: Path) -> Path:
+    folder = root / "imagenet-sample-images"
+    for number, name in enumerate(("n01440764_tench", "n01443537_goldfish", "n02028035_redshank")):
+        jpg(folder / f"{name}.JPEG", number)
+    write(folder / "gallery.md", "![tench](n01440764_tench.JPEG)")
+    return folder
+
+
+def tiny_imagenet(root: Path) -> Path:
+    folder = root / "tiny-imagenet-200"
+    for number, one in enumerate(WORDNET_IDS):
+        jpg(folder / f"train/{one}/images/{one}_0.JPEG", number)
+        write(folder / f"train/{one}/{one}_boxes.txt", f"{one}_0.JPEG\t0\t0\t62\t57")
+        jpg(folder / f"val/images/val_{number}.JPEG", number)
+        jpg(folder / f"test/images/test_{number}.JPEG", number)
+    lines = (f"val_{number}.JPEG\t{one}\t0\t32\t44\t62" for number, one in enumerate(WORDNET_IDS))
+    write(folder / "val/val_annotations.txt", *lines)
+    return folder
+
+
+OBJECTNET = {
+    "air_freshener": ("Air freshener", ""),
+    "alarm_clock": ("Alarm clock", "analog clock; digital clock"),
+    "backpack": ("Backpack", "backpack, back pack, knapsack, packsack, rucksack, haversack"),
+    "bicycle": (
+        "Bicycle",
+        "mountain bike, all-terrain bike, off-roader; bicycle-built-for-two, tandem bicycle, tandem",
+    ),
+    "t_shirt": ("T-shirt", "jersey, T-shirt, tee shirt"),
+}
+"""Folders of ObjectNet, what its classes are called, and the classes of ImageNet that each is, if any."""
+
+
+def objectnet(root: Path) -> Path:
+    folder = root / "objectnet-1.0"
+    for number, name in enumerate(OBJECTNET):
+        for i in range(2):
+            put(folder / f"images/{name}/{number:07x}{i:08x}.png", number)
+    mappings = folder / "mappings"
+    write(
+        mappings / "folder_to_objectnet_label.json",
+        json.dumps({name: called for name, (called, _) in OBJECTNET.items()}),
+    )
+    shared = {called: imagenet for called, imagenet in OBJECTNET.values() if imagenet}
+    write(mappings / "objectnet_to_imagenet_1k.json", json.dumps(shared))
+    every = "; ".join(shared.values()).split("; ")
+    write(mappings / "imagenet_to_label_2012_v2", *every)
+    write(
+        mappings / "pytorch_to_imagenet_2012_id.json", json.dumps({str(i): i + 1 for i in range(len(every))})
+    )
+    return folder
 
 
 def structs(**columns: list) -> np.ndarray:

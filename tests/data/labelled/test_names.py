@@ -154,6 +154,9 @@ def test_names_that_somebody_gives_for_prompts(tmp_path):
     assert names.renamed(by_value, birds, None, "birds") == [("red fox",), ("bee", "honey bee")]
     every = given(tmp_path, {"bee": ["bee", "honey bee"], "fox": ["red fox"]})  # as lists by data set look
     assert names.renamed(every, birds, None, "birds") == [("red fox",), ("bee", "honey bee")]
+    within = given(tmp_path, {"id2label": {"0": ["red fox", "vulpes"], "1": "honey bee"}})  # as of a model
+    numbered = LabelledSet("birds", "", ("0", "1"), False, {}, values=(0, 1))
+    assert names.renamed(within, numbered, None, "birds") == [("red fox", "vulpes"), ("honey bee",)]
     lines = given(tmp_path, "red fox\nhoney bee\n", "names.txt")
     assert names.renamed(lines, birds, None, "birds") == [("red fox",), ("honey bee",)]
     with pytest.raises(DataError, match=r"labels.json lists 3 names, and birds has 2 classes"):

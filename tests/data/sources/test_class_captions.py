@@ -160,6 +160,18 @@ def test_a_file_names_numbered_classes(tmp_path, names, labels, called) -> None:
     assert [source[i].captions[-1] for i in range(4)] == [by_label[label] for label in labels]
 
 
+def test_a_file_may_name_classes_by_data_set_and_have_several_names_of_one(tmp_path) -> None:
+    hub(tmp_path / "birds.parquet", [0, 1, 1], ["aa", "bb"])
+    mine = tmp_path / "mine.json"
+    mine.write_text(json.dumps({"birds": [["eagle", "hawk"], ["owl"]], "fish": ["carp", "eel"]}))
+    source = opened(tmp_path / "birds.parquet", class_names=str(mine))
+    assert source.class_names == ("eagle", "owl")
+    assert "the first is taken: 'eagle', not 'hawk'" in source.note
+    mine.write_text(json.dumps({"fish": ["carp", "eel"]}))
+    with pytest.raises(DataError, match=r"mine\.json has no names for the classes of birds.*names for fish"):
+        opened(tmp_path / "birds.parquet", class_names=str(mine))
+
+
 def test_a_file_may_rename_classes_that_have_names(tmp_path) -> None:
     hub(tmp_path / "birds.parquet", [0, 1, 1], ["aa_x", "bb"])
     (tmp_path / "mine.json").write_text(json.dumps({"aa x": "eagle", "bb": "owl"}))
@@ -181,7 +193,7 @@ def test_a_file_that_does_not_name_all_classes_is_refused(tmp_path, text, why) -
     (tmp_path / "mine.json").write_text(text)
     with pytest.raises(DataError, match=why):
         opened(tmp_path / "photos", class_names=str(tmp_path / "mine.json"))
-    with pytest.raises(DataError, match="none.json does not list class names"):
+    with pytest.raises(DataError, match=r"no such file of class names.*none\.json"):
         opened(tmp_path / "photos", class_names=str(tmp_path / "none.json"))
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import published_sets as sets
 import pytest
 from evaluation_fakes import ColorEncoder, color_folder
+from oracle import Oracle, coloured
 
 from openslip.errors import DataError
 from openslip.evaluation.datasets.objectnet import FOLDERS, SHARED
@@ -33,6 +35,21 @@ def test_classes_that_imagenet_lacks_are_left_out(tmp_path):
     top1 = task.evaluate(ColorEncoder())[0]
     assert (top1.metric, top1.value, top1.count) == ("top1", 1.0, 6)
     assert task.about()["prompts"] == "imagenet"
+
+
+@pytest.mark.parametrize("named", ["objectnet-1.0", "."])
+def test_the_archive_as_it_unpacks(tmp_path, named):
+    """With all four mappings, and classes that are several of ImageNet's; the folder, or that above."""
+    sets.objectnet(tmp_path)
+    task = ZeroShot(f"objectnet@{tmp_path / named}")
+    task.check()
+    data = task.opened()
+    assert data.class_names == ("alarm clock", "backpack", "bicycle", "t-shirt")
+    part = data.splits["all"]
+    assert part.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [part.images[i] for i in range(8)] == [coloured(1 + label) for label in part.labels]
+    names = [called for called, _ in sets.OBJECTNET.values()]
+    assert task.evaluate(Oracle(names))[0].value == 1.0
 
 
 def test_without_the_mappings_it_is_refused(tmp_path):

@@ -28,6 +28,7 @@ FRONT_BYTES = 1 << 18
 """Of a README's front matter: the names of some 10,000 classes."""
 _WRITE = 'Write it as ["cat", "dog", …] in the order of the labels, or as {"1": "cat", "5": "dog"} by label.'
 _WNID = re.compile(r"n\d{8}")
+_WRAPS = ("id2label", "classes", "names", "class_names", "categories")
 _DELIBERATE = "classes.json"
 """Written for this set by somebody: that it does not fit is an error."""
 
@@ -96,7 +97,7 @@ def read_names(file: Path) -> GivenNames:
     try:
         if file.suffix == ".txt":
             return GivenNames(file.name, [line.strip() for line in _lines(file) if line.strip()])
-        found = read_json(file, MOST_BYTES)
+        found = _unwrapped(read_json(file, MOST_BYTES))
         if not isinstance(found, list | dict) or not found:
             raise TypeError("It holds neither a list nor a mapping")
     except FileNotFoundError:
@@ -113,9 +114,15 @@ def read_names(file: Path) -> GivenNames:
     )
 
 
-def renamed(given: GivenNames, labelled: LabelledSet, card: Card | None, name: str) -> list[Names] | None:
+def renamed(
+    given: GivenNames, labelled: LabelledSet, card: Card | None, name: str, *, whole: bool = True
+) -> list[Names] | None:
     """Return what somebody calls each of the C classes of a set, in one name or several; None where those given are by
-    data set, and none are for this one. card, name: what the set is called.
+    data set, and none are for this one.
+
+    The keys of a mapping are labels, folders, or what the classes are called by the data; a list is for labels that
+    count from 0, or, where classes go by other values, in the order of the classes. card, name: what the set is called.
+    whole: whether a list has to name all classes, and no others, unless the names themselves say which is which.
 
     Raises DataError for names that are not those of its classes.
     """
@@ -131,7 +138,7 @@ def renamed(given: GivenNames, labelled: LabelledSet, card: Card | None, name: s
         raise DataError(
             f"{given.source} does not list class names", cause=shortened(str(error)), fix=_WRITE
         ) from None
-    told = _told(*(found or ({}, False)), labelled, given.source, whole=True)
+    told = _told(*(found or ({}, False)), labelled, given.source, whole=whole)
     entries = names.values() if isinstance(names, dict) else names
     several = {_name(one): _all_names(one) for one in entries if isinstance(one, list)}
     return [several.get(one, (one,)) for one in told]
@@ -141,33 +148,35 @@ def _all_names(entry: list[Any]) -> Names:
     return tuple(str(one).strip() for one in entry if not _WNID.fullmatch(str(one)))
 
 
-def named_by(file: Path, labelled: LabelledSet) -> LabelledSet:
-    """Return a labelled set whose classes are called as `file` says: a list or a mapping, as `classes.json` holds one.
+def named_by(given: GivenNames, labelled: LabelledSet) -> LabelledSet:
+    """Return a labelled set whose classes are called as somebody says (see `renamed`), each by one name: the first.
 
-    The keys of a mapping are labels, folders, or what the classes were called until now; a list is for labels that
-    count from 0, or, where classes go by other values, in the order of the classes. Raises DataError for a file that
-    does not name all classes that occur.
+    Raises DataError where not all classes that occur have a name.
     """
-    try:
-        found = _of_lines(_lines(file)) if file.suffix == ".txt" else _of_json(read_json(file, MOST_BYTES))
-    except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
+    from openslip.evaluation import datasets
+
+    found = renamed(given, labelled, datasets.told(labelled.class_names), labelled.name, whole=False)
+    if found is None:
         raise DataError(
-            f"{file} does not list class names", cause=shortened(str(error)), fix=_WRITE
-        ) from None
-    told = _told(*(found or ({}, False)), labelled, file.name)
+            f"{given.source} has no names for the classes of {labelled.name}",
+            got=f"names for {shortened(', '.join(given.names), 100)}",
+            fix=f"Add {labelled.name!r}, or give a file with the names of these classes alone",
+        )
+    told = tuple(one[0] for one in found)
     values = labelled.values or labelled.class_names
     splits = {split: replace(one, class_names=told, named=True) for split, one in labelled.splits.items()}
     some = ", ".join(f"{value} is {name!r}" for value, name in list(zip(values, told))[:3])
     notes = [said for said in labelled.notes if "zero-shot needs" not in said]
-    notes.append(f"Class names from {file.name}: {some}" + ", …" * (len(told) > 3))
+    notes.append(f"Class names from {given.source}: {some}" + ", …" * (len(told) > 3))
+    if several := next((one for one in found if len(one) > 1), None):
+        notes.append(f"Of several names of a class the first is taken: {several[0]!r}, not {several[1]!r}")
     return replace(labelled, class_names=told, named=True, splits=splits, notes=tuple(notes))
 
 
 def _told(
-    names: NamesByValue, listed: bool, labelled: LabelledSet, source: str, *, whole: bool = False
+    names: NamesByValue, listed: bool, labelled: LabelledSet, source: str, *, whole: bool
 ) -> tuple[str, ...]:
-    """Return the names of the classes of a set. whole: whether a list has to name all of them, and no others, unless
-    the names themselves say which is which. Raises DataError where one has none."""
+    """Return the names of the classes of a set; whole: as `renamed` takes it. Raises DataError where one has none."""
     values, before = labelled.values or labelled.class_names, labelled.class_names
     if whole and listed and len(names) != len(values):
         naming = None
@@ -208,12 +217,20 @@ def _read(file: Path, column: str) -> tuple[NamesByValue, bool] | None:
     return _of_json(names) if names else None
 
 
+def _unwrapped(data: Any) -> Any:
+    """Return the list or mapping of names that stands under a key which says so: `{"id2label": {…}}`."""
+    while isinstance(data, dict):
+        inner = next((data[key] for key in _WRAPS if isinstance(data.get(key), list | dict)), None)
+        if inner is None:
+            break
+        data = inner
+    return data
+
+
 def _of_json(data: Any) -> tuple[NamesByValue, bool]:
     """Return what a list of names, a mapping in either direction, or a list of {label, name} says."""
+    data = _unwrapped(data)
     if isinstance(data, dict):
-        for key in ("id2label", "classes", "names", "class_names", "categories"):
-            if isinstance(data.get(key), list | dict):
-                return _of_json(data[key])
         numbered = all(re.fullmatch(r"-?\d{1,18}", key, re.ASCII) for key in data)
         if not numbered and all(isinstance(v, str) and number(v) is not None for v in data.values()):
             data = {name: int(label) for name, label in data.items()}

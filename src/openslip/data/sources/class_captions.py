@@ -20,7 +20,7 @@ from openslip.data.contents import Contents
 from openslip.data.labelled import Image, Labelled, LabelledSet, open_named, prompts
 from openslip.data.labelled.folder import Files
 from openslip.data.labelled.labelled_set import Subset, columns_of, file_of, key_of
-from openslip.data.labelled.names import named_by
+from openslip.data.labelled.names import named_by, read_names
 from openslip.data.labelled.parquet import ParquetImages
 from openslip.data.record import ImageFile, Part, Record, Source
 from openslip.data.sources.mixture import LABELS
@@ -59,7 +59,7 @@ def open_classes(spec: str, columns: Mapping[str, str]) -> ClassCaptions:
     asked = {name: columns.get(name, "") for name in ("image_column", "label_column", "image_root")}
     labelled = open_named(place, **asked)
     if file := columns.get("class_names", ""):
-        labelled = named_by(expand(file), labelled)
+        labelled = named_by(read_names(expand(file)), labelled)
     elif not labelled.named:
         raise DataError(
             f"The classes of {labelled.name} have no names",

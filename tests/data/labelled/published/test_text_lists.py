@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 
 import published_sets as sets
@@ -11,8 +12,9 @@ from oracle import knn, zeroshot
 from published_sets import ours, theirs
 from torchvision import datasets
 
-from openslip.data.labelled import open_labelled
+from openslip.data.labelled import imagenet, open_labelled
 from openslip.errors import DataError
+from openslip.evaluation.zeroshot import ZeroShot
 
 TORCHVISION = {
     "food101": (datasets.Food101, "_image_files", {"train": "train", "test": "test"}),
@@ -162,3 +164,125 @@ def test_folders_of_classes_need_no_layout(tmp_path):
             samples = getattr(dataset, "samples", None) or dataset._samples
             assert ours(found, split) == {str(path): label for path, label in samples}
             assert list(found.values) == dataset.classes
+
+
+def test_resisc45_is_parted_by_its_lists(tmp_path):
+    folder = sets.resisc45(tmp_path)
+    found = open_labelled(str(folder))
+    assert {split: Counter(part.labels.tolist()) for split, part in found.splits.items()} == {
+        "train": {0: 3, 1: 3, 2: 3},
+        "val": {0: 1, 1: 1, 2: 1},
+        "test": {0: 1, 1: 1, 2: 1},
+    }
+    assert found.class_names == ("airplane", "baseball diamond", "sea ice")
+    assert all(path.endswith("_005.jpg") for path in found.splits["test"].images.paths)
+    assert zeroshot(str(folder), list(found.class_names)) == knn(str(folder), list("abc")) == 1
+    for path in folder.glob("NWPU-RESISC45/*"):  # the lists among the folders of classes
+        path.rename(folder / path.name)
+    (folder / "NWPU-RESISC45").rmdir()
+    assert open_labelled(str(folder)).splits["test"].labels.tolist() == [0, 1, 2]
+
+
+def test_resisc45_without_lists_has_no_splits(tmp_path):
+    found = open_labelled(str(sets.resisc45(tmp_path, lists=False)))
+    assert {split: len(part) for split, part in found.splits.items()} == {"all": 15}
+    assert found.values == sets.RESISC45
+
+
+UCF101_FORMS = {
+    "frames in the folders of the videos": {},
+    "CoOp's frames": {"called": "UCF-101-midframes"},
+    "CoOp's frames and lists": {"called": "UCF-101-midframes", "lists": False},
+    "all frames": {"frames": 4},
+}
+
+
+@pytest.mark.parametrize("form", UCF101_FORMS)
+def test_ucf101_is_parted_by_the_first_of_its_lists(form, tmp_path):
+    folder = sets.ucf101(tmp_path, **UCF101_FORMS[form])
+    found = open_labelled(str(folder))
+    counts = {split: Counter(part.labels.tolist()) for split, part in found.splits.items()}
+    assert counts["test"] == {0: 2, 1: 2, 2: 2}
+    assert sum((counts[split] for split in counts if split != "test"), Counter()) == {0: 4, 1: 4, 2: 4}
+    assert ("val" in counts) == form.endswith("lists")
+    # Clips of a group are of one scene: no group is on both sides.
+    groups = {
+        split: {re.search(r"_g(\d+)_", path)[1] for path in part.images.paths}
+        for split, part in found.splits.items()
+    }
+    assert groups.pop("test") == {"01"}
+    assert set().union(*groups.values()) == {"08", "09"}
+    names = ["Apply Eye Makeup", "Handstand Pushups", "Yo Yo"]
+    assert knn(str(folder), names) == 1
+    task = ZeroShot(f"ucf101@{folder}")
+    assert [asked for (asked,) in task._asked(task.keep()).names] == [
+        "Apply Eye Makeup",
+        "Hand Stand Pushups",
+        "Yo Yo",
+    ]
+    said = " ".join(found.notes)
+    assert ("middle one is measured" in said) == (form == "all frames")
+    assert "left out" not in said
+
+
+def test_ucf101_as_the_papers_code_has_it_and_without_lists(tmp_path):
+    folder = sets.ucf101(tmp_path, lists=False)
+    assert list(open_labelled(str(folder)).splits) == ["all"]
+    for split in ("train", "val"):
+        (folder / split).mkdir()
+    for name in sets.UCF101:
+        for path in sorted((folder / "UCF-101" / name).iterdir()):
+            place = folder / ("val" if "_g01_" in path.name else "train") / name / path.name
+            place.parent.mkdir(exist_ok=True)
+            path.rename(place)
+    found = open_labelled(str(folder))
+    assert {split: len(part) for split, part in found.splits.items()} == {"train": 12, "val": 6}
+    assert zeroshot(str(folder), list(sets.UCF101)) == 1
+
+
+@pytest.mark.parametrize("content", ["[]", '{"train": [["a.jpg", 0]]}', '{"train": []}'])
+def test_a_damaged_list_of_ucf101_is_refused(tmp_path, content):
+    folder = sets.ucf101(tmp_path, called="UCF-101-midframes", lists=False)
+    sets.write(folder / "split_zhou_UCF101.json", content)
+    with pytest.raises(DataError, match=r"list of videos cannot be read.*split_zhou_UCF101\.json"):
+        open_labelled(str(folder))
+
+
+def test_videos_of_ucf101_without_a_frame_are_counted(tmp_path):
+    folder = sets.ucf101(tmp_path)
+    (folder / "UCF-101/YoYo/v_YoYo_g01_c02.jpg").unlink()
+    sets.jpg(folder / "UCF-101/YoYo/v_YoYo_g25_c01.jpg", 2)
+    said = " ".join(open_labelled(str(folder)).notes)
+    assert "1 pictures of test that are listed are not there and are left out" in said
+    assert "1 pictures in ucf101 that no list names are left out" in said
+
+
+@pytest.mark.parametrize("splits", [("train", "val"), ("train_images", "val_images")])
+def test_kinetics700_in_both_of_its_layouts(tmp_path, splits):
+    folder = sets.kinetics700(tmp_path, splits)
+    found = open_labelled(str(folder))
+    assert found.values == sets.KINETICS
+    assert {split: len(part) for split, part in found.splits.items()} == {"train": 6, "val": 6}
+    assert zeroshot(str(folder), list(sets.KINETICS)) == knn(str(folder), list(sets.KINETICS)) == 1
+    assert not [said for said in found.notes if "left out" in said]
+
+
+def test_imagenetv2_has_imagenets_labels(tmp_path):
+    folder = sets.imagenetv2(tmp_path)
+    task = ZeroShot(f"imagenetv2@{tmp_path}")  # the folder above does not say what it is
+    task.check()
+    found = task.opened()
+    assert found.splits["all"].labels.tolist() == list(range(1000))
+    assert [
+        int(os.path.dirname(path)[len(folder.name) + 1 :]) for path in found.splits["all"].images.paths
+    ] == list(range(1000))
+    assert task._asked(found).names == tuple((name,) for name in imagenet.clip_names())
+    assert not [line for line in task.lines() if "zero-shot needs" in line]
+
+
+def test_imagenet_samples_are_told_by_the_names_of_their_files(tmp_path):
+    folder = sets.imagenet_samples(tmp_path)
+    found = open_labelled(str(folder))
+    assert found.class_names == ("tench", "goldfish", "common redshank")
+    assert {split: len(part) for split, part in found.splits.items()} == {"all": 3}
+    assert zeroshot(str(folder), list(found.class_names)) == 1

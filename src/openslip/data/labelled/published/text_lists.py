@@ -1,12 +1,14 @@
-"""Pictures as files, and text files that say which picture is of which class and split."""
+"""Pictures as files whose names, or text files beside them, say which picture is of which class and split."""
 
 from __future__ import annotations
 
 import csv
 import os
+import re
+from collections import defaultdict
 from pathlib import Path
 
-from openslip.data.labelled.classes import Value
+from openslip.data.labelled.classes import Naming, Value
 from openslip.data.labelled.published.archive import (
     Archive,
     Contents,
@@ -144,6 +146,82 @@ def _gtsrb(root: Path) -> Contents:
     return Contents(parts, None, [*pictures.notes, *tested.notes])
 
 
+def _resisc45(root: Path) -> Contents:
+    """`resisc45-train.txt`: `airplane_001.jpg`, whose class is what stands before the last underscore.
+
+    The authors published no partition. These lists are those of Neumann et al. 2019, which torchgeo has as well.
+    """
+    splits: Entries = {
+        split: [(f"{value}/{name}", value) for name in lines(path) if (value := name.rpartition("_")[0])]
+        for split in ("train", "val", "test")
+        if (path := root / f"resisc45-{split}.txt").is_file()
+    }
+    return listed(first_of(root, "NWPU-RESISC45/") or root, splits)
+
+
+def _ucf101(root: Path) -> Contents:
+    """`ucfTrainTestlist/trainlist01.txt`: `ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1`; the first of three
+    partitions is the usual one. Without these lists `split_zhou_UCF101.json` (Zhou et al. 2022, CoOp) parts the videos.
+
+    A frame is called as its video, or lies in a folder that is. Of several frames the middle one is taken.
+    """
+    pictures = Listing(root)
+    frames: dict[str, list[str]] = defaultdict(list)
+    for path in pictures.names:
+        frames[_video(path)].append(path)
+
+    def frame(video: str, split: str) -> str:
+        several = [path for path in frames.get(_video(video), ()) if pictures.find(path, split)]
+        return several[len(several) // 2] if several else video
+
+    rows, naming, note = _ucf101_lists(root)
+    splits: Entries = {
+        split: [(frame(video, split), value) for video, value in some] for split, some in rows.items()
+    }
+    parts = pictures.parts(splits)
+    notes = [note]
+    if any(len(some) > 1 for video, some in frames.items() if video):
+        notes.append("Of the frames of each video the middle one is measured.")
+    return Contents(parts, naming, [*notes, *pictures.notes])
+
+
+def _ucf101_lists(root: Path) -> tuple[dict[str, list[tuple[str, str]]], Naming | None, str]:
+    """Return by split the path and the class of each video of UCF101, the order of the classes, and what is said."""
+    folder, zhou = root / "ucfTrainTestlist", root / _UCF101_ZHOU
+    if folder.is_dir():
+        rows = {
+            split: [
+                (video, os.path.dirname(video))
+                for video, *_ in fields(there(folder, f"{split}list01.txt"), 1)
+            ]
+            for split in ("train", "test")
+        }
+        classes = folder / "classInd.txt"
+        naming = in_order_of(name for _, name in _pairs(classes)) if classes.is_file() else None
+        return rows, naming, "Of the three partitions in ucfTrainTestlist/ the first is measured."
+    try:
+        found = read_json(zhou, 64 << 20)
+        rows = {
+            split: [(str(video), str(name)) for video, _, name in found[split]]
+            for split in ("train", "val", "test")
+        }
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise DataError("A list of videos cannot be read", got=str(zhou), cause=str(error)) from None
+    return rows, None, f"The splits are those of {_UCF101_ZHOU}."
+
+
+def _video(path: str) -> str:
+    """Return which video of UCF101 a frame is of, `v_yoyo_g01_c01`; "" for another picture."""
+    found = re.search(r"v_[a-z]+_g\d+_c\d+", path.lower())
+    return found[0] if found else ""
+
+
+def _imagenet_samples(root: Path) -> Contents:
+    """`n01440764_tench.JPEG`: a picture of each class, all in one folder; the class is the id in front."""
+    names = [(name, found[0]) for name in Listing(root).names if (found := re.match(r"n\d{8}(?=_)", name))]
+    return listed(root, {"all": names})
+
+
 def _pairs(path: Path) -> list[tuple[str, str]]:
     """Return the first word of each line, and the rest of it."""
     return [(first, rest) for first, rest in fields(path, 2, most=2)]
@@ -156,6 +234,8 @@ _GTSRB_TABLE = " | ".join(
     for folder in ("", "GTSRB/", "GTSRB/Final_Test/Images/", "Final_Test/Images/")
 )
 
+_UCF101_ZHOU = "split_zhou_UCF101.json"
+
 ARCHIVES = (
     Archive(
         "Food-101",
@@ -167,5 +247,8 @@ ARCHIVES = (
     Archive("FGVC Aircraft", ("images/", "variants.txt", "images_variant_test.txt"), _aircraft),
     Archive("CUB-200", ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt"), _cub),
     Archive("SUN397", ("ClassName.txt", "a/"), _sun397),
+    Archive("RESISC45", ("resisc45-train.txt", "resisc45-test.txt"), _resisc45),
+    Archive("UCF101 (frames)", (f"ucfTrainTestlist/testlist01.txt | {_UCF101_ZHOU}",), _ucf101),
+    Archive("the ImageNet samples", ("n01440764_tench.JPEG",), _imagenet_samples),
     Archive("GTSRB", (_GTSRB_TRAIN, _GTSRB_TEST, _GTSRB_TABLE), _gtsrb),
 )
