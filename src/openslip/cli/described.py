@@ -130,7 +130,8 @@ def options(
 
     hints = typing.get_type_hints(cls, include_extras=True)
     for field in dataclasses.fields(cls):
-        if not field.init or typing.get_origin(hints[field.name]) is Mapping:  # options of objectives, by name
+        of_objectives = typing.get_origin(hints[field.name]) is Mapping  # by the names of these
+        if not field.init or of_objectives:
             continue
         hint, marks = hints[field.name], _marks(hints[field.name])
         default = field.default
