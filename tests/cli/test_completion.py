@@ -109,7 +109,8 @@ def test_printing_it_is_quick() -> None:
 
 def test_how_and_what_is_wrong(capsys) -> None:
     assert main(["--print-completion", "--help"]) == 0
-    assert all(shell in capsys.readouterr().out for shell in SHELLS)
+    how = capsys.readouterr().out
+    assert all(shell in how for shell in SHELLS)
     assert main(["--print-completion"]) == 2
     assert main(["--print-completion", "fisch"]) == 2
     assert "Did you mean 'fish'?" in capsys.readouterr().err
