@@ -113,4 +113,4 @@ def test_how_and_what_is_wrong(capsys) -> None:
     assert all(shell in how for shell in SHELLS)
     assert main(["--print-completion"]) == 2
     assert main(["--print-completion", "fisch"]) == 2
-    assert "Did you mean 'fish'?" in capsys.readouterr().err
+    assert "Did you mean 'fish'" in capsys.readouterr().err
