@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import pytest
 from rich.console import Console
 
 from openslip import progress
-from openslip.progress import Bar, PlainLines, Progress
+from openslip.progress import Bar, PlainLines, Progress, Working
 
 
 def screen() -> Console:
@@ -95,3 +96,46 @@ def test_lines_in_a_log_are_few_and_none_on_a_terminal() -> None:
         lines.print("two")
     assert said(log) == "one [here]\n"
     assert said(live) == ""
+
+
+def test_work_that_cannot_be_counted_has_a_live_line() -> None:
+    console = screen()
+    with Working("reading [this]", console=console):
+        pass
+    assert "reading [this]" in said(console)
+
+
+def test_a_bar_takes_the_place_of_work_that_cannot_be_counted() -> None:
+    """Two live lines would write over each other."""
+    console = screen()
+    with Working("reading", console=console) as work:
+        assert work._progress.live.is_started
+        with Bar("fetching", 10, console=screen()) as bar:
+            assert not work._progress.live.is_started
+            assert bar.live
+
+
+def test_long_work_is_told_in_lines_without_a_terminal(capsys, monkeypatch) -> None:
+    with Working("reading"):
+        pass
+    assert capsys.readouterr().err == ""  # it was short
+    monkeypatch.setattr(progress, "WORKING_SECONDS", 0.01)
+    told, said = threading.Event(), list[str]()
+    monkeypatch.setattr(progress, "print_text", lambda _, text: (said.append(text), told.set()))
+    with Working("reading"):
+        assert told.wait(30)
+    assert said == ["reading: 0 s so far"]
+    with Working("hidden", shown=False) as work:
+        assert not work._ended.wait(0.05)
+    assert len(said) == 1
+
+
+def test_what_is_printed_under_a_bar_goes_where_standard_output_goes(monkeypatch) -> None:
+    """As in `slip classify … > labels.csv`: the bar is on the terminal, the answers are in the file."""
+    file, console = io.StringIO(), screen()
+    monkeypatch.setattr("sys.stdout", file)
+    with Bar("classifying", 10, console=console) as bar:
+        assert bar.live
+        print("a.jpg,cat")
+    assert file.getvalue() == "a.jpg,cat\n"
+    assert "a.jpg" not in said(console)

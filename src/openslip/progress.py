@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import sys
+import threading
 import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Self
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 PLAIN_LINE_SECONDS = 30.0
 """Without a terminal (a log file), a line of text this often."""
+WORKING_SECONDS = 5.0
+"""Without a terminal, nothing is told of work that cannot be counted before it has taken this long."""
 
 
 def print_text(console: Console, text: str) -> None:
@@ -61,7 +65,10 @@ class Bar:
             TextColumn("{task.completed:,.0f}{task.fields[of]}"),
             TextColumn("{task.fields[numbers]}", markup=False), TextColumn("ETA"), TimeRemainingColumn(compact=True),
             console=self.console, refresh_per_second=4, transient=transient, disable=not self.live,
+            redirect_stdout=_shares_screen(),
         )  # fmt: skip
+        for work in _working:
+            work.close()
         of = "" if total is None else f" of {total:,.0f}"
         self._task = self._progress.add_task(self.title, total=total, completed=done, numbers="", of=of)
         self._progress.start()
@@ -83,6 +90,65 @@ class Bar:
 
     def close(self) -> None:
         self._progress.stop()
+
+
+_working: list[Working] = []
+"""What is shown now of work that cannot be counted."""
+
+
+class Working:
+    """Work that cannot be counted, such as reading weights: what is done, and for how long already.
+
+    On a terminal a live line, which is gone when the work is done. Without one, lines of work that takes long alone:
+    after WORKING_SECONDS, and then every PLAIN_LINE_SECONDS. A bar that begins meanwhile takes its place.
+    """
+
+    def __init__(self, title: str, *, console: Console | None = None, shown: bool = True) -> None:
+        from rich import console as consoles
+
+        self.title, self._started = printable(title), time.monotonic()
+        self.console = console or consoles.Console(stderr=True, quiet=not shown)
+        self.shown, self._ended = shown, threading.Event()
+
+    def __enter__(self) -> Self:
+        if not self.shown:
+            return self
+        if redraws(self.console):
+            from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            self._progress = Progress(
+                SpinnerColumn("line"), TextColumn("{task.description}", markup=False), TimeElapsedColumn(),
+                console=self.console, refresh_per_second=4, transient=True, redirect_stdout=_shares_screen(),
+            )  # fmt: skip
+            self._progress.add_task(self.title, total=None)
+            self._progress.start()
+        else:
+            threading.Thread(target=self._tell, daemon=True).start()
+        _working.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        if self in _working:
+            _working.remove(self)
+
+    def close(self) -> None:
+        """Show nothing of it any more."""
+        if not self._ended.is_set() and hasattr(self, "_progress"):
+            self._progress.stop()
+        self._ended.set()
+
+    def _tell(self) -> None:
+        seconds = WORKING_SECONDS
+        while not self._ended.wait(seconds):
+            print_text(self.console, f"{self.title}: {time.monotonic() - self._started:,.0f} s so far")
+            seconds = PLAIN_LINE_SECONDS
+
+
+def _shares_screen() -> bool:
+    """Return whether standard output goes to the terminal that the live line is on, so that it has to be drawn around
+    what is printed. Into a file or a pipe it goes as it is."""
+    return sys.stdout.isatty()
 
 
 class PlainLines:

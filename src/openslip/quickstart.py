@@ -83,8 +83,10 @@ def method_config(method: str, base: Config, seed: int) -> Config:
     )
 
 
-def paint(folder: Path, scenes: int, seed: int) -> Path:
+def paint(folder: Path, scenes: int, seed: int, *, shown: bool = False) -> Path:
     """Write the scenes to train on as two shards, by two processes; what is there already is kept. Returns `folder`.
+
+    shown: whether the progress is shown.
 
     Raises DataError when the folder cannot be written, or holds other scenes.
     """
@@ -92,7 +94,7 @@ def paint(folder: Path, scenes: int, seed: int) -> Path:
     from openslip.tools.convert import write_shards
 
     source = Scenes("train", scenes, seed, SIZE)
-    write_shards(source, folder, -(-scenes // 2), encoding="png", processes=2)
+    write_shards(source, folder, -(-scenes // 2), encoding="png", processes=2, shown=shown)
     return folder
 
 
@@ -130,7 +132,9 @@ def quickstart(
     # The server of processes loads once what all the processes that follow need.
     start_context(["openslip.tools.convert", "openslip.data.loader"])
     console.print(f"[bold]Painting {scenes:,} scenes[/bold]")
-    base = replace(base, data=replace(base.data, train=str(paint(out / "scenes", scenes, seed))))
+    base = replace(
+        base, data=replace(base.data, train=str(paint(out / "scenes", scenes, seed, shown=not console.quiet)))
+    )
     folders = _trained(out, base, methods, range(seed, seed + seeds), console)
     loaded = {key: load_run(folders[key]) for key in sorted(folders, key=lambda key: methods.index(key[0]))}
     pictures = Scenes("test", 250, 1, PICTURE_SIZE)

@@ -11,10 +11,15 @@ from typing import Annotated
 import pytest
 import tyro
 
-from openslip.cli import main
-from openslip.cli.arguments import _options, given, parse, take_option
+from openslip import cli
+from openslip.cli import data, main
+from openslip.cli.arguments import by_spelling, given, parse, take_option
 from openslip.config import Config
 from openslip.errors import ConfigError, UsageError
+
+TYRO = [(name,) for name in (*cli.COMMANDS, "suite") if name not in ("data", "recipes")]
+TYRO += [("data", name) for name in data.COMMANDS]
+"""The commands whose words tyro parses, as modules of `cli`."""
 
 
 @dataclass(frozen=True)
@@ -141,19 +146,17 @@ def test_which_options_were_given():
     assert given(Options, ["a", "--against", "b", "c"]) == {"against"}
 
 
-@pytest.mark.parametrize(
-    "command", ["quickstart", "train", "evaluate", "consolidate", "mix", "report", "scenes"]
-)
-def test_options_are_known_by_the_names_that_help_shows(command, capsys, monkeypatch):
+@pytest.mark.parametrize("words", TYRO, ids=" ".join)
+def test_options_are_called_as_the_parser_calls_them(words, capsys, monkeypatch):
     """The names are derived anew, since tyro has no public way to ask for them."""
+    module = importlib.import_module(f"openslip.cli.{'.'.join(words)}")
+    options = module.accepted(Config()) if words == ("train",) else module.Options
     monkeypatch.setenv("COLUMNS", "100")  # a single column of options
     with pytest.raises(SystemExit):
-        main([command, "--help"])
+        tyro.cli(options, args=["--help"], prog="x", config=(tyro.conf.FlagCreatePairsOff,))
     lines = re.findall("^[│ ] {1,2}(?:-h, )?(--.*?)  ", capsys.readouterr().out, re.MULTILINE)
     shown = {name for line in lines for name in re.findall("--[a-z][a-z0-9._-]+", line)}
-    module = importlib.import_module(f"openslip.cli.{command}")
-    options = module.accepted(Config()) if command == "train" else module.Options
-    assert shown == {*_options(options), "--help"}
+    assert shown == {*by_spelling(options), "--help"}
 
 
 def test_taking_an_option_off():

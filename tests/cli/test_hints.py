@@ -8,7 +8,7 @@ import pytest
 
 from openslip import cli
 from openslip.cli import data, hints, main
-from openslip.cli.arguments import _options
+from openslip.cli.arguments import by_spelling
 from openslip.cli.train import accepted
 from openslip.config import Config
 
@@ -84,7 +84,7 @@ def test_each_word_has_one_answer(words) -> None:
 
 
 def test_answers_name_commands_and_options_that_there_are() -> None:
-    options = {name.removeprefix("--") for name in _options(accepted(Config()))}
+    options = {name.removeprefix("--") for name in by_spelling(accepted(Config()))}
     for answer in [*hints.COMMANDS.values(), *hints.DATA.values(), *hints.MISSING.values()]:
         for command in re.findall(r"`slip ([a-z]+)", answer):
             assert command in cli.COMMANDS

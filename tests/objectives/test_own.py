@@ -248,8 +248,8 @@ def test_its_options_are_options_of_the_command(capsys, monkeypatch) -> None:
         resolve([*argv, "--objective.mine.power", "0"])
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit):
-        resolve([*argv, "--help"])
-    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        resolve([*argv, "--help-all"])
+    shown = " ".join(capsys.readouterr().out.split())
     assert "Lengths of the features are small." in shown
     assert "More about it" not in shown
     assert "--objective.mine.power FLOAT Of the length. [above 0] (default: 2.0)" in shown

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
 import signal
 import sys
-import textwrap
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 
+from openslip.cli.help import examples_text, filled
 from openslip.cli.output import OutputClosed, safe_streams
 from openslip.cli.signals import answered_signals
 from openslip.errors import ConfigError, ProcessError, SlipError, TrainingError
@@ -37,12 +36,27 @@ COMMANDS = {
     "report": "turn run folders into one HTML page",
     "recipes": "list the recipes, or show one as TOML",
     "scenes": "render the embedded scenes to WebDataset shards",
+    "doctor": "say what is installed and what is missing, and test that everything works",
 }
+EXAMPLES = """\
+slip quickstart
+    See it work, without pictures of your own.
+slip train small-data --data.train pairs.csv --data.val 10% --out runs/mine
+    Train on a table of paths and captions.
+slip evaluate runs/mine zeroshot:photos/
+    Measure the model on pictures in a folder for each class.
+slip embed runs/mine photos/ --out vectors
+    Embed pictures,
+slip search vectors "a red bicycle"
+    and find some of them.
+"""
 STATUSES = {
     0: "done, also where `slip search` finds nothing",
-    1: "an error, said in words; for `slip data check` also: these data cannot be trained on; for "
-    "`slip compare --fail-if worse`: a model is worse; for `slip ablate`: a run has failed",
-    2: "a wrong command line: something missing, an unknown command or option, one given twice or without effect",
+    1: "an error, said in words: a value, file or model that cannot be used; for `slip evaluate`: a task has failed; "
+    "for `slip data check`: these data cannot be trained on; for `slip compare --fail-if worse`: a model is worse; for "
+    "`slip ablate`: a run has failed; for `slip doctor`: something does not work",
+    2: "a wrong command line: something missing, an unknown command or option, one given twice or without effect, a "
+    "value of another type",
     129: "ended by SIGHUP, as when a terminal is closed",
     130: "ended by Ctrl-C (SIGINT)",
     141: "ended because nobody reads the output any more, as behind `| head`",
@@ -91,7 +105,7 @@ def _run(words: list[str]) -> int:
     match words:
         case ["help", *rest]:
             return _run([*rest, "--help"])
-        case [] | ["-h" | "--help", *_]:
+        case [] | ["-h" | "--help" | "--help-all", *_]:
             print(usage())
             return 0
         case ["--version" | "-V" | "version", *_]:
@@ -99,6 +113,8 @@ def _run(words: list[str]) -> int:
 
             print(f"openslip {openslip.__version__}")
             return 0
+        case ["--print-completion", *rest]:
+            return importlib.import_module("openslip.cli.completion").main(rest)
         case [command, *rest] if command in COMMANDS:
             return importlib.import_module(f"openslip.cli.{command}").main(rest) or 0
         case [word, *_]:
@@ -139,8 +155,10 @@ def usage() -> str:
         "usage: slip COMMAND [OPTION ...]\n\n"
         "Train image-text models with self-supervision on your own pictures.\n\n"
         f"{listed(COMMANDS)}\n\n"
-        "`slip COMMAND --help` describes a command's options.\n\n"
-        f"{_wrapped('Exit status: ' + statuses + '.')}"
+        f"{examples_text(EXAMPLES)}\n\n"
+        "`slip COMMAND --help` describes a command, and `slip COMMAND --help-all` all of its options.\n"
+        "`slip --print-completion --help` says how a shell completes them with Tab.\n\n"
+        f"{filled('Exit status: ' + statuses + '.')}"
     )
 
 
@@ -148,17 +166,5 @@ def listed(commands: Mapping[str, str]) -> str:
     """Return names of commands and what they do, in lines that fit a terminal."""
     width = max(map(len, commands)) + 2
     return "\n".join(
-        _wrapped(f"{name:<{width}}{text}", indent=2, hang=width) for name, text in commands.items()
-    )
-
-
-def _wrapped(text: str, indent: int = 0, hang: int = 0) -> str:
-    columns = max(hang + 30, min(110, shutil.get_terminal_size((110, 0)).columns))
-    return textwrap.fill(
-        text,
-        columns,
-        initial_indent=" " * indent,
-        subsequent_indent=" " * (indent + hang),
-        break_on_hyphens=False,
-        break_long_words=False,
+        f"  {name:<{width}}{filled(text, indent=width + 2).lstrip()}" for name, text in commands.items()
     )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from openslip.cli.arguments import asks_for_help, given, parse, refuse_idle
-from openslip.cli.output import say
+from openslip.cli.output import one_document, say
 from openslip.errors import DataError, UsageError, did_you_mean, printable
 from openslip.files import expand
 
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 DESCRIPTION = """Train variants of a configuration, each with several seeds, and print one table: means with their
 spread, samples, counted FLOPs and seconds, and each variant's difference to the first. The same command goes on where
 it stopped. `slip ablate show` lists grid files to begin with, and `slip ablate show NAME` prints one."""
+EXAMPLES = """\
+slip ablate grid.toml --dry-run
+    Print which runs there will be, and what they cost.
+slip ablate grid.toml
+    Train what is not finished, and print the table.
+slip ablate show paper-ssl
+    Print a grid file to begin with.
+"""
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,8 @@ class Options:
     """All metrics in the table, rather than the first of each task."""
     format: Literal["table", "json"] = "table"
     """json: a list with a row for each variant and metric."""
+    json: bool = False
+    """Short for --format json: one JSON document on standard output, and everything else on standard error."""
     save: Path | None = None
     """Also write the table to this file: as CSV where its name ends in .csv, else as JSON."""
     report: Path | None = None
@@ -58,7 +68,7 @@ def main(argv: list[str]) -> int:
     """Train what is not finished, and print the table; return the exit status."""
     if argv[:1] == ["show"] and not asks_for_help(argv):
         return show(argv[1:])
-    options = parse(Options, argv, prog="slip ablate", description=DESCRIPTION)
+    options = parse(Options, argv, prog="slip ablate", description=DESCRIPTION, examples=EXAMPLES)
     _check(options, given(Options, argv))
 
     from openslip.ablation import grid, running, table
@@ -76,7 +86,8 @@ def main(argv: list[str]) -> int:
     if options.slurm:
         print(slurm_script(read, options))
         return 0
-    with joined() as processes:
+    # The runs print what was measured of each; standard output is for the table alone.
+    with one_document(options.json or options.format == "json") as give, joined() as processes:
         planned, costs = _planned(read, processes, needed=not options.table)
         if processes.first and not options.table:
             text = table.plan_text(planned, costs, table.standings(planned))
@@ -89,7 +100,7 @@ def main(argv: list[str]) -> int:
         status = 0 if options.table else _train(planned, runs, processes)
         if processes.first and (options.table or len(chosen) == len(read.runs)):
             found = table.collect(planned, costs, everything=options.all)
-            _print(found, options, save)
+            _print(found, save, give)
             if options.report is not None:
                 _report(planned, options.report)
     return status
@@ -107,7 +118,7 @@ def _check(options: Options, typed: set[str]) -> None:
         )
     if ways and ways[0] != "table":
         refuse_idle(
-            typed, "all", "format", "save", "report",
+            typed, "all", "format", "json", "save", "report",
             because=f"No table is made with --{ways[0].replace('_', '-')}",
             fix="`slip ablate GRID --table` makes it at any time",
         )  # fmt: skip
@@ -165,8 +176,8 @@ def _train(grid: Grid, runs: list[GridRun], processes: Processes) -> int:
     return 1 if outcome.failed else 0
 
 
-def _print(table: Table, options: Options, save: Path | None) -> None:
-    """Print and write the table."""
+def _print(table: Table, save: Path | None, give: Callable[[Any], None]) -> None:
+    """Print and write the table. give: takes its rows, for whoever asked for JSON."""
     from openslip.ablation import table as tables
 
     rows = tables.rows(table)
@@ -174,10 +185,8 @@ def _print(table: Table, options: Options, save: Path | None) -> None:
         tables.write_rows(rows, save)
     for note in table.notes:
         say(note)
-    if options.format == "json":
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
-    else:
-        print(printable(tables.as_text(table, shutil.get_terminal_size((110, 0)).columns)), end="")
+    print(printable(tables.as_text(table, shutil.get_terminal_size((110, 0)).columns)), end="")
+    give(rows)
     if save is not None:
         say(f"wrote {save}")
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import os
 import signal
 import sys
 import time
-import typing
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from itertools import groupby, takewhile
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from openslip.cli import hints
+from openslip.cli import described, hints
+from openslip.cli.described import Option
+from openslip.cli.help import ALL, asks_for_help, help_text
 from openslip.errors import ConfigError, DataError, UsageError, printable
-from openslip.ranges import Range, range_of
 
 if TYPE_CHECKING:
     import torch
@@ -26,27 +24,41 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def parse(cls: type[T], argv: list[str], *, prog: str, default: T | None = None, description: str = "") -> T:
+def parse(
+    cls: type[T],
+    argv: list[str],
+    *,
+    prog: str,
+    default: T | None = None,
+    description: str = "",
+    examples: str = "",
+    first: Collection[str] = (),
+) -> T:
     """Parse `argv` into dataclass `cls`; a wrong option ends the process with status 2 and a suggestion.
+
+    With `--help` among the words, print the help and end the process with status 0. examples: command lines, and
+    indented below each what it does. first: names of the options that `--help` shows, where `--help-all` shows more.
 
     Raises UsageError for an option that is given twice, or called otherwise here, and ConfigError for what the shell
     has made of a pattern that did not stand in quotes.
     """
+    if asks_for_help(argv):
+        every = [*described.options(cls, default)]
+        shown = () if ALL in argv else first
+        print(help_text(every, prog=prog, description=description, examples=examples, first=shown))
+        sys.exit(0)
+    _check_options(cls, argv)
+
     import tyro
 
-    if not asks_for_help(argv):
-        _check_options(cls, argv)
     run: Any = partial(
         tyro.cli,
-        _with_ranges(cls) if asks_for_help(argv) else cls,
+        cls,
         args=argv,
         prog=prog,
         default=default,
-        description=description,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    if asks_for_help(argv):
-        return run()
     parsed, unknown = run(return_unknown_args=True)
     for files in _file_runs(argv):
         if not {*files}.isdisjoint([*unknown, str(getattr(parsed, "folder", ""))]):
@@ -60,50 +72,11 @@ def parse(cls: type[T], argv: list[str], *, prog: str, default: T | None = None,
     return run() if unknown else parsed
 
 
-def _with_ranges(cls: type, values: object = None) -> type:
-    """Return a dataclass whose help shows the range of every number that has one.
-
-    values: an instance of `cls` that has what are the defaults then; None for those of `cls`.
-    """
-    import tyro
-
-    types, fields = typing.get_type_hints(cls, include_extras=True), list[Any]()
-    for field in dataclasses.fields(cls):
-        hint, default = types[field.name], field.default
-        if values is not None:
-            default = getattr(values, field.name)
-        elif field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        bare, *marks = typing.get_args(hint) if typing.get_origin(hint) is typing.Annotated else (hint,)
-        if not field.init:
-            continue
-        if dataclasses.is_dataclass(bare):
-            section = _with_ranges(typing.cast(type, bare), default)
-            hint = typing.Annotated[(section, tyro.conf.arg(help=inspect.getdoc(bare)), *marks)]
-            default = section()
-        elif allowed := range_of(hint):
-            hint = typing.Annotated[hint, tyro.conf.arg(help_behavior_hint=_hint_of(allowed))]
-        fields.append((field.name, hint, dataclasses.field(default=default)))
-    doc = {"__doc__": cls.__doc__}
-    return dataclasses.make_dataclass(
-        cls.__name__, fields, bases=(cls,), namespace=doc, frozen=True, kw_only=True
-    )
-
-
-def _hint_of(allowed: Range) -> Callable[[str], str]:
-    return lambda default: f"[{allowed.words}] (default: {default})"
-
-
-def asks_for_help(argv: list[str]) -> bool:
-    """Return whether `--help` is among the words."""
-    return not {"-h", "--help"}.isdisjoint(argv)
-
-
 def given(cls: type, argv: list[str]) -> set[str]:
     """Return the options of dataclass `cls` that `argv` holds, by the names that they have in Python: `out`,
     `data.image_column`. An alias counts as what it stands for."""
-    options = _options(cls)
-    return {options[option].name for _, option in _spelled(argv) if option in options}
+    known = by_spelling(cls)
+    return {known[word].name for _, word in _spelled(argv) if word in known}
 
 
 def refuse_idle(given: Collection[str], *names: str, because: str, fix: str = "Leave it out") -> None:
@@ -115,21 +88,13 @@ def refuse_idle(given: Collection[str], *names: str, because: str, fix: str = "L
                 raise UsageError(f"--{_hyphens(found)} has no effect here", cause=because, fix=fix)
 
 
-class _Option(NamedTuple):
-    """An option by its name in Python, what type it has, and whether it takes several values."""
-
-    name: str
-    flag: bool
-    several: bool
-
-
 def _check_options(cls: type, argv: list[str]) -> None:
     """Raise UsageError for an option that is given twice, or is called otherwise here."""
-    options, positions = _options(cls), dict[str, int]()
-    for i, spelled in _spelled(argv):
-        option = options.get(spelled)
+    known, positions = by_spelling(cls), dict[str, int]()
+    for i, word in _spelled(argv):
+        option = known.get(word)
         if option is None:
-            if error := hints.unknown_option(spelled, {name.removeprefix("--") for name in options}):
+            if error := hints.unknown_option(word, {name.removeprefix("--") for name in known}):
                 raise error
             continue
         if option.name in positions and not option.flag:  # a flag means the same twice: scripts add --resume
@@ -137,7 +102,7 @@ def _check_options(cls: type, argv: list[str]) -> None:
         positions[option.name] = i
 
 
-def _refuse_twice(argv: list[str], first: int, second: int, option: _Option) -> NoReturn:
+def _refuse_twice(argv: list[str], first: int, second: int, option: Option) -> NoReturn:
     def at(position: int) -> str:
         words = [argv[position]]
         if "=" not in argv[position]:
@@ -165,31 +130,9 @@ def _spelled(argv: list[str]) -> Iterator[tuple[int, str]]:
             yield i, name
 
 
-def _options(cls: type) -> dict[str, _Option]:
-    """Return the options of dataclass `cls` by each of their spellings, `--image-root`, as tyro derives them."""
-    return {f"--{_hyphens(spelling)}": option for spelling, option in _fields(cls)}
-
-
-def _fields(cls: type) -> Iterator[tuple[str, _Option]]:
-    import tyro
-
-    types = typing.get_type_hints(cls, include_extras=True)
-    for field in dataclasses.fields(cls):
-        hint, marks = types[field.name], ()
-        if typing.get_origin(hint) is typing.Annotated:
-            hint, *marks = typing.get_args(hint)
-        if tyro.conf.Positional in marks or not field.init:
-            continue
-        names = [mark.name for mark in marks if isinstance(getattr(mark, "name", None), str)]
-        name = names[0] if names else field.name
-        if dataclasses.is_dataclass(hint):
-            dot = f"{name}." if name else ""
-            for spelling, option in _fields(typing.cast(type, hint)):
-                yield dot + spelling, option._replace(name=dot + option.name)
-        else:
-            aliases = [alias.lstrip("-") for mark in marks for alias in getattr(mark, "aliases", None) or ()]
-            option = _Option(field.name, hint is bool, typing.get_origin(hint) is tuple)
-            yield from ((spelling, option) for spelling in (name, *aliases))
+def by_spelling(cls: type) -> dict[str, Option]:
+    """Return the options of dataclass `cls` by each of their spellings, `--image-root`."""
+    return {spelling: option for option in described.options(cls) for spelling in option.spellings}
 
 
 def _hyphens(name: str) -> str:

@@ -31,6 +31,18 @@ quotes, one picture, or whatever else `slip train` reads: tar shards, Parquet, a
 
 Without --out the answers go to standard output: as CSV in a pipe or file, as lines on a terminal. Every picture has a
 row; one that cannot be used has its reason in the column `error`."""
+EXAMPLES = """\
+slip classify runs/mine photos/ --classes classes.txt --out labels.csv
+    Ask for the classes in a file, a class a line.
+slip classify open_clip:ViT-B-32/openai photos/ --classes 'cat,dog' --sort-into sorted
+    Copy each picture into a folder of its class.
+slip classify runs/mine/linear/photos new/ --out labels.csv
+    Use a classifier that `slip evaluate runs/mine linear:photos/` has trained.
+"""
+FIRST = (
+    "classes", "out", "sort_into", "top", "threshold", "calibrate", "calibration", "templates", "which", "device",
+)  # fmt: skip
+"""The options that `slip classify --help` shows."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,9 @@ class Options:
 def main(argv: list[str]) -> None:
     """Check everything, load, classify, and say what there is."""
     refuse_several_processes("slip classify", "Several would classify the same pictures, each all of them")
-    options = parse(Options, argv, prog="slip classify", description=DESCRIPTION)
+    options = parse(
+        Options, argv, prog="slip classify", description=DESCRIPTION, examples=EXAMPLES, first=FIRST
+    )
     if not options.pictures and not options.calibrate:
         raise UsageError(
             "No pictures were named", fix="For example `slip classify RUN photos/ --classes classes.txt`"

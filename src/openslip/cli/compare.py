@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from openslip.cli.arguments import parse
-from openslip.cli.output import say
+from openslip.cli.output import as_json, say
 from openslip.errors import UsageError, printable
 from openslip.files import expand
 
@@ -23,6 +22,12 @@ differ in their seeds alone ('runs/slip-*'), and so do words with the same name 
 their means are compared, with intervals for other seeds, too."""
 LONGEST = 24
 """Characters of a name that the table has; longer ones are A and B there."""
+EXAMPLES = """\
+slip compare runs/before runs/after
+    Compare two models that have been measured.
+slip compare 'runs/clip-*' 'runs/slip-*' --fail-if worse
+    Compare the seeds of two configurations; status 1 if the second is worse.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,18 +44,21 @@ class Options:
     """worse: exit with 1 where a model is worse than the first in a number that is shown."""
     format: Literal["table", "json"] = "table"
     """json: a list with everything about each difference."""
+    json: bool = False
+    """Short for --format json: one JSON document on standard output, and everything else on standard error."""
     out: Path | None = None
     """Also write the differences to this file: as CSV where its name ends in .csv, else as JSON."""
 
 
 def main(argv: list[str]) -> int:
     """Read, compare and print; return the exit status."""
-    options = parse(Options, argv, prog="slip compare", description=DESCRIPTION)
+    options = parse(Options, argv, prog="slip compare", description=DESCRIPTION, examples=EXAMPLES)
 
     from openslip.evaluation.comparison import by_chance, compare_models
     from openslip.evaluation.ledger import check_out
     from openslip.evaluation.measured import open_models
     from openslip.evaluation.results import save
+    from openslip.progress import Working
 
     out = None if options.out is None else expand(options.out)
     if out is not None:
@@ -63,18 +71,18 @@ def main(argv: list[str]) -> int:
             fix="For example `slip compare runs/before runs/after`, or `slip compare 'runs/clip-*' 'runs/slip-*'`",
         )
     first, *others = models
-    found = [
-        compare_models(first, other, everything=options.all, by_seed=options.by_seed) for other in others
-    ]
+    with Working(f"comparing {len(models)} models"):
+        found = [
+            compare_models(first, other, everything=options.all, by_seed=options.by_seed) for other in others
+        ]
     differences = [one for comparison in found for one in comparison.differences]
     rows = [row for comparison in found for row in comparison.rows()]
     if out is not None:
         save([one.after for one in differences], out, rows)
     for note in dict.fromkeys([*notes, *(note for comparison in found for note in comparison.notes)]):
         say(note)
-    if options.format == "json":
-        whole = [one.after.to_dict() | row for one, row in zip(differences, rows)]
-        print(json.dumps(whole, indent=1, ensure_ascii=False))
+    if options.json or options.format == "json":
+        print(as_json([one.after.to_dict() | row for one, row in zip(differences, rows)]))
     else:
         print(printable("\n".join(map(as_text, found))))
         for meaning in dict.fromkeys(comparison.meaning for comparison in found):

@@ -11,6 +11,11 @@ import tyro
 from openslip.cli import idle
 from openslip.cli.arguments import given, parse
 
+EXAMPLES = """\
+slip consolidate runs/mine --out mine.safetensors
+    Write the weights of a run to one file.
+"""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -31,6 +36,7 @@ def main(argv: list[str]) -> None:
         Options,
         argv,
         prog="slip consolidate",
+        examples=EXAMPLES,
         description="Write a model's weights to one safetensors file: whole tensors under PyTorch's names for them. "
         "Its header holds the model's configuration, so that `openslip.load` and `slip evaluate` take the file alone.",
     )
@@ -38,11 +44,14 @@ def main(argv: list[str]) -> None:
 
     from openslip.errors import printable
     from openslip.interop import load
+    from openslip.progress import Working
     from openslip.training.saving import metadata
 
     metadata.check_place(options.out)
-    encoder = load(options.model, which=options.which)
+    with Working(f"reading {options.model}"):
+        encoder = load(options.model, which=options.which)
     weights = encoder.model.state_dict()
-    metadata.write_model(options.out, weights, encoder.config)
+    with Working(f"writing {options.out}"):
+        metadata.write_model(options.out, weights, encoder.config)
     count = sum(tensor.numel() for tensor in weights.values())
     print(printable(f"wrote {count:,} numbers to {options.out}"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from openslip.cli.arguments import parse
+from openslip.cli.output import as_json
 from openslip.errors import UsageError, did_you_mean, printable
 from openslip.evaluation import datasets
 from openslip.evaluation.datasets import places, table
@@ -20,6 +20,12 @@ DESCRIPTION = """List the public data sets that have a card: what is measured of
 
 `slip evaluate MODEL zeroshot:food101` measures on such a set. It is looked for in the folders of --datasets and of the
 environment variable OPENSLIP_DATASETS."""
+EXAMPLES = """\
+slip datasets --datasets /data
+    List the sets, and which of them are below /data.
+slip datasets show food101
+    Print one card: prompts, metric, and where to get the set.
+"""
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,12 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """List cards or show one."""
-    options = parse(Options, argv, prog="slip datasets", description=DESCRIPTION)
+    options = parse(Options, argv, prog="slip datasets", description=DESCRIPTION, examples=EXAMPLES)
     places.add_roots(options.datasets)
     cards = _cards(options.words)
     if options.json:
         facts = [table.facts(card) for card in cards]
-        print(json.dumps(facts[0] if options.words[:1] == ("show",) else facts, indent=2, ensure_ascii=False))
+        print(as_json(facts[0] if options.words[:1] == ("show",) else facts))
     elif options.words[:1] == ("show",):
         print(printable(table.describe(cards[0])))
     else:

@@ -22,6 +22,12 @@ DESCRIPTION = """Find copies among pictures that `slip embed` has embedded: the 
 embeddings are nearly the same. Nothing is deleted. Near copies are a guess of the model: look at them first
 (--sheet), for two products can look alike. A copy with a caption of its own is told apart: the caption is worth
 keeping."""
+EXAMPLES = """\
+slip duplicates vectors --sheet near.png
+    List copies, and draw near copies to look at.
+slip duplicates vectors --threshold 0.99 --list dup.jsonl
+    Write a list for `slip data convert --without`.
+"""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Find copies, and print them."""
-    options = parse(Options, argv, prog="slip duplicates", description=DESCRIPTION)
+    options = parse(Options, argv, prog="slip duplicates", description=DESCRIPTION, examples=EXAMPLES)
     if options.top < 1:
         raise UsageError("The table shows 1 group or more", got=f"--top {options.top}")
     form = options.format

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from openslip.cli import idle
 from openslip.cli.arguments import given, parse, print_notes
+from openslip.cli.output import one_document
 from openslip.cli.source import ColumnOptions
 from openslip.config import SOURCES
 from openslip.errors import ConfigError, printable
@@ -21,6 +23,12 @@ DESCRIPTION = """Embed all pictures of a source, once, for `slip search`, `slip 
 holds vectors.npy, a memory-map in half precision, and records.parquet with keys, paths, captions and your own columns,
 which other programs open as they are. Interrupted, the same command goes on where it was; run again, it embeds what is
 new or has changed. Under `torchrun` the pictures are shared out among the ranks, which need one folder in common."""
+EXAMPLES = """\
+slip embed runs/mine photos/ --out vectors
+    Embed a folder of pictures; run again, it embeds those that are new.
+slip embed open_clip:ViT-B-32/openai 'shards/*.tar' --out vectors --captions
+    Embed pictures and captions of tar shards with a public model.
+"""
 
 
 @dataclass(frozen=True)
@@ -51,11 +59,13 @@ class Options(ColumnOptions):
     workers: int = -1
     """Threads that read and decode pictures; -1: one for each core, up to 8."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    json: bool = False
+    """Print one JSON document to standard output, and everything else to standard error."""
 
 
 def main(argv: list[str]) -> None:
     """Embed, and say what has become of the records."""
-    options = parse(Options, argv, prog="slip embed", description=DESCRIPTION)
+    options = parse(Options, argv, prog="slip embed", description=DESCRIPTION, examples=EXAMPLES)
     idle.which(given(Options, argv), Path(options.model))
 
     from openslip.processes import joined
@@ -65,12 +75,13 @@ def main(argv: list[str]) -> None:
         device = choose_device(options.device)
     except ConfigError as error:
         raise ConfigError(error.what, got=f"--device {options.device}", fix="Use --device auto") from None
-    with joined(device) as ranks:
-        run(options, ranks)
+    with one_document(options.json) as give, joined(device) as ranks:
+        run(options, ranks, give)
 
 
-def run(options: Options, ranks: Processes) -> None:
-    """Embed what is this process's to embed; the first one says what has become of it all."""
+def run(options: Options, ranks: Processes, give: Callable[[Any], None]) -> None:
+    """Embed what is this process's to embed; the first one says what has become of it all. give: takes the numbers, for
+    whoever asked for JSON."""
     from openslip.data.contents import described
     from openslip.data.record import reasons
     from openslip.search.embed import embed
@@ -107,3 +118,9 @@ def run(options: Options, ranks: Processes) -> None:
         lines += [f"  {reason}" for reason in reasons(done.skipped)]
     lines.append(f'Search them: slip search {options.out} "a red bicycle"')
     print(printable("\n".join(lines)))
+    give(
+        {
+            "folder": done.folder, "rows": done.rows, "new": done.new, "reused": done.reused, "gone": done.gone,
+            "skipped": [{"key": one.key, "reason": one.reason} for one in done.skipped], "notes": done.notes,
+        }
+    )  # fmt: skip

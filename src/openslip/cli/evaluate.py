@@ -14,7 +14,7 @@ import tyro
 
 from openslip.cli import hints, idle
 from openslip.cli.arguments import chosen_device, given, parse
-from openslip.cli.output import say
+from openslip.cli.output import one_document, say
 from openslip.cli.source import ColumnOptions
 from openslip.errors import ConfigError, SlipError, UsageError, unsaid
 from openslip.evaluation import ON_CAPTIONED, TRAINED
@@ -39,7 +39,21 @@ of pictures with right and wrong captions), segmentation and zeroshot-segmentati
 mieb (DATASET is `lite`, `eng`, `multilingual` or a task's name: the benchmark MIEB, by mteb).
 
 A run keeps its results in results.json: those of the same model, data and settings are replaced, all others stay. With
---against BASE both models are measured, and the differences have intervals and a verdict."""
+--against BASE both models are measured, and the differences have intervals and a verdict. `slip evaluate suite --help`
+describes how to measure several models on many sets."""
+EXAMPLES = """\
+slip evaluate runs/mine zeroshot:photos/ linear:photos/ knn:photos/
+    Measure three ways on pictures in a folder for each class.
+slip evaluate open_clip:ViT-B-32/openai retrieval:'shards/test-*.tar' --out results.csv
+    Measure retrieval of captions and pictures with a public model.
+slip evaluate runs/mine zeroshot:photos/ --general zeroshot:other/ --against runs/before
+    Measure what a model has gained and lost since another one.
+"""
+FIRST = (
+    "against", "general", "out", "json", "which", "datasets", "templates", "preset", "keep", "cache", "device",
+    "precision",
+)  # fmt: skip
+"""The options that `slip evaluate --help` shows."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,8 @@ class Options(ColumnOptions):
     keep: Path | None = None
     """Folder for trained classifiers, in its linear/NAME, linear-paper/NAME and finetune/NAME. A run has them in its
     own folder."""
+    json: bool = False
+    """Print one JSON document to standard output, and everything else to standard error."""
 
 
 @dataclass
@@ -152,7 +168,9 @@ def main(argv: list[str]) -> int:
         from openslip.cli import suite
 
         return suite.main(argv[1:])
-    options = parse(Options, argv, prog="slip evaluate", description=DESCRIPTION)
+    options = parse(
+        Options, argv, prog="slip evaluate", description=DESCRIPTION, examples=EXAMPLES, first=FIRST
+    )
     hints.check_evaluate(str(options.model), options.tasks)
     every = (*options.tasks, *options.general)
     places.add_roots(options.datasets)
@@ -169,8 +187,8 @@ def main(argv: list[str]) -> int:
     from openslip.processes import joined
 
     device = chosen_device(options.device)
-    with joined(device) as ranks:
-        return by_the_first(ranks, lambda: _measure(options, device, ranks))
+    with one_document(options.json) as give, joined(device) as ranks:
+        return by_the_first(ranks, lambda: _measure(options, device, ranks, give))
 
 
 def by_the_first(ranks: Processes, work: Callable[[], int]) -> int:
@@ -181,8 +199,9 @@ def by_the_first(ranks: Processes, work: Callable[[], int]) -> int:
         return work()
 
 
-def _measure(options: Options, device: torch.device, ranks: Processes) -> int:
-    """Measure one model or two, the work shared between processes; return the exit status."""
+def _measure(options: Options, device: torch.device, ranks: Processes, give: Callable[[Any], None]) -> int:
+    """Measure one model or two, the work shared between processes; return the exit status. give: takes the numbers, for
+    whoever asked for JSON."""
     from openslip.evaluation import suite
 
     kept = {"out": options.out, "keep": options.keep, "ranks": ranks}
@@ -216,6 +235,8 @@ def _measure(options: Options, device: torch.device, ranks: Processes) -> int:
         failed = sum(measurement.measure(side, device) for side in sides)
     finally:  # also when it is interrupted
         measurement.print({*names})
+    if ranks.first:
+        give(measurement.to_dict())
     return 1 if failed else 0
 
 
@@ -307,6 +328,17 @@ class Measurement:
             {"against": str(self.before.name), "tasks": kind, **known.get(id(result), {})}
             for result in results
         ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all numbers: results of the model, each with its difference to the other one's, if it has one."""
+        ledger = self.after.ledger
+        return {
+            "model": self.after.name,
+            "against": self.before.name if self.before else None,
+            "results": [one.to_dict() | {**beside} for one, beside in zip(ledger.results, ledger.beside)],
+            "against_results": [one.to_dict() for one in self.before.ledger.results] if self.before else [],
+            "files": ledger.files,
+        }
 
     def print(self, wanted: set[str]) -> None:
         """Print tables of what there is, and where it is kept; `wanted` tasks were to be measured."""

@@ -18,6 +18,12 @@ folder takes its place, that library loads the model, and gives embeddings that 
 
 OF_FORMATS = ("fp16", "layout")
 """Options that some formats have; with another, they are refused."""
+EXAMPLES = """\
+slip export runs/mine --to huggingface --out mine-hf
+    Write a folder for transformers.
+slip export runs/mine --to onnx --out mine-onnx --fp16
+    Write graphs for programs without torch, in half precision.
+"""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Export, say how close the library comes, and how it loads the model."""
-    options = parse(Options, argv, prog="slip export", description=DESCRIPTION)
+    options = parse(Options, argv, prog="slip export", description=DESCRIPTION, examples=EXAMPLES)
     chosen = given(Options, argv)
     idle.which(chosen, Path(options.model))
     if options.to == "reference":
@@ -56,16 +62,18 @@ def main(argv: list[str]) -> None:
 
     from openslip.errors import printable
     from openslip.exports import export
+    from openslip.progress import Working
 
-    done = export(
-        options.model,
-        options.to,
-        options.out,
-        which=options.which,
-        license=options.license,
-        notes=options.notes,
-        **{name: getattr(options, name) for name in OF_FORMATS if name in chosen},
-    )
+    with Working(f"exporting {options.model} to {options.to}"):
+        done = export(
+            options.model,
+            options.to,
+            options.out,
+            which=options.which,
+            license=options.license,
+            notes=options.notes,
+            **{name: getattr(options, name) for name in OF_FORMATS if name in chosen},
+        )
     for note in done.notes:
         print(printable(f"slip: {note}."), file=sys.stderr, flush=True)
     print(printable(f"wrote {done.place}: {done.trial.described()}"))

@@ -31,7 +31,7 @@ COMMANDS = {
         "`slip data convert SOURCE FOLDER` writes pictures and captions as tar shards; `slip export MODEL "
         "--to FORMAT --out PLACE` writes a model for another library"
     ),
-    "check verify lint doctor inspect": (
+    "check verify lint inspect": (
         "`slip data check SOURCE` reads pictures and captions and says what is wrong with them"
     ),
     "show view preview visualize visualise": (
@@ -112,6 +112,9 @@ COMMANDS = {
     "plot dashboard html page logs curves status monitor tensorboard wandb": (
         "`slip report RUN RUN …` turns runs into a page, also while they train. Trackers are options of "
         "`slip train`, `--tracking.tensorboard` for one"
+    ),
+    "selftest self-test diagnose env environment versions collect-env": (
+        "`slip doctor` says what is installed and what is missing, and tests that everything works"
     ),
     "info summary describe-model stats": (
         "`slip report RUN` describes runs, `slip data check SOURCE` data, `slip recipes show NAME` a recipe"

@@ -18,6 +18,12 @@ Wortsman et al. 2022). With A as it was before further training, and B as it is 
 what A could do and most of what B has learned. `openslip.load` and `slip evaluate` take the files like any other
 model; `slip evaluate MIXED TASK ... --against A` measures what was gained and lost."""
 ENDING = ".safetensors"
+EXAMPLES = """\
+slip mix open_clip:ViT-B-32/openai runs/mine --out mixed.safetensors
+    Write the weights half-way between a public model and a run.
+slip mix runs/before runs/after --alpha 0.25 0.5 0.75
+    Write three files, each with its alpha in the name.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,13 +45,14 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Check, read both, write a file for each alpha."""
-    options = parse(Options, argv, prog="slip mix", description=DESCRIPTION)
+    options = parse(Options, argv, prog="slip mix", description=DESCRIPTION, examples=EXAMPLES)
     idle.which(given(Options, argv), Path(options.a), Path(options.b))
 
     from openslip.errors import ConfigError, printable
     from openslip.files import check_free
     from openslip.interop import mixing, read
     from openslip.interop.filling import encoder_of
+    from openslip.progress import Working
     from openslip.training.saving import metadata
 
     for alpha in options.alpha:
@@ -58,11 +65,12 @@ def main(argv: list[str]) -> None:
         metadata.check_place(file)
     models = (options.a, options.b)
     runs = [os.path.isfile(os.path.join(os.path.expanduser(model), "config.toml")) for model in models]
-    sources = [
-        read(model, options.which if is_run or not any(runs) else "latest")
-        for model, is_run in zip(models, runs)
-    ]
-    a, b = map(encoder_of, sources)
+    with Working(f"reading {options.a} and {options.b}"):
+        sources = [
+            read(model, options.which if is_run or not any(runs) else "latest")
+            for model, is_run in zip(models, runs)
+        ]
+        a, b = map(encoder_of, sources)
     for line in mixing.check(a, b):
         print(printable(f"slip: {line}."), file=sys.stderr, flush=True)
     of = [
@@ -72,9 +80,10 @@ def main(argv: list[str]) -> None:
         if not file.endswith(".toml")
     ]
     for alpha, file in files.items():
-        weights = mixing.weights(a, b, alpha)
         lines = ["Mixed by `slip mix`: (1 - alpha) of a and alpha of b", f"alpha: {_plain(alpha)}", *of]
-        metadata.write_model(file, weights, b.config, "\n".join(map(printable, lines)))
+        with Working(f"writing {file}"):
+            weights = mixing.weights(a, b, alpha)
+            metadata.write_model(file, weights, b.config, "\n".join(map(printable, lines)))
         count = sum(tensor.numel() for tensor in weights.values())
         shares = f"{1 - alpha:.4g} of {options.a} and {alpha:.4g} of {options.b}"
         print(printable(f"wrote {count:,} numbers to {file}: {shares}"))

@@ -7,11 +7,14 @@ them may cost a result or end in a traceback.
 from __future__ import annotations
 
 import codecs
+import json
+import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from openslip.errors import SlipError, printable
@@ -156,6 +159,41 @@ def _spelled(letter: str) -> str:
     if "\u2580" <= letter <= "\u259f":  # blocks that draw bars
         return "#"
     return letter.encode("unicode_escape").decode()
+
+
+@contextmanager
+def one_document(wanted: bool) -> Iterator[Callable[[Any], None]]:
+    """What `--json` does: within, what is printed goes to standard error, and standard output gets one JSON document.
+
+    wanted: whether `--json` was given; without it nothing changes. Yields what takes the document, once.
+    """
+    if not wanted:
+        yield lambda document: None
+        return
+    out = sys.stdout
+    with redirect_stdout(sys.stderr):
+        yield lambda document: print(as_json(document), file=out)
+
+
+def as_json(document: Any) -> str:
+    """Return JSON in ASCII, so that no encoding of the output can change it. NaN and infinities are null."""
+    return json.dumps(_plain(document), indent=1, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value in the types that JSON has."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case None | bool() | int() | str():
+            return value
+        case Mapping():
+            return {str(key): _plain(one) for key, one in value.items()}
+        case Path():
+            return str(value)
+        case list() | tuple() | set() | frozenset():
+            return [_plain(one) for one in value]
+    return _plain(value.item())  # a number of NumPy or torch
 
 
 def say(text: str) -> None:

@@ -13,6 +13,10 @@ from openslip.cli.arguments import parse
 
 DESCRIPTION = """Fetch a model of the Hugging Face hub: what slip needs of its repository, and the model card. Nothing
 that is fetched is executed. With --out the folder loads without a network; without it the hub's cache has the files."""
+EXAMPLES = """\
+slip pull hf:owner/name --out mine
+    Fetch a model into a folder that loads without a network.
+"""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Fetch, and say what the model is and where it lies."""
-    options = parse(Options, argv, prog="slip pull", description=DESCRIPTION)
+    options = parse(Options, argv, prog="slip pull", description=DESCRIPTION, examples=EXAMPLES)
 
     from openslip.cli.output import listed_files
     from openslip.errors import printable

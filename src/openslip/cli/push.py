@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Export a model, write its model card, and upload both to a repository of the Hugging Face hub as one
 commit. What will be uploaded is shown before. Log in once with `hf auth login`, or set HF_TOKEN."""
+EXAMPLES = """\
+slip push runs/mine owner/name --license mit --private
+    Upload a model to a private repository.
+"""
 
 
 @dataclass(frozen=True)
@@ -48,24 +52,30 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Export, show, upload, and say where the model is."""
-    options = parse(Options, argv, prog="slip push", description=DESCRIPTION)
+    options = parse(Options, argv, prog="slip push", description=DESCRIPTION, examples=EXAMPLES)
     idle.which(given(Options, argv), Path(options.model))
 
     from openslip.errors import printable
     from openslip.exports.push import push
+    from openslip.progress import Working
 
-    done = push(
-        options.model,
-        options.repository,
-        to=options.to,
-        which=options.which,
-        license=options.license,
-        notes=options.notes,
-        private=options.private,
-        branch=options.branch,
-        replace=options.replace,
-        show=_show,
-    )
+    def show(upload: Upload) -> None:
+        work.close()  # from now on the hub shows how far it is
+        _show(upload)
+
+    with Working(f"exporting {options.model} to {options.to}") as work:
+        done = push(
+            options.model,
+            options.repository,
+            to=options.to,
+            which=options.which,
+            license=options.license,
+            notes=options.notes,
+            private=options.private,
+            branch=options.branch,
+            replace=options.replace,
+            show=show,
+        )
     for note in done.notes:
         print(printable(f"slip: the hub says: {note}"), file=sys.stderr)
     print(

@@ -9,6 +9,12 @@ from openslip.cli.arguments import parse
 
 DESCRIPTION = """Train CLIP, SimCLR and SLIP with the same small image tower on the embedded scenes, measure all three,
 and write one report. Takes a few minutes on two CPU cores; interrupted, the same command goes on where it stopped."""
+EXAMPLES = """\
+slip quickstart
+    Train, measure and compare three models in the folder quickstart.
+slip quickstart --seeds 3 --out runs/three
+    Train each model with three seeds, and compare the means.
+"""
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Run it and say where the report is."""
-    options = parse(Options, argv, prog="slip quickstart", description=DESCRIPTION)
+    options = parse(Options, argv, prog="slip quickstart", description=DESCRIPTION, examples=EXAMPLES)
 
     from openslip.quickstart import METHODS, commands, quickstart
 

@@ -5,22 +5,29 @@ from __future__ import annotations
 from dataclasses import replace
 
 from openslip import recipes, toml
+from openslip.cli.help import asks_for_help, help_text
 from openslip.errors import UsageError, did_you_mean
 
-USAGE = """usage: slip recipes [show NAME]
-
-List the recipes, or print one as TOML (save it, change it, and train it with `slip train --config FILE`)."""
+DESCRIPTION = """List the recipes, or print one as TOML. Save it, change it, and train it with `slip train --config
+FILE`."""
+EXAMPLES = """\
+slip recipes
+    List the recipes, each with what it is for.
+slip recipes show small-data
+    Print a recipe as TOML.
+"""
 
 
 def main(argv: list[str]) -> None:
     """List recipes or show one."""
+    if asks_for_help(argv) or argv == ["help"]:
+        print(help_text([], prog="slip recipes [show NAME]", description=DESCRIPTION, examples=EXAMPLES))
+        return
     match argv:
         case [] | ["list"]:
             width = max(map(len, recipes.RECIPES))
             for name, recipe in recipes.RECIPES.items():
                 print(f"{name:<{width}}  {recipe.summary}")
-        case [*_, "-h" | "--help"] | ["help"]:
-            print(USAGE)
         case ["show", name]:
             config = recipes.get(name)
             from openslip import objectives  # imports torch

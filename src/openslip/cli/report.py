@@ -12,6 +12,13 @@ from openslip.cli import idle
 from openslip.cli.arguments import given, parse, print_notes, refuse_idle
 from openslip.cli.source import ColumnOptions
 
+EXAMPLES = """\
+slip report runs/mine runs/other --out report.html
+    Describe two runs on one page.
+slip report runs/mine --pictures 'shards/val-*.tar'
+    Show also what the model finds in captioned pictures.
+"""
+
 
 @dataclass(frozen=True)
 class Options(ColumnOptions):
@@ -31,7 +38,11 @@ class Options(ColumnOptions):
 def main(argv: list[str]) -> None:
     """Write the page."""
     options = parse(
-        Options, argv, prog="slip report", description="Turn run folders into one self-contained HTML page."
+        Options,
+        argv,
+        prog="slip report",
+        examples=EXAMPLES,
+        description="Turn run folders into one self-contained HTML page.",
     )
 
     if not options.pictures:
@@ -39,6 +50,7 @@ def main(argv: list[str]) -> None:
         refuse_idle(given(Options, argv), *idle.PICTURES, because=because, fix="Name them with --pictures")
 
     from openslip.errors import UsageError, printable
+    from openslip.progress import Working
     from openslip.report import check_place, load_run, write_report
 
     if not options.runs:
@@ -47,13 +59,21 @@ def main(argv: list[str]) -> None:
         raise UsageError("There cannot be fewer than 0 examples", got=f"--examples {options.examples}")
     check_place(options.out)
     encoder = pictures = None
-    if options.pictures:
-        from openslip.interop import load
+    with Working(
+        f"reading {len(options.runs):,} run{'s' * (len(options.runs) != 1)} and writing {options.out}"
+    ):
+        if options.pictures:
+            from openslip.interop import load
 
-        encoder, pictures = load(options.runs[-1]), options.open_source(options.pictures)
-        print_notes(pictures)
-    runs = [load_run(path) for path in options.runs]
-    write_report(
-        options.out, runs, title=options.title, encoder=encoder, pictures=pictures, examples=options.examples
-    )
+            encoder, pictures = load(options.runs[-1]), options.open_source(options.pictures)
+            print_notes(pictures)
+        runs = [load_run(path) for path in options.runs]
+        write_report(
+            options.out,
+            runs,
+            title=options.title,
+            encoder=encoder,
+            pictures=pictures,
+            examples=options.examples,
+        )
     print(printable(f"wrote {options.out}"))

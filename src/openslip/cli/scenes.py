@@ -10,6 +10,11 @@ import tyro
 
 from openslip.cli.arguments import parse
 
+EXAMPLES = """\
+slip scenes shards --scenes scenes:train:2000
+    Write 2,000 scenes as tar shards.
+"""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -26,7 +31,11 @@ class Options:
 def main(argv: list[str]) -> None:
     """Render to tar shards."""
     options = parse(
-        Options, argv, prog="slip scenes", description="Render the embedded scenes to WebDataset shards."
+        Options,
+        argv,
+        prog="slip scenes",
+        examples=EXAMPLES,
+        description="Render the embedded scenes to WebDataset shards.",
     )
 
     from openslip.errors import printable

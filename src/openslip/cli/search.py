@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from openslip.cli.arguments import given, parse, refuse_idle
+from openslip.cli.output import as_json
 from openslip.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -27,6 +28,14 @@ last, behind --. All pictures are compared, so the result is exact. On a termina
 line. That nothing is found is no error: the status is 0."""
 
 OURS = ("row", "score", "key", "path", "caption", "captions")
+EXAMPLES = """\
+slip search vectors "a red bicycle"
+    Find pictures by a text.
+slip search vectors 2:dress + ./a.jpg - "long sleeves"
+    Find pictures by a mixture of texts and a picture.
+slip search vectors shoes --where 'price < 50' --sheet found.png
+    Find among pictures with a condition, and draw what is found.
+"""
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ class Options:
 def main(argv: list[str]) -> None:
     """Search, and print what was found."""
     argv, behind = _split(argv)
-    options = parse(Options, argv, prog="slip search", description=DESCRIPTION)
+    options = parse(Options, argv, prog="slip search", description=DESCRIPTION, examples=EXAMPLES)
     words = [*options.query, *behind]
     if not words:
         raise UsageError(
@@ -81,6 +90,7 @@ def main(argv: list[str]) -> None:
     if form == "auto":
         form = "paths" if options.print0 or not (sys.stdout.isatty() or options.columns) else "table"
 
+    from openslip.progress import Working
     from openslip.search.index import Index
     from openslip.search.query import described
     from openslip.search.query import parse as parse_query
@@ -90,9 +100,10 @@ def main(argv: list[str]) -> None:
     check_columns(options.columns, index.columns)
     if options.index == "hnsw" and (graph := index.open_graph(shown=True)).built:
         print(graph.recall, file=sys.stderr)
-    hits = index.search(
-        terms, where=options.where, top=options.top, threshold=options.threshold, method=options.index
-    )
+    with Working("searching"):
+        hits = index.search(
+            terms, where=options.where, top=options.top, threshold=options.threshold, method=options.index
+        )
     query = described(terms)
     notes = [f"searched for {query}"] * (len(terms) > 1) + [*hits.notes]
     if options.sheet:
@@ -110,7 +121,7 @@ def main(argv: list[str]) -> None:
         case "json":
             found = [hit.as_json() for hit in hits]
             whole = {"query": query, "among": hits.among, "notes": list(hits.notes), "found": found}
-            print(json.dumps(whole, ensure_ascii=False, indent=2))
+            print(as_json(whole))
         case "csv":
             print(as_csv(hits), end="")
 

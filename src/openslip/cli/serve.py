@@ -16,6 +16,12 @@ from openslip.errors import ConfigError, UsageError, printable
 DESCRIPTION = """A page to search an index of `slip embed` and to look at its pictures, on this machine: by text, by
 pictures that are dropped, by results that are liked, with conditions on columns, and on a map. Beneath is a JSON API,
 described at /docs. Ctrl-C ends the server. Needs `pip install 'openslip[serve]'`."""
+EXAMPLES = """\
+slip serve vectors --open
+    Open a page on this machine.
+slip serve runs/mine vectors --host 0.0.0.0 --port 8000
+    Let other machines search, who know the token.
+"""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Serve until Ctrl-C."""
-    options = parse(Options, argv, prog="slip serve", description=DESCRIPTION)
+    options = parse(Options, argv, prog="slip serve", description=DESCRIPTION, examples=EXAMPLES)
     model, folder = _places(options)
     if not model:
         because = "It picks a checkpoint of the model that is named here, and the index knows its own"
@@ -63,6 +69,7 @@ def main(argv: list[str]) -> None:
             fix="pip install 'openslip[serve]'",
         )
 
+    from openslip.progress import Working
     from openslip.search.app.server import Server, open_page
     from openslip.search.index import Index
     from openslip.training.precision import choose_device
@@ -71,8 +78,9 @@ def main(argv: list[str]) -> None:
         device = choose_device(options.device)
     except ConfigError as error:
         raise ConfigError(error.what, got=f"--device {options.device}", fix="Use --device auto") from None
-    index = Index.open(folder, model=model or None, which=options.which)
-    index.model.to(device)
+    with Working("reading the index and its model"):
+        index = Index.open(folder, model=model or None, which=options.which)
+        index.model.to(device)
 
     def say(server: Server) -> None:
         name = index.model.config.name or index.about["model"]["spec"] or "a model"

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from glob import glob, has_magic
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from openslip.cli import evaluate
 from openslip.cli.arguments import chosen_device, parse
-from openslip.cli.output import say
+from openslip.cli.output import one_document, say
 from openslip.errors import ConfigError, SlipError, UsageError, printable
 from openslip.evaluation.datasets import places
 from openslip.files import expand, write_bytes
@@ -43,6 +43,12 @@ TASK_OPTIONS = (
 """What `[[task]]` in a file of tasks may say: options of `slip evaluate` that are about a task."""
 NAMED = 8
 """Sets that are not on the machine, of which the start says the names: two lines of a terminal."""
+EXAMPLES = """\
+slip evaluate suite 'runs/clip-*' 'runs/slip-*' --datasets /data
+    Measure the seeds of two configurations on all public sets below /data.
+slip evaluate suite slip=runs/mine openai=open_clip:ViT-B-32/openai --sets paper --datasets /data
+    Measure two models on the paper's 26 sets.
+"""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,8 @@ class Options:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """What the image tower computes in; auto: fp32 on a CPU, on a GPU what training computed in."""
+    json: bool = False
+    """Print one JSON document to standard output, and everything else to standard error."""
 
 
 @dataclass
@@ -83,7 +91,7 @@ class SuiteModel:
 
 def main(argv: list[str]) -> int:
     """Find tasks and models, measure, write and print; return the exit status."""
-    options = parse(Options, argv, prog="slip evaluate suite", description=DESCRIPTION)
+    options = parse(Options, argv, prog="slip evaluate suite", description=DESCRIPTION, examples=EXAMPLES)
     places.add_roots(options.datasets)
     models = _models(options.models)
     benchmark = _benchmark(options)
@@ -91,8 +99,8 @@ def main(argv: list[str]) -> int:
     from openslip.processes import joined
 
     device = chosen_device(options.device)
-    with joined(device) as ranks:
-        return evaluate.by_the_first(ranks, lambda: _Run(options, benchmark, device, ranks).all(models))
+    with one_document(options.json) as give, joined(device) as ranks:
+        return evaluate.by_the_first(ranks, lambda: _Run(options, benchmark, device, ranks).all(models, give))
 
 
 def _benchmark(options: Options) -> Benchmark:
@@ -167,7 +175,7 @@ class _Run:
         self.left_out: set[str] = set()
         self.out = expand(options.out)
 
-    def all(self, models: Sequence[tuple[str, Path]]) -> int:
+    def all(self, models: Sequence[tuple[str, Path]], give: Callable[[Any], None]) -> int:
         from openslip.evaluation.feature_cache import FeatureCache
         from openslip.evaluation.opened import shared
 
@@ -199,6 +207,14 @@ class _Run:
         finally:
             if self.ranks.first and any(model.results for model in measured):
                 self._write(measured)
+        if self.ranks.first:
+            give(
+                [
+                    result.to_dict() | {"model": model.side.name, "group": model.group}
+                    for model in measured
+                    for result in model.results
+                ]
+            )
         return 1 if self.failed else 0
 
     def _side(self, place: Path) -> evaluate.Side:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, make_dataclass, replace
 from functools import cache, partial
@@ -14,24 +14,41 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from openslip import recipes, toml
-from openslip.cli import hints, idle, resuming, sections
-from openslip.cli.arguments import asks_for_help, given, parse, take_option, take_positional
+from openslip.cli import hints, idle, resuming
+from openslip.cli.arguments import given, parse, take_option, take_positional
+from openslip.cli.help import ALL, asks_for_help
+from openslip.cli.output import one_document
 from openslip.config import SOURCES, Config
 from openslip.errors import ConfigError, UsageError, printable, unsaid
-from openslip.objectives import own
 
 if TYPE_CHECKING:
     from openslip.data.record import Source
-    from openslip.evaluation import Evaluator
+    from openslip.evaluation import Evaluator, Result
     from openslip.evaluation.suite import Suite
     from openslip.objectives import Loss
     from openslip.processes import Processes
+    from openslip.training.saving.run import RunFolder
 
 VAL = "val"
 """What data.val is called in results."""
 DESCRIPTION = """Train a recipe (`slip recipes` lists them) or a configuration file (`--config FILE`) on your pictures.
 Every value of the configuration is an option. `--resume --out RUN` continues a run, whose recipe and data it knows;
 with a recipe, it starts the run where there is none."""
+EXAMPLES = """\
+slip train small-data --data.train pairs.csv --data.val 10% --out runs/mine
+    Train from random weights on a table of paths and captions; measure on a tenth of them.
+slip train finetune --init open_clip:ViT-B-32/laion2b_s34b_b79k --data.train 'shards/*.tar' --data.val 10%
+    Train a public model further on tar shards.
+slip train --resume --out runs/mine
+    Continue a run that was interrupted.
+"""
+
+
+FIRST = (
+    "data.train", "data.val", "out", "resume", "init", "objective.loss", "training.epochs", "training.budget",
+    "training.batch", "optimizer.lr", "views.size", "evaluation.tasks", "training.device", "json",
+)  # fmt: skip
+"""The options that `slip train --help` shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +61,16 @@ class Options:
     resume: bool = False
     """Continue the run in the folder from its newest checkpoint, with its recipe and data. If there is none, and a
     recipe is named, start it."""
+    json: bool = False
+    """At the end print one JSON document to standard output, what was trained and measured, and everything else to
+    standard error."""
 
 
 def main(argv: list[str]) -> None:
     """Parse, open the data, train, print the results."""
     options = resolve(argv)
-    run(options.config, options.out, options.resume, options.typed)
+    with one_document(options.json) as give:
+        run(options.config, options.out, options.resume, options.typed, give)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +94,15 @@ def resolve(argv: list[str]) -> Resolved:
     resume = "--resume" in rest
     if recipe and path:
         raise UsageError("Give a recipe or --config, not both", got=f"{recipe} and {path}")
-    wants_help = asks_for_help(rest)
+    wants_help, prog = asks_for_help(rest), f"slip train {recipe or 'RECIPE'}"
     if not wants_help:
         hints.check_train(recipe, recipes.RECIPES, rest)
     base = recipes.get(recipe) if recipe else toml.load(path) if path else None
+    if wants_help and ALL not in rest:  # none of the first options is an objective's: torch is not imported
+        _parse(Options, rest, prog, Options(config=base or Config()))
+
+    from openslip.cli import sections
+
     if path and resume and not out and os.path.basename(path) == "config.toml":
         out = os.path.dirname(path) or "."  # the run's own
     folder = out or (f"runs/{base.name}" if base else "")
@@ -87,7 +113,7 @@ def resolve(argv: list[str]) -> Resolved:
     _load_own(typed_loss, path, base, Path(folder) if of_run or its_own else None)
     if path and base:
         _check_options(path, base)
-    parsed = partial(_parsed, rest, f"slip train {recipe or 'RECIPE'}")
+    parsed = partial(_parsed, rest, prog)
     if base is None and known is None and not wants_help:
         parsed(Config())  # --resum may be why nothing was named
         raise resuming.nothing_named(resume, folder)
@@ -103,7 +129,7 @@ def resolve(argv: list[str]) -> Resolved:
             fix = f"There is no run at {folder} to take it from. {resuming.near(folder)} {fix}".replace(
                 "  ", " "
             )
-        raise ConfigError("No training data was named", fix=fix)
+        raise UsageError("No training data was named", fix=fix)
     idle.train(typed, config)
     if path and not of_run:
         for name in others:
@@ -112,7 +138,13 @@ def resolve(argv: list[str]) -> Resolved:
         resuming.print_line(
             f"There is no run at {folder} yet, so one is started. {resuming.near(folder, close=True)}"
         )
-    return Resolved(config=config, out=folder or f"runs/{config.name}", resume=options.resume, typed=typed)
+    return Resolved(
+        config=config,
+        out=folder or f"runs/{config.name}",
+        resume=options.resume,
+        json=options.json,
+        typed=typed,
+    )
 
 
 def _load_own(typed: str | None, path: str | None, base: Config | None, run: Path | None) -> None:
@@ -120,6 +152,8 @@ def _load_own(typed: str | None, path: str | None, base: Config | None, run: Pat
 
     run: the run that goes on with the loss it has. What a run names is imported from the very file that it was.
     """
+    from openslip.objectives import own
+
     if typed is not None:
         own.load(typed)
     elif run is not None:
@@ -131,6 +165,8 @@ def _load_own(typed: str | None, path: str | None, base: Config | None, run: Pat
 
 def _check_options(path: str, config: Config) -> None:
     """Raise ConfigError where a file sets options that its objectives do not have."""
+    from openslip.cli import sections
+
     try:
         sections.with_sections(config)
     except ConfigError as error:
@@ -139,6 +175,8 @@ def _check_options(path: str, config: Config) -> None:
 
 def accepted(base: Config) -> type[Options]:
     """Return the class of options that change `base`: with those of every objective that is known."""
+    from openslip.cli import sections
+
     config = sections.with_sections(base)
     hint: Any = type(config)
     hint = Annotated[hint, arg(name="")]
@@ -146,17 +184,32 @@ def accepted(base: Config) -> type[Options]:
     return make_dataclass("Options", fields, bases=(Options,), frozen=True, kw_only=True)
 
 
+def _parse(cls: type[Options], argv: list[str], prog: str, default: Options | None = None) -> Options:
+    return parse(
+        cls, argv, prog=prog, description=DESCRIPTION, examples=EXAMPLES, first=FIRST, default=default
+    )
+
+
 def _parsed(argv: list[str], prog: str, base: Config) -> tuple[Options, set[str]]:
     """Return the options that `argv` makes of a configuration, and which of them were given."""
+    from openslip.cli import sections
+
     cls = accepted(base)
-    options = parse(cls, argv, prog=prog, description=DESCRIPTION)
+    options = _parse(cls, argv, prog)
     typed = given(cls, argv)
     config = sections.without_sections(options.config, base, typed)
-    return Options(config=config, out=options.out, resume=options.resume), typed
+    return Options(config=config, out=options.out, resume=options.resume, json=options.json), typed
 
 
-def run(config: Config, out: str, resume: bool, typed: Collection[str] = ()) -> None:
-    """Train and evaluate as `config` says. typed: the keys of the configuration that a person has typed."""
+def run(
+    config: Config,
+    out: str,
+    resume: bool,
+    typed: Collection[str] = (),
+    give: Callable[[Any], None] = lambda document: None,
+) -> None:
+    """Train and evaluate as `config` says. typed: the keys of the configuration that a person has typed. give: takes
+    what was trained and measured, for whoever asked for JSON."""
     from openslip.data.workers import default_processes, start_context
 
     if config.data.workers > 0 or (config.data.workers < 0 and default_processes() > 1):
@@ -212,6 +265,22 @@ def run(config: Config, out: str, resume: bool, typed: Collection[str] = ()) -> 
         if results := [result for result in results if result.checkpoint == newest]:
             print(printable(suite.table(results)))
         print_text(console, f"  done: {folder.path}")
+        if processes.first:
+            give(summary(folder, results))
+
+
+def summary(folder: RunFolder, results: Sequence[Result]) -> dict[str, Any]:
+    """Return what has become of a run: its last line of metrics.jsonl from training, and the results of the end."""
+    from openslip.training.saving.run import read_lines
+
+    lines = [line for line in read_lines(folder.path / "metrics.jsonl") if "loss" in line]
+    return {
+        "run": folder.path,
+        "name": folder.config.name,
+        "loss": folder.config.objective.loss,
+        "metrics": lines[-1] if lines else None,
+        "results": [result.to_dict() for result in results],
+    }
 
 
 def _share(config: Config) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 
 from openslip.cli import listed
+from openslip.cli.help import examples_text
 
 COMMANDS = {
     "check": "read everything; say what is damaged, odd or twice, and whether it can be trained on",
@@ -14,10 +15,20 @@ COMMANDS = {
 }
 
 
+EXAMPLES = """\
+slip data show 'shards/train-*.tar'
+    Look at pictures, captions and views.
+slip data check 'shards/train-*.tar'
+    Find what is damaged, odd or twice.
+slip data convert pairs.csv shards
+    Write them as tar shards.
+"""
+
+
 def main(argv: list[str]) -> int:
     """Run one of the four and return the exit status."""
     match argv:
-        case [] | ["-h" | "--help" | "help"]:
+        case [] | ["-h" | "--help" | "--help-all" | "help"]:
             print(usage())
             return 0
         case ["help", *rest]:
@@ -35,5 +46,6 @@ def usage() -> str:
         "usage: slip data COMMAND ...\n\n"
         "Look at your pictures and captions before training on them.\n\n"
         f"{listed(COMMANDS)}\n\n"
+        f"{examples_text(EXAMPLES)}\n\n"
         "`slip data COMMAND --help` describes a command's options."
     )

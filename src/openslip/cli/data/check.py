@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from openslip.cli.arguments import parse, print_notes
+from openslip.cli.output import one_document
 from openslip.cli.source import RECIPE, SourceOptions
 
 if TYPE_CHECKING:
     from openslip.data.record import Source
     from openslip.processes import Processes
     from openslip.tools.check import Summary
+EXAMPLES = """\
+slip data check 'shards/train-*.tar'
+    Read everything, and say what is wrong.
+slip data check pairs.csv --against test.csv --list found.jsonl
+    Look also for what training and test data have in common.
+"""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class Options(SourceOptions):
     """Records without a caption are fine: for self-supervision alone."""
     processes: int = -1
     """-1: one for each core."""
+    json: bool = False
+    """Print one JSON document to standard output, and everything else to standard error."""
 
 
 def main(argv: list[str]) -> int:
@@ -42,14 +52,22 @@ def main(argv: list[str]) -> int:
         Options,
         argv,
         prog="slip data check",
+        examples=EXAMPLES,
         description="""Read every record: damaged images, odd ones, the same twice or nearly so; captions that are
 missing, over-long, repeated, or say nothing. Prints what to do, writes one HTML page with pictures and plots, and
 ends with status 0 if the source can be trained on, else 1. Under `torchrun` the work is shared out among the ranks.""",
     )
 
+    with one_document(options.json) as give:
+        return run(options, give)
+
+
+def run(options: Options, give: Callable[[Any], None]) -> int:
+    """Check, and say what was found; return the exit status. give: takes the numbers, for whoever asked for JSON."""
     from openslip import recipes
     from openslip.errors import printable
     from openslip.processes import joined
+    from openslip.progress import Working
     from openslip.report.data_page import write_data_page
     from openslip.tools.check import as_text, check, judge
     from openslip.tools.check.against import compare, with_findings
@@ -73,21 +91,39 @@ ends with status 0 if the source can be trained on, else 1. Under `torchrun` the
     recipe = recipes.get(RECIPE)
     columns = options.columns | {"leave_broken": options.leave_broken}
     commands = Commands(options.source, columns, options.against, options.captions_optional)
-    verdict = judge(
-        summary, batch=recipe.training.batch, leave_broken=options.leave_broken, commands=commands
-    )
+    with Working("looking for copies"):
+        verdict = judge(
+            summary, batch=recipe.training.batch, leave_broken=options.leave_broken, commands=commands
+        )
     against = None
     if there is not None:
-        against = compare(summary, there)
+        with Working("comparing both sets"):
+            against = compare(summary, there)
         verdict = with_findings(verdict, against, commands)
     print(printable(as_text(summary, verdict, min(110, shutil.get_terminal_size().columns))))
-    write_data_page(
-        options.out, summary, verdict, source, view=recipe.views.size, against=against, other=other
-    )
+    with Working(f"writing {options.out}"):
+        write_data_page(
+            options.out, summary, verdict, source, view=recipe.views.size, against=against, other=other
+        )
     print(printable(f"wrote {options.out}"))
     if options.list:
         count = write_list(options.list, summary, against)
         print(printable(f"wrote {options.list}: {count:,} records"))
+    give(
+        {
+            "source": options.source, "good": verdict.good, "verdict": verdict.sentence,
+            "records": summary.total, "checked": summary.checked, "usable": summary.usable,
+            "damaged": summary.damaged, "unreadable": summary.unreadable, "without_caption": summary.silent,
+            "findings": [
+                {
+                    "level": one.level, "what": one.what, "count": one.count, "of": one.of, "advice": one.advice,
+                    "commands": one.commands,
+                }
+                for one in verdict.findings
+            ],
+            "page": options.out, "list": options.list,
+        }
+    )  # fmt: skip
     return 0 if verdict.good else 1
 
 

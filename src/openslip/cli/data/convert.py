@@ -14,6 +14,12 @@ from openslip.errors import ConfigError, DataError, printable
 
 if TYPE_CHECKING:
     from openslip.processes import Processes
+EXAMPLES = """\
+slip data convert pairs.csv shards --short-side 256
+    Write tar shards, and shrink large pictures.
+slip data convert pairs.csv shards --without found.jsonl
+    Leave out what `slip data check --list found.jsonl` has listed.
+"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ def main(argv: list[str]) -> None:
         Options,
         argv,
         prog="slip data convert",
+        examples=EXAMPLES,
         description="""Write any source as WebDataset tar shards that `slip train` reads fast, locally and over the
 network. Pictures that cannot be decoded are left out and listed. Interrupted, the same command goes on where it
 stopped. Under `torchrun` the shards are shared out among the ranks, which need one folder in common.""",

@@ -8,6 +8,11 @@ from pathlib import Path
 from openslip.cli.arguments import parse
 from openslip.cli.source import RECIPE, SourceOptions
 
+EXAMPLES = """\
+slip data show 'shards/train-*.tar' --count 12
+    Draw twelve records and their views.
+"""
+
 
 @dataclass(frozen=True)
 class Options(SourceOptions):
@@ -28,6 +33,7 @@ def main(argv: list[str]) -> None:
         Options,
         argv,
         prog="slip data show",
+        examples=EXAMPLES,
         description="""Draw a contact sheet: pictures with their captions, and beside each the three views that the
 model sees of it in the first epoch, cropped and augmented as the recipe says.""",
     )
