@@ -83,8 +83,10 @@ def test_odd_options_of_objectives_are_refused(name) -> None:
         for odd in (-3,) if isinstance(value, int) else (-3.0, math.nan, math.inf):
             if odd in allowed:
                 continue
+            several = isinstance(getattr(kind(), option), tuple)
+            options = {name: {option: [odd, odd] if several else odd}}
             with pytest.raises(ConfigError, match=f"--objective.{name}.{option.replace('_', '-')} must be"):
-                parse(ObjectiveConfig(loss=name, options={name: {option: odd}}))
+                parse(ObjectiveConfig(loss=name, options=options))
 
 
 def annotated(part: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

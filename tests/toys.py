@@ -57,7 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "clip, global": {"negatives": "global"},
     "clip, global, by divergence": {
         "negatives": "global",
-        "temperature": "divergence",
+        "temperature_rule": "divergence",
         "equal": "ignore",
         "epsilon": 0.01,
         "rho": 1.0,

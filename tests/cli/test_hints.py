@@ -104,7 +104,7 @@ def test_answers_name_commands_and_options_that_there_are() -> None:
         (["train", "small-data", "--epochs", "3"], "called --training.epochs"),
         (
             ["train", "small-data", "--temperature", "3"],
-            "one of --objective.distil.temperature",
+            "one of --objective.clip.temperature",
         ),
         (["train", "small-data", "--objective.temperature", "3"], "It is --objective.simclr.temperature now"),
         (["train", "small-data", "--model.ssl.dim=3"], "It is --objective.simclr.dim now"),

@@ -24,7 +24,7 @@ from openslip.training.parallel import parallelise
 from openslip.training.step import backward, gradient_norm
 from openslip.training.student import stored_parameters
 from toys import CASES as ALL_CASES
-from toys import LOSSES, TUNED, make_inputs, make_student, make_tiny_config, tuned, with_loss
+from toys import LOSSES, TUNED, make_inputs, make_student, make_tiny_config, small_loss, tuned, with_loss
 
 ROWS, SIZE, STEPS = 8, 32, 3
 TOGETHER = 12
@@ -181,6 +181,8 @@ def test_processes_equal_one(on, processes: int, case: Case) -> None:
     assert not errors, errors[0]
     losses = {name: np.mean([found[name] for found in everyones]) for name in expected if "loss/" in name}
     relative, absolute = (1e-9, 1e-11) if case.dtype == torch.float64 else (1e-4, 1e-4)
+    if any(view.kind == "local" for view in small_loss(case.loss).views):
+        relative, absolute = max(relative, 1e-6), max(absolute, 1e-8)  # timm resamples positions in fp32
     for found in everyones:
         assert found.keys() == expected.keys()
         for name, value in (found | losses).items():

@@ -61,7 +61,9 @@ def test_spread_towers_compute_what_whole_ones_do() -> None:
         spread = spreads[loss]
         assert whole.keys() == spread.keys()
         for name, value in whole.items():
-            allowed = 1e-6 * np.abs(value).max()
+            # Of three passes through a tower, gradients in bf16 are added in another order.
+            precision = 2**-7 if "dino + ibot" in loss else 1e-6
+            allowed = precision * np.abs(value).max()
             np.testing.assert_allclose(spread[name], value, rtol=0, atol=allowed, err_msg=f"{loss}: {name}")
 
 

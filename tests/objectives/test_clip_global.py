@@ -81,8 +81,8 @@ class Papers:
 def test_equals_the_equations_of_the_papers(temperature, schedule, epsilon, block) -> None:
     papers = Papers(0.3, schedule, epsilon, temperature, rho=1.5)
     objective = make(
-        "clip", negatives="global", temperature=temperature, gamma=0.3, gamma_schedule=schedule,
-        epsilon=epsilon, block=block, rho=1.5, tau=0.05,
+        "clip", negatives="global", temperature_rule=temperature, gamma=0.3, gamma_schedule=schedule,
+        epsilon=epsilon, block=block, rho=1.5, temperature=0.05,
     )  # fmt: skip
     for step, records in enumerate(RECORDS_OF):
         embeddings, at = batch(step), At(step, STEPS)
@@ -229,7 +229,12 @@ def test_the_divergence_of_the_weights_is_rho_where_the_temperature_stays() -> N
     embeddings = {name: value.detach() for name, value in batch(3, 16).items()}
     log_scale = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
     objective = make(
-        "clip", negatives="global", gamma=1.0, gamma_schedule="constant", temperature="divergence", rho=1.0
+        "clip",
+        negatives="global",
+        gamma=1.0,
+        gamma_schedule="constant",
+        temperature_rule="divergence",
+        rho=1.0,
     )
     optimizer = torch.optim.Adam([log_scale], lr=0.02)
     for _ in range(600):
@@ -273,7 +278,7 @@ def test_what_it_needs() -> None:
         ({"equal": "ignore", "gradient": "reference"}, "reference implementation.*equal ignore"),
         ({"smoothing": 0.1, "gradient": "reference"}, "reference implementation.*smoothing 0.1"),
         ({"smoothing": 0.1, "negatives": "global"}, "no target that could be smoothed"),
-        ({"temperature": "divergence"}, "only where these are global.*negatives global"),
+        ({"temperature_rule": "divergence"}, "only where these are global.*negatives global"),
     ],
 )
 def test_options_that_do_not_go_together(options, message) -> None:
@@ -288,4 +293,4 @@ def test_without_the_number_of_records_there_is_nothing_to_keep_estimates_in() -
 
 def test_the_temperature_at_the_start_is_an_option() -> None:
     assert small_loss("clip").logit_scale.initial == 1 / 0.07
-    assert small_loss("clip", tau=0.03).logit_scale.initial == 1 / 0.03
+    assert small_loss("clip", temperature=0.03).logit_scale.initial == 1 / 0.03

@@ -99,7 +99,7 @@ def test_pairs_that_are_all_different_make_the_loss_of_pairs() -> None:
 def test_a_fixed_temperature_has_a_gradient_of_zero() -> None:
     embeddings = batch(5)
     found, plain = (
-        make("clip", temperature=rule).loss(embeddings, At())["loss"] for rule in ("fixed", "learned")
+        make("clip", temperature_rule=rule).loss(embeddings, At())["loss"] for rule in ("fixed", "learned")
     )
     assert torch.equal(found, plain)
     inputs = [embeddings["image"], embeddings["logit_scale"]]

@@ -149,7 +149,9 @@ def test_bf16_gradients_are_close_to_fp32s(loss, micro_batch) -> None:
         gradient = torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
         found.append((losses["loss"], gradient))
     assert found[1][0].item() == pytest.approx(found[0][0].item(), rel=0.02)
-    assert (found[1][1] - found[0][1]).norm() < 0.2 * found[0][1].norm()
+    # MoCo v3's outputs are normalised over the batch, which makes differences between nearly equal rows large.
+    allowed = 0.3 if loss == "mocov3" else 0.2
+    assert (found[1][1] - found[0][1]).norm() < allowed * found[0][1].norm()
 
 
 def test_only_fp16_is_scaled() -> None:

@@ -94,6 +94,7 @@ def test_the_bag_of_words_leaves_out_the_special_tokens_of_the_tokenizer_that_re
     assert state["objective.words.captions_with"].shape == (20,)
     assert state["objective.words.captions_with"][1] == 0 < state["objective.words.captions_with"].sum()
 
+    monkeypatch.undo()  # else this run would be interrupted as well
     config = with_loss(make_tiny_config(epochs=1), "words")
     run = train(config, ToySource(), tmp_path / "alone", init=siglip, console=QUIET)
     state = read_tensors(sorted(run.checkpoints.glob("step-*"))[-1] / "model.safetensors")

@@ -12,6 +12,7 @@ from rich.console import Console
 from openslip.config import ObjectiveConfig
 from openslip.data.sources.mixture import Mixture
 from openslip.errors import CheckpointError, ConfigError
+from openslip.needs import TEXT
 from openslip.objectives import parse
 from openslip.training.saving import checkpoint, tensors
 from openslip.training.saving.run import read_lines
@@ -64,10 +65,16 @@ def test_every_objective_trains(tmp_path, toy_source, tiny_config, loss) -> None
     config = with_saved_teacher(config, tmp_path / "teacher")
     run, objective = train(config, toy_source, tmp_path / "run", console=QUIET), parse(config.objective)
     lines = read_lines(run.path / "metrics.jsonl")
-    assert lines[-1]["loss"] < lines[0]["loss"] or config.init  # where it is least
+    if loss == "dino":  # begins with all images in one prototype, where its loss is small
+        assert lines[-1]["dino_used"] > 2 > lines[0]["dino_used"]
+    else:  # what starts at another model starts where its loss is least
+        assert lines[-1]["loss"] < lines[0]["loss"] or config.init
     assert all(curve.key in line for curve in objective.curves for line in lines)
-    assert any("text_tower" in name for name in weights(run)) is objective.captioned
-    assert ("logit_scale" in lines[0]) is objective.captioned
+    reads = any(
+        need.view == TEXT and need.out not in ("ids", "labels", "records") for need in objective.needs
+    )
+    assert any("text_tower" in name for name in weights(run)) is reads
+    assert ("logit_scale" in lines[0]) is reads
     own = {name.split(".")[1] for name in weights(run) if name.startswith("objective.")}
     modules = make_student(config).objective
     assert own == {name for name, module in modules.items() if any(True for _ in module.parameters())}
@@ -187,7 +194,8 @@ def test_micro_batches_and_whole_batches_train_alike(tmp_path, toy_source, tiny_
     for config in (whole, parts):
         run = train(config, toy_source, tmp_path / str(config.training.micro_batch), console=QUIET)
         curves.append([line["loss"] for line in read_lines(run.path / "metrics.jsonl")])
-    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
+    # The outputs of MoCo v3's heads are normalised over a batch of pictures that are nearly one: rounding grows.
+    assert curves[0] == pytest.approx(curves[1], rel=0.03 if loss == "mocov3" else 2e-3)
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path, toy_source, tiny_config) -> None:

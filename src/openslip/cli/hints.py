@@ -248,6 +248,10 @@ def _about(word: str, known: list[str], words: Mapping[str, str], prog: str) -> 
     return f"Commands: {', '.join(known)}. `{prog} --help` describes them"
 
 
+FEW = 8
+"""Options of one name in different sections that an error names."""
+
+
 def unknown_option(word: str, known: Collection[str]) -> UsageError | None:
     """Return the error for an option `word`, `--epochs`, that is not among `known`, `training.epochs`, if there is
     something better to say than what looks like it."""
@@ -265,7 +269,7 @@ def unknown_option(word: str, known: Collection[str]) -> UsageError | None:
             f"There is no option {word.partition('=')[0]}",
             fix=f"Here it is called --{found[0]}{_takes(name)}",
         )
-    if 1 < len(found) <= 3:
+    if 1 < len(found) <= FEW:
         several = ", ".join(f"--{option}" for option in sorted(found))
         return UsageError(f"There is no option {word.partition('=')[0]}", fix=f"Here it is one of {several}")
     missing = {other: answer for names, answer in MISSING.items() for other in names.split()}

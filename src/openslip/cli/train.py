@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
     """Parse, open the data, train, print the results."""
     options = resolve(argv)
     with one_document(options.json) as give:
-        run(options.config, options.out, options.resume, options.typed, give)
+        run(options.config, options.out, options.resume, options.typed, give if options.json else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +206,7 @@ def run(
     out: str,
     resume: bool,
     typed: Collection[str] = (),
-    give: Callable[[Any], None] = lambda document: None,
+    give: Callable[[Any], None] | None = None,
 ) -> None:
     """Train and evaluate as `config` says. typed: the keys of the configuration that a person has typed. give: takes
     what was trained and measured, for whoever asked for JSON."""
@@ -265,7 +265,7 @@ def run(
         if results := [result for result in results if result.checkpoint == newest]:
             print(printable(suite.table(results)))
         print_text(console, f"  done: {folder.path}")
-        if processes.first:
+        if processes.first and give:
             give(summary(folder, results))
 
 

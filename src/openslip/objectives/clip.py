@@ -49,8 +49,8 @@ class Clip(Objective):
     several positives, the mean of their logits takes the place of z_ii. The value is ½ · 1/N Σ_i log(ε + u_i) + log N,
     in the units of CLIP's own.
 
-    The temperature τ = 1/s follows from `temperature`. learned: from the same gradient (FastCLIP-v0 of the authors'
-    repository). fixed: stays (FastCLIP-v1 and SogCLR, whose factor τ on the loss is a weight). divergence: F = τ · ½ ·
+    The temperature τ = 1/s follows from `temperature_rule`. learned: from the same gradient (FastCLIP-v0 of the
+    authors' repository). fixed: stays (FastCLIP-v1 and SogCLR, whose factor τ on the loss is a weight). divergence: F = τ · ½ ·
     1/n Σ_i log(ε + G_i) + ρ τ is minimised (RGCL-g, FastCLIP-v3), here divided by the τ of the start, so that a weight
     of the sum means what it does elsewhere. dF/dτ is 0 where the weights of the negatives, softmax over j of z_ij,
     are at a Kullback–Leibler divergence of ρ from uniform.
@@ -100,11 +100,11 @@ class Clip(Objective):
         epsilon: Annotated[float, ABOVE_0] = 1e-14
         """Of global: added to the running numbers. A pair whose negatives are all farther off than log epsilon gets no
         more gradient. CLIP's own loss has 1 / (batch - 1) in this place."""
-        temperature: Literal["learned", "fixed", "divergence"] = "learned"
+        temperature_rule: Literal["learned", "fixed", "divergence"] = "learned"
         """What becomes of the temperature, 1 / the logit scale. learned: it follows the gradient, as in the paper.
         fixed: it stays where it starts. divergence, of global alone: it comes to be where the negatives' weights are
         `rho` from equal (FastCLIP-v3)."""
-        tau: Annotated[float, TEMPERATURES] = 0.07
+        temperature: Annotated[float, TEMPERATURES] = 0.07
         """The temperature at the start. A run that starts from a model with a logit scale has the model's."""
         rho: Annotated[float, FROM_0] = 6.5
         """Of divergence: in nats, below the logarithm of the number of records. Higher is a lower temperature."""
@@ -125,7 +125,7 @@ class Clip(Objective):
                 got="objective.clip.negatives global",
                 fix="Train it with openslip.train, which knows the data",
             )
-        if config.temperature == "divergence" and config.rho >= (
+        if config.temperature_rule == "divergence" and config.rho >= (
             farthest := math.log(max(1, dims.records - 1))
         ):
             raise ConfigError(
@@ -143,7 +143,7 @@ class Clip(Objective):
 
     @classmethod
     def logit_scale_for(cls, config: Config) -> LogitScale:
-        return replace(cast(LogitScale, cls.logit_scale), initial=1 / config.tau)
+        return replace(cast(LogitScale, cls.logit_scale), initial=1 / config.temperature)
 
     def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
         """Return `image` and `text`, each (N, D), and `logit_scale`: all are the model's.
@@ -159,7 +159,7 @@ class Clip(Objective):
         return found
 
     def loss(self, embeddings: Mapping[str, Tensor], at: At) -> dict[str, Tensor]:
-        """Return `loss`, `clip_loss` (the same, detached; of `temperature` divergence without it) and `clip_acc`.
+        """Return `loss`, `clip_loss` (the same, detached; of `temperature_rule` divergence without it) and `clip_acc`.
 
         `embeddings` holds `image` and `text`, each (N, D) of any length (normalised here), row n of one
         the match of row n of the other, `logit_scale`, the scalar s itself, and with `positives` of labels
@@ -168,7 +168,7 @@ class Clip(Objective):
         """
         image, text = unit(embeddings["image"]), unit(embeddings["text"])
         scale, block = embeddings["logit_scale"], self.config.block
-        if self.config.temperature == "fixed":
+        if self.config.temperature_rule == "fixed":
             scale = scale.detach() + 0 * scale  # a gradient of 0, where one is waited for
         if _needs_relations(self.config):
             return self._related_loss(image, text, scale, embeddings, at)
@@ -234,9 +234,9 @@ class Clip(Objective):
         estimate = (weights * batch).mean()
         estimate = estimate - estimate.detach()  # of value 0: the gradient is all that it is there for
         values = _values(value + math.log(rows) + estimate, found.hits)
-        if config.temperature == "divergence":
+        if config.temperature_rule == "divergence":
             tau = 1 / scale.to(estimate.dtype)
-            values["loss"] = (tau.detach() * estimate + tau * (value + config.rho)) / config.tau
+            values["loss"] = (tau.detach() * estimate + tau * (value + config.rho)) / config.temperature
         return values
 
     def after_step(self, model: Model, at: At) -> None:
@@ -259,11 +259,11 @@ def _check(config: Clip.Config) -> None:
             f"smoothing {config.smoothing:g}",
             fix="Leave --objective.clip.gradient out",
         )
-    if config.temperature == "divergence" and config.negatives != "global":
+    if config.temperature_rule == "divergence" and config.negatives != "global":
         raise ConfigError(
             "The temperature can follow the divergence of the negatives' weights only where these are global",
-            got=f"objective.clip.temperature divergence, negatives {config.negatives}",
-            fix="Add --objective.clip.negatives global, or leave --objective.clip.temperature out",
+            got=f"objective.clip.temperature_rule divergence, negatives {config.negatives}",
+            fix="Add --objective.clip.negatives global, or leave --objective.clip.temperature-rule out",
         )
     if config.smoothing and config.negatives == "global":
         raise ConfigError(
