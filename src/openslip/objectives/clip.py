@@ -53,7 +53,8 @@ class Clip(Objective):
     authors' repository). fixed: stays (FastCLIP-v1 and SogCLR, whose factor τ on the loss is a weight). divergence:
     F = τ · ½ · 1/n Σ_i log(ε + G_i) + ρ τ is minimised (RGCL-g, FastCLIP-v3), here divided by the τ of the start,
     so that a weight of the sum means what it does elsewhere. dF/dτ is 0 where the weights of the negatives, softmax
-    over j of z_ij, are at a Kullback–Leibler divergence of ρ from uniform. """
+    over j of z_ij, are at a Kullback–Leibler divergence of ρ from uniform.
+    """
 
     name = "clip"
     title = "CLIP"
