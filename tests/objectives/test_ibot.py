@@ -150,14 +150,6 @@ def test_the_tower_sees_the_masks_that_the_loss_knows(tiny_config) -> None:
     assert token.grad.abs().max() > 0
 
 
-def test_a_tower_without_patch_tokens_is_refused(tiny_config) -> None:
-    config = with_loss(with_tower(tiny_config, name="test_resnet", drop_path=0.0), "clip + ibot")
-    config = replace(config, views=replace(config.views, size=32))
-    student = make_student(config)
-    with pytest.raises(ConfigError, match="no patch tokens.*Use 'vit'"):
-        backward(Parallel(student), make_inputs(config), At())
-
-
 def test_what_it_cannot_be_is_said() -> None:
     with pytest.raises(ConfigError, match="lower one first"):
         Ibot(Ibot.Config(share=(0.5, 0.1), width=4, dim=4), DIMS)

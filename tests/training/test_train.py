@@ -184,6 +184,25 @@ def test_pictures_of_their_own_need_an_objective_for_both(
         train(config, toy_source, tmp_path / "run", ssl=toy_source, console=QUIET)
 
 
+@pytest.mark.parametrize(
+    ("tower", "dropped", "why"),
+    [
+        ("resnet18", 0.0, "has no patch tokens"),
+        ("vit", 0.5, "cannot be left out of a view whose patch tokens"),
+    ],
+)
+def test_patch_tokens_that_cannot_be_had_are_refused_before_the_run_has_a_folder(
+    tmp_path, toy_source, tiny_config, tower, dropped, why
+) -> None:
+    config = with_loss(tiny_config, "ibot")
+    image = replace(config.model.image, name=tower, drop_path=0.0)
+    views = replace(config.views, ssl=replace(config.views.ssl, drop_tokens=dropped))
+    config = replace(config, model=replace(config.model, image=image), views=views)
+    with pytest.raises(ConfigError, match=why):
+        train(config, toy_source, tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
 @LOSS
 def test_micro_batches_and_whole_batches_train_alike(tmp_path, toy_source, tiny_config, loss) -> None:
     tower = replace(tiny_config.model.image, drop_path=0.0)

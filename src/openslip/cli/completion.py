@@ -38,6 +38,7 @@ class Command:
 
     @property
     def name(self) -> str:
+        """How one types the command, behind `slip`."""
         return " ".join(self.path)
 
 

@@ -210,10 +210,10 @@ def build(
     """Build the model for images of `size` pixels a side that gives what an objective needs.
 
     Weights are initialised as in the reference implementation, from torch's global generator. views, logit_scale: see
-    `Model`. Raises ConfigError on a model that cannot be made.
+    `Model`. Raises ConfigError on a model that cannot be made, or that cannot give what is needed.
     """
     needs = [need for need in needs if need.by != "fixed"]  # what another model gives
-    return Model(
+    model = Model(
         config,
         size,
         text=_text_tower(needs),
@@ -221,6 +221,11 @@ def build(
         views=views,
         logit_scale=logit_scale,
     )
+    for need in needs:
+        if need.masked or (need.out == "tokens" and need.view != TEXT):
+            dropped = model.drop_tokens.get(need.view, 0.0)
+            model.image_tower.check_use(dropped, tokens=need.out == "tokens", masked=need.masked)
+    return model
 
 
 def _text_tower(needs: Collection[Need]) -> bool:

@@ -79,7 +79,7 @@ class ImageTower(nn.Module):
         are masked or returned, and where `masked` or `mask_token` has another shape.
         """
         if drop_tokens or tokens or masked is not None:
-            self._check(drop_tokens, tokens, masked is not None)
+            self.check_use(drop_tokens, tokens=tokens, masked=masked is not None)
         if not self.has_tokens:
             return self.trunk(images)
         # timm's forward and forward_features, with what they do not offer.
@@ -113,7 +113,8 @@ class ImageTower(nn.Module):
         rows, columns = cast(Any, self.trunk).patch_embed.dynamic_feat_size((size, size))
         return int(rows), int(columns)
 
-    def _check(self, drop_tokens: float, tokens: bool, masked: bool) -> None:
+    def check_use(self, drop_tokens: float, *, tokens: bool, masked: bool) -> None:
+        """Raise ConfigError where a view's patch tokens cannot be left out, returned or masked, as `forward` does."""
         if not self.has_tokens and (self.training or tokens or masked):
             raise self._without_tokens()
         if drop_tokens and (tokens or masked):

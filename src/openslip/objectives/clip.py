@@ -143,6 +143,7 @@ class Clip(Objective):
 
     @classmethod
     def logit_scale_for(cls, config: Config) -> LogitScale:
+        """Return the logit scale's limits, with `temperature` as its start."""
         return replace(cast(LogitScale, cls.logit_scale), initial=1 / config.temperature)
 
     def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
@@ -240,6 +241,7 @@ class Clip(Objective):
         return values
 
     def after_step(self, model: Model, at: At) -> None:
+        """Clamp the logit scale, and keep the new estimates of the batch's records."""
         super().after_step(model, at)
         if self.estimates is not None and self.touched is not None and self.now is not None:
             self.estimates[self.touched] = self.now.to(self.estimates.dtype)

@@ -146,9 +146,8 @@ class PrototypeObjective(Objective):
         config = self.config
         prototypes, averaged = self.prototypes(), self.averaged("prototypes")
         if at.step < config.freeze * at.steps:
-            prototypes = (
-                prototypes.detach() + 0 * prototypes
-            )  # a gradient of zeros: of None, DDP would wait for one
+            # A gradient of zeros: DDP would wait for one that is None.
+            prototypes = prototypes.detach() + 0 * prototypes
         student = {name: unit(rows) for name, rows in students.items()}
         target = {name: unit(rows).detach() for name, rows in targets.items()}
         sharpness = 1 / self.teacher_temperature(at)

@@ -122,9 +122,8 @@ def _of_block(
     positive_BM = any_of(alike)
     kept_BM = positive_BM | ~any_of(apart) if apart else torch.ones_like(positive_BM)
     counted_BM = kept_BM & ~positive_BM if negatives_alone else kept_BM
-    least = torch.finfo(
-        logits_BM.dtype
-    ).min  # its share is zero, and of nothing but -inf there is no gradient
+    # The share of the least number is zero; of nothing but -inf there would be no gradient.
+    least = torch.finfo(logits_BM.dtype).min
     softmax_BM = logits_BM.where(counted_BM, least)
     sums = [logits_BM.where(positive_BM, 0)]
     sums += [logits_BM.where(kept_BM, 0)] if means else []
