@@ -16,7 +16,7 @@ NOT_RUN = {
     "benchmarks.md": "measurements of minutes to hours on named machines",
     "cheaper.md": "trainings of hours; the recipes are trained by tests/test_recipes.py",
     "classify.md": "pictures and models that the page assumes; tests/cli/test_classify.py",
-    "command-line.md": "has no block of code",
+    "command-line.md": "shells and runs that the page assumes; tests/cli/test_completion.py and test_json.py",
     "datasets.md": "public data sets; tests/evaluation/datasets and tests/cli/test_datasets.py",
     "design.md": "a diagram",
     "differences.md": "has no block of code",
