@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-SMALL = 'SCENES, TEST, BUDGET = 48, 24, "2 steps"'
+SMALL = 'SCENES, TEST, BUDGET = 96, 24, "2 steps"'
 """What takes the place of the cell that is tagged `parameters`."""
 
 
