@@ -63,6 +63,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "rho": 1.0,
     },
     "clip, equal captions": {"equal": "positive", "smoothing": 0.1},
+    "clip, two captions": {"captions": 2},
+    "siglip, two captions": {"captions": 2},
 }
 """Options that make an objective another one, by what the tests call that: the objective's name comes first."""
 CASES = (
@@ -282,7 +284,7 @@ def make_inputs(
 ) -> Inputs:
     """Return a random batch for that student, of so many rows; of the scheduled views so many, or none.
 
-    Captions are of 3 to 9 tokens, and every fourth is the one before.
+    Captions are of 3 to 9 tokens, and every fourth is the one before; of several a row, the others are so as well.
     """
     loss, generator = parse(config.objective), torch.Generator().manual_seed(1)
     views = {}
@@ -292,13 +294,16 @@ def make_inputs(
         size = config.views.of(view.kind, view.size).size
         if count:
             views[view.name] = torch.randn(count, 3, size, size, generator=generator, dtype=dtype)
-    tokens = torch.zeros(rows, 12, dtype=torch.long)
-    for row in range(rows):
+    each = max(1, loss.captions)
+    tokens = torch.zeros(each * rows, 12, dtype=torch.long)
+    for row in range(each * rows):
         length = 3 + row % 7
         tokens[row, :length] = torch.randint(1, 400, (length,), generator=generator)
         tokens[row, 0], tokens[row, length - 1] = 49406, 49407
         if row % 4 == 3:
             tokens[row] = tokens[row - 1]
+    if each > 1:
+        tokens = tokens.view(each, rows, 12).transpose(0, 1)
     labels = torch.arange(rows) % 7 % 4 - 1 if loss.labelled else None  # of some classes, and of none
     records = torch.arange(rows) % RECORDS
     return Inputs(views, tokens if loss.captioned else None, labels=labels, records=records)

@@ -47,6 +47,8 @@ class Need:
     (N, T, width). `ids` are the captions' token ids (N, L) int64. `logit_scale` is the model's logit scale, a scalar.
     `labels` are the records' classes (N,) int64, -1 for a record without one. `records` are their numbers in the source
     that is trained on (N,) int64, the same in every epoch. For neither has a caption to be read.
+
+    With several `captions` the features of a caption have them as a second dimension: (N, captions, embed_dim).
     """
 
     view: str
@@ -57,6 +59,8 @@ class Need:
     objective names (`Objective.fixed_model`) and which does not change."""
     masked: bool = False
     """Whether the objective masks some of the view's patches before they enter the tower."""
+    captions: int = 1
+    """Of `TEXT`: how many captions of each record. The first is the one that all needs of a single caption get."""
 
 
 IMAGE = View("image", kind="image", scheduled=False)

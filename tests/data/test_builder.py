@@ -500,3 +500,62 @@ def test_labels_of_a_source_without_classes_are_none_of_any() -> None:
     built = Builder(Data(PAIRS), (IMAGE,), CONFIG, Tokenizer(8), 6, 0, labelled=True).build(0)
     assert built["labels"].tolist() == [-1] * 6
     assert built["labels"].dtype == torch.int64
+
+
+@dataclass(frozen=True)
+class Told(Squares):
+    """Squares of up to four captions each, of eight different words."""
+
+    def __getitem__(self, index: int) -> Record:
+        each = tuple(
+            " ".join(f"{index}:{caption}:{word}" for word in range(8)) for caption in range(1 + index % 4)
+        )
+        return replace(super().__getitem__(index), captions=(" ", *each))
+
+
+def texts_of(position: int = 0, **options) -> list[list[str]]:
+    """Return the captions of 24 rows, the captions of a row together."""
+    told: list[str] = []
+
+    def tokenizer(captions: list[str]) -> torch.Tensor:
+        told.extend(captions)
+        return torch.tensor([[len(caption), n] for n, caption in enumerate(captions)])
+
+    builder = Builder(Data(Told("told", 24)), (IMAGE,), CONFIG, tokenizer, 24, 5, **options)  # type: ignore[arg-type]
+    tokens, each = builder.build(position)["tokens"], options.get("captions", 1)
+    rows = [told[start : start + each] for start in range(0, len(told), each)]
+    assert tokens.shape == ((24, 2) if each == 1 else (24, each, 2))
+    assert tokens.reshape(-1, 2).tolist() == [[len(caption), n] for n, caption in enumerate(told)]
+    return rows
+
+
+def test_several_captions_of_a_record_are_different_ones_as_long_as_there_are_some() -> None:
+    one, three = texts_of(), texts_of(captions=3)
+    assert [row[:1] for row in three] == one  # whatever their number, the first is the same
+    for row in three:
+        there = 1 + int(row[0].partition(":")[0]) % 4
+        counts = Counter(row)
+        assert len(counts) == min(3, there)
+        assert max(counts.values()) - min(counts.values()) <= 1
+    firsts = {tuple(row) for position in range(0, 24 * 120, 24) for row in texts_of(position, captions=2)}
+    assert len(firsts) == sum(there * max(1, there - 1) for there in (1, 2, 3, 4)) * 6  # all orders come up
+
+
+def test_words_are_dropped_anew_in_every_epoch_and_one_stays() -> None:
+    whole = texts_of(captions=2)
+    shares = []
+    for rows in (texts_of(captions=2, drop_words=0.75), texts_of(captions=2, drop_words=0.75)):
+        for row, complete in zip(rows, whole, strict=True):
+            for caption, words in zip(row, complete, strict=True):
+                left, words = caption.split(), words.split()
+                assert left == [word for word in words if word in left]  # in their order
+                assert left
+                shares.append(len(left) / len(words))
+    assert shares[:48] == shares[48:]
+    assert (
+        0.2 < sum(shares) / len(shares) < 0.36
+    )  # a quarter, and the one that stays of those that would lose all
+    assert min(shares) == 1 / 8
+    same = {tuple(map(tuple, sorted(texts_of(24 * epoch, drop_words=0.5)))) for epoch in range(3)}
+    assert len(same) == 3
+    assert texts_of(drop_words=0.0) == texts_of()

@@ -75,7 +75,7 @@ def test_the_loader_reads_a_plain_class_like_ours(workers: int) -> None:
     for source in (ToySource(), Plain()):
         if isinstance(source, Plain):
             source.block = 1
-        batches.append(next(iter(Data(source).loader(40, config, VIEWS, captioned=True))))
+        batches.append(next(iter(Data(source).loader(40, config, VIEWS, captions=1))))
     one, other = batches
     assert (one.keys, one.position) == (other.keys, 48)
     assert list(one.views) == NAMES
@@ -86,9 +86,21 @@ def test_the_loader_reads_a_plain_class_like_ours(workers: int) -> None:
 def test_the_loader_follows_the_configuration() -> None:
     config = make_tiny_config()
     config = replace(config, data=replace(config.data, augment="loader"))
-    loader = Data(ToySource()).loader(0, config, (IMAGE,), captioned=False, rank=1, world=2)
+    loader = Data(ToySource()).loader(0, config, (IMAGE,), captions=0, rank=1, world=2)
     batch = next(iter(loader))
     assert (len(batch.keys), batch.tokens, list(batch.views)) == (4, None, ["image"])
     assert np.ptp(batch.parameters["image"].numpy(), axis=0).max() == 0  # they are applied
     with pytest.raises(DataError, match="no records"):
-        Data(ToySource(0)).loader(0, config, (IMAGE,), captioned=False)
+        Data(ToySource(0)).loader(0, config, (IMAGE,), captions=0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_several_captions_of_a_record_travel_together(workers: int) -> None:
+    """Also where a batch is joined of worker batches, each as long as its longest caption."""
+    config = make_tiny_config()
+    config = replace(config, data=replace(config.data, workers=workers, drop_words=0.3))
+    loader = Data(ToySource(8)).loader(0, config, (), captions=2)
+    batch = next(iter(loader))
+    assert batch.tokens.shape[:2] == (8, 2)
+    assert (batch.tokens[:, :, 0] == 49_406).all()
+    assert (batch.tokens[:, 0] != batch.tokens[:, 1]).any(1).all()

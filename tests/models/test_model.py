@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -124,6 +125,27 @@ def test_token_ids_are_given_as_they_are() -> None:
     assert torch.equal(out[ids], inputs.tokens)  # type: ignore[arg-type]
     assert [*out] == [ids]
     assert _model((Need("image"), ids)).text_tower is None
+
+
+def test_several_captions_of_a_row_are_those_of_rows_of_their_own() -> None:
+    """A need of fewer gets the first of them, and the tower is called once, for as many as somebody needs."""
+    one, two = Need(TEXT, "embedding"), Need(TEXT, "embedding", captions=2)
+    ids, fewer = Need(TEXT, "ids", captions=3), Need(TEXT, captions=1)
+    needs = (Need("image", "embedding"), one, two, ids, fewer)
+    model, inputs, calls = _model(needs), _inputs(), []
+    tokens = torch.randint(1, 49_000, (4, 3, 7), generator=torch.Generator().manual_seed(2))
+    tokens[:, :, -1] = 49_407
+    expected = torch.stack([model.encode_text(tokens[:, n]) for n in range(3)], 1)
+    assert model.text_tower is not None
+    model.text_tower.register_forward_hook(lambda _, given, __: calls.append(len(given[0])))
+    out = model(replace(inputs, tokens=tokens), needs)
+    assert calls == [8]
+    torch.testing.assert_close(out[two], expected[:, :2], rtol=1e-4, atol=1e-6)
+    assert torch.equal(out[one], out[two][:, 0])
+    assert torch.equal(out[ids], tokens)
+    assert out[fewer].shape == (4, 16)
+    with pytest.raises(ConfigError, match=r"fewer captions.*tokens \(4, 3\).*needs 3 of each row"):
+        model(inputs, needs)
 
 
 def test_patch_tokens_and_masks() -> None:

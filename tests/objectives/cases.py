@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from openslip.collectives import world
 from openslip.needs import TEXT, Need
@@ -58,21 +59,25 @@ def features_for(
 
     features = {}
     for need in needs:
+        many = (rows, need.captions) if need.captions > 1 else (rows,)
         sizes = dims.fixed if need.by == "fixed" and dims.fixed else dims
         if need.out == "logit_scale":
             feature = torch.tensor(1 / 0.07, dtype=dtype)
         elif need.out == "ids":
-            feature = captions(rows, dims, generator, equal=equal)
+            each = [captions(rows, dims, generator, equal=equal) for _ in range(need.captions)]
+            longest = max(ids.shape[1] for ids in each)
+            each = [F.pad(ids, (0, longest - ids.shape[1])) for ids in each]
+            feature = torch.stack(each, 1) if need.captions > 1 else each[0]
         elif need.out == "labels":
             feature = torch.arange(rows) % 7 % 4 - 1
         elif need.out == "records":
             feature = 2 * torch.arange(rows) % 17  # two rows are of one from the eighteenth on
         elif need.out == "embedding":
-            feature = random(rows, sizes.embed_dim)
+            feature = random(*many, sizes.embed_dim)
         elif need.out == "tokens":
             feature = random(rows, 4, sizes.width)
         else:
-            feature = random(rows, sizes.text_width if need.view == TEXT else sizes.width)
+            feature = random(*many, sizes.text_width if need.view == TEXT else sizes.width)
         features[need] = feature.requires_grad_(need.by == "student" and feature.is_floating_point())
     return features
 

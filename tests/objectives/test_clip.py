@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from objectives.cases import make
+from objectives.cases import features_for, make
+from openslip.errors import ConfigError
 from openslip.objectives import At, Clip
 
 
@@ -129,3 +131,26 @@ def test_values_reported_hold_no_graph() -> None:
     assert result["loss"].requires_grad
     assert not result["clip_loss"].requires_grad
     assert not result["clip_acc"].requires_grad
+
+
+@pytest.mark.parametrize("options", [{}, {"equal": "ignore"}, {"positives": "labels", "smoothing": 0.1}])
+def test_several_captions_are_told_apart_from_those_of_their_own_place(options) -> None:
+    """The mean over places of the loss of one caption, each against the batch's captions of that place."""
+    several, one = make("clip", captions=3, **options), make("clip", **options)
+    features = features_for(several.needs_for(several.config), 9)
+    found, each = several(features, At()), []
+    for place in range(3):
+        own = {
+            replace(need, captions=1): feature[:, place] if need.captions > 1 else feature
+            for need, feature in features.items()
+        }
+        each.append(one(own, At()))
+    for name, value in found.items():
+        expected = torch.stack([values[name] for values in each]).mean()
+        torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found["loss"].detach(), found["clip_loss"])
+
+
+def test_the_running_numbers_are_of_one_caption() -> None:
+    with pytest.raises(ConfigError, match="of one caption in a step"):
+        make("clip", captions=2, negatives="global")

@@ -155,6 +155,8 @@ def test_a_class_on_the_import_path_is_found_and_neighbours_can_be_imported(here
         (('needs = (Need("image"),)', "needs = (Need('image', 'ids'),)"), "no such feature of a view"),
         (('needs = (Need("image"),)', "needs = (Need('text', 'tokens'),)"), "no such feature of captions"),
         (('needs = (Need("image"),)', "needs = (Need('text', 'ids', by='teacher'),)"), "A teacher gives"),
+        (('needs = (Need("image"),)', "needs = (Need('image', captions=2),)"), "Several captions"),
+        (('needs = (Need("image"),)', "needs = (Need('text', captions=0),)"), "Several captions"),
         (("views = (IMAGE,)", "views = (IMAGE,); teacher_heads = ('head',)"), "no method `momentum`"),
         (('needs = (Need("image"),)', "needs = ()"), "`needs` are empty"),
         (("views = (IMAGE,)", "views = ()"), "`views` are empty"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -218,3 +219,16 @@ def test_captions_are_equal_where_their_tokens_are(context) -> None:
     if context:
         short = ids[(ids > 0).sum(1) < 7][:, :7]
         assert objective.embed(features | {IDS: short})["captions"].shape[1] == found.shape[1]
+
+
+def test_several_captions_are_told_apart_from_those_of_their_own_place() -> None:
+    several, one = make("siglip", captions=2), make("siglip")
+    features = features_for(several.needs_for(several.config), 9)
+    found = several(features, At())
+    each = [
+        one({replace(n, captions=1): f[:, place] if n.captions > 1 else f for n, f in features.items()}, At())
+        for place in range(2)
+    ]
+    for name, value in found.items():
+        expected = torch.stack([values[name] for values in each]).mean()
+        torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-12)

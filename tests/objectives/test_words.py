@@ -264,3 +264,12 @@ def test_memory_holds_one_block_of_logits() -> None:
         words(features, At())["loss"].backward()
     assert largest == 1000 * max(block, FEW.width)
     assert max(tensor.numel() for tensor in saved) <= 1000 * FEW.width
+
+
+def test_the_target_of_several_captions_is_the_bag_of_all_their_tokens() -> None:
+    several, one = words_of(captions=2), words_of()
+    features = batch(5)
+    ids = torch.stack([features[IDS], batch(5, seed=1)[IDS]], 1)
+    joined = {IMAGE: features[IMAGE], IDS: ids.flatten(1)}
+    found = several({IMAGE: features[IMAGE], replace(IDS, captions=2): ids}, At())
+    torch.testing.assert_close(found["loss"], one(joined, At())["loss"], rtol=0, atol=0)

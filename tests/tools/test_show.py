@@ -47,7 +47,7 @@ class Pictures(Source):
 
 
 def reader(source: Pictures, seed: int) -> SampleReader:
-    return SampleReader(source, VIEWS, CONFIG, seed, captioned=False)
+    return SampleReader(source, VIEWS, CONFIG, seed, captions=0)
 
 
 def test_views_are_those_of_the_first_epoch() -> None:
@@ -127,7 +127,7 @@ def test_the_sheet_shows_the_views_of_a_loss() -> None:
     usual = contact_sheet(Pictures(1), CONFIG, augment=augment)
     assert contact_sheet(Pictures(1), CONFIG, augment=augment, views=VIEWS).size == usual.size
     assert contact_sheet(Pictures(1), CONFIG, augment=augment, views=VIEWS + crops).width > usual.width
-    shown = look(SampleReader(Pictures(1), VIEWS + crops, CONFIG, 0, captioned=False), 0, augment)
+    shown = look(SampleReader(Pictures(1), VIEWS + crops, CONFIG, 0, captions=0), 0, augment)
     sides = {name: view.shape[0] for name, view in shown.views.items()}
     assert sides == {"image": 24, "ssl_1": 24, "ssl_2": 24} | {crop.name: 16 for crop in crops}
 

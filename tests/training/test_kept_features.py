@@ -102,6 +102,27 @@ def test_patch_tokens_and_masked_patches_are_computed_at_every_step() -> None:
         keeping(*run_of("clip", Hidden), ssl=False)
 
 
+def test_captions_that_differ_in_every_epoch_are_computed_at_every_step() -> None:
+    config, student = run_of("clip + distil", text="all", captions=2)
+    found = keeping(config, student, ssl=False)
+    assert {output.name for output in found.outputs} == {
+        "image.feature",
+        "distil.image@24.embedding",
+        "distil.text.embedding",  # of the first caption alone
+    }
+    assert TEXT not in found.kept.undrawn
+    assert found.computed == (
+        "text is computed at every step all the same: of several captions of a record nothing is kept",
+    )
+    config, student = run_of("clip + distil", text="all")
+    config = replace(config, data=replace(config.data, drop_words=0.1))
+    found = keeping(config, student, ssl=False)
+    assert {output.name for output in found.outputs} == {"image.feature", "distil.image@24.embedding"}
+    assert found.computed == (
+        "text is computed at every step all the same: with data.drop_words captions differ in every epoch",
+    )
+
+
 def test_nothing_is_kept_where_nothing_is_asked_for_or_nothing_is_frozen() -> None:
     config, student = run_of("clip")
     assert not keeping(

@@ -42,8 +42,8 @@ def private_memory(size: int) -> Tensor:
 class _Sample:
     """A record ready for its views, and (epoch, index) of the record whose row it takes: its own or another's.
 
-    record: which one it is. image: None where no view is drawn. captions: all of the record. own: what the record whose
-    row it is is.
+    record: which one it is. image: None where no view is drawn. captions: as many as are drawn of the record.
+    caption_row: where what is kept of the first of them stands. own: what the record whose row it is is.
     """
 
     epoch: int
@@ -51,7 +51,7 @@ class _Sample:
     record: int
     key: str
     image: np.ndarray | None
-    caption: str
+    captions: tuple[str, ...]
     caption_row: int
     label: int
     own: Known
@@ -61,7 +61,8 @@ class SampleReader:
     """Reads the records of one source in the run's order, and makes the `views` of each.
 
     Usually a run has one reader, whose records give the captions and all views. With self-supervision on images of
-    their own a run has two readers, which advance side by side. kept: what is kept of these views' outputs; records:
+    their own a run has two readers, which advance side by side. captions: how many are drawn of each record; 0 needs
+    none. drop_words: the share of their words that is left out. kept: what is kept of these views' outputs; records:
     the source's, where they are known.
     """
 
@@ -72,7 +73,8 @@ class SampleReader:
         config: ViewsConfig,
         seed: int,
         *,
-        captioned: bool,
+        captions: int,
+        drop_words: float = 0.0,
         labelled: bool = False,
         decoder: str = "auto",
         order: Stream = Stream.ORDER,
@@ -80,7 +82,8 @@ class SampleReader:
         kept: Kept | None = None,
         records: Records | None = None,
     ) -> None:
-        self.source, self.captioned, self.labelled, self.decoder = source, captioned, labelled, decoder
+        self.source, self.labelled, self.decoder = source, labelled, decoder
+        self.captions, self.drop_words = captions, drop_words
         self.interpolation = config.interpolation
         self.kept, self.known = kept or Kept(), records
         self.configs = {view.name: config.of(view.kind, view.size) for view in views}
@@ -144,8 +147,8 @@ class SampleReader:
             f"Record {index} of '{self.source.name}' and {len(others)} others drawn in its place cannot be used",
             cause=f"The last one, '{sample.key}': {sample.reason}",
             fix="Check that the source, data.image_root and the columns are right"
-            + (f"; {WITHOUT_CAPTIONS} trains without captions" if self.captioned else "")
-            + ("; of pictures in folders of classes, labels:FOLDER makes captions" if self.captioned else ""),
+            + (f"; {WITHOUT_CAPTIONS} trains without captions" if self.captions else "")
+            + ("; of pictures in folders of classes, labels:FOLDER makes captions" if self.captions else ""),
         )
 
     def repeated(self, epoch: int) -> int:
@@ -169,12 +172,12 @@ class SampleReader:
         try:
             if self.known is not None and self.kept.undrawn.issuperset(names):
                 key, captions, label = self.known[candidate]
-                number = self._caption(captions, epoch, index) if self.captioned else 0
+                numbers = self._draw_captions(captions, epoch, index)
             else:
                 record = self.source[candidate]
                 key, name = record.key, record.source
                 captions = tuple(caption for caption in record.captions if is_caption(caption))
-                number = self._caption(captions, epoch, index) if self.captioned else 0
+                numbers = self._draw_captions(captions, epoch, index)
                 image = decode(record.image, self.min_side(names), self.decoder)
                 found = self.source.label(candidate) if self.labelled else None
                 label = -1 if found is None else found
@@ -186,27 +189,51 @@ class SampleReader:
             candidate,
             key,
             image,
-            captions[number] if self.captioned else "",
-            self.known.caption_row(candidate, number) if self.known is not None else 0,
+            self._drop_words([captions[number] for number in numbers], epoch, index),
+            self.known.caption_row(candidate, numbers[0]) if self.known is not None and numbers else 0,
             label,
-            (key, captions if self.captioned else (), label),
+            (key, captions if self.captions else (), label),
         )
 
-    def _caption(self, captions: Sequence[str], epoch: int, index: int) -> int:
-        """Return which of a record's captions the row of record `index` gets."""
+    def _draw_captions(self, captions: Sequence[str], epoch: int, index: int) -> list[int]:
+        """Return which of a record's captions the row of record `index` gets.
+
+        They are different ones, as far as the record has so many; then each comes again as often as the others.
+        """
+        if not self.captions:
+            return []
         if not captions:
             raise DataError("The record has no caption")
         if len(captions) == 1:
-            return 0
-        return int(self._streams.at(epoch, index, Stream.CAPTION).integers(len(captions)))
+            return [0] * self.captions
+        generator = self._streams.at(epoch, index, Stream.CAPTION)
+        first = int(generator.integers(len(captions)))
+        if self.captions == 1:
+            return [first]
+        others = generator.permutation([number for number in range(len(captions)) if number != first])
+        return list(itertools.islice(itertools.cycle([first, *map(int, others)]), self.captions))
+
+    def _drop_words(self, captions: Sequence[str], epoch: int, index: int) -> tuple[str, ...]:
+        """Return captions without the words that the row of record `index` is to learn without; one word stays."""
+        if not self.drop_words:
+            return tuple(captions)
+        generator, left = self._streams.at(epoch, index, Stream.WORDS), []
+        for words in map(str.split, captions):
+            stay = generator.random(len(words)) >= self.drop_words
+            one = int(generator.integers(len(words)))
+            left.append(
+                " ".join(word for n, word in enumerate(words) if stay[n] or (n == one and not stay.any()))
+            )
+        return tuple(left)
 
 
 class Builder:
     """Builds the batch that starts at a position of the run's stream, or one process's rows of it.
 
     data: where the records come from. The scheduled views are made of the pictures of `data.ssl` where there are any,
-    all others of those of `data.train`. views: which to make; config: how. tokenizer: None loads no captions. labelled:
-    whether classes are wanted. batch: rows of the whole batch, of which this builds the `rank`-th of `world` equal
+    all others of those of `data.train`. views: which to make; config: how. tokenizer: None loads no captions; else
+    `captions` are drawn of each record, without the share `drop_words` of their words. labelled: whether classes are
+    wanted. batch: rows of the whole batch, of which this builds the `rank`-th of `world` equal
     shares. schedule: which rows get the scheduled views; without one all do. Pictures of their own for these are gone
     through at the pace they are used at, each once an epoch. decoder: see `openslip.data.decode`. early: applies the
     parameters to the views right here, which leaves parameters that change nothing. kept: what outputs are kept of the
@@ -225,6 +252,8 @@ class Builder:
         batch: int,
         seed: int,
         *,
+        captions: int = 1,
+        drop_words: float = 0.0,
         labelled: bool = False,
         rank: int = 0,
         world: int = 1,
@@ -235,20 +264,20 @@ class Builder:
         in_turn: str = "",
     ) -> None:
         self.early, self.labelled, self.in_turn, self.kept = early, labelled, in_turn, kept or Kept()
-        self.tokenizer, self.batch = tokenizer, batch
+        self.tokenizer, self.captions, self.batch = tokenizer, captions, batch
         self.schedule = schedule or Schedule(batch)
         self.rows = range(rank * batch // world, (rank + 1) * batch // world)
         views = joined(views)
         apart = tuple(view for view in views if view.scheduled) if data.ssl is not None else ()
         joint = tuple(view for view in views if view not in apart)
-        captioned = tokenizer is not None
         options: dict[str, Any] = {"decoder": decoder, "kept": kept}
         known = self.kept.records
-        wanted = {"captioned": captioned, "labelled": labelled, "records": known.get("train")}
+        wanted = {"labelled": labelled, "records": known.get("train")}
+        wanted |= {"captions": 0 if tokenizer is None else captions, "drop_words": drop_words}
         readers = {"train": SampleReader(data.train, joint, config, seed, **wanted, **options)}
         if data.ssl is not None:
             options |= {"order": Stream.SSL_ORDER, "replacement": Stream.SSL_REPLACEMENT}
-            wanted = {"captioned": False, "records": known.get("ssl")}
+            wanted = {"captions": 0, "records": known.get("ssl")}
             readers["ssl"] = SampleReader(data.ssl, apart, config, seed, **wanted, **options)
         self.readers = list(readers.values())
         if in_turn:
@@ -292,7 +321,7 @@ class Builder:
                 sample = reader.sample(own, names, skipped, tallies[number])
                 if number == 0:
                     keys.append(sample.key)
-                    captions.append(sample.caption)
+                    captions += sample.captions
                     labels.append(sample.label)
                     records.append(sample.record)
                     own_records.append(sample.own)
@@ -317,7 +346,9 @@ class Builder:
         return {
             "views": views,
             "parameters": drawn,
-            "tokens": self.tokenizer(captions) if self.tokenizer and self.tokens_needed else None,
+            "tokens": self._tokens(self.tokenizer, captions)
+            if self.tokenizer and self.tokens_needed
+            else None,
             "labels": torch.tensor(labels, dtype=torch.int64) if self.labelled else None,
             "records": torch.tensor(records, dtype=torch.int64),
             "keys": keys,
@@ -327,6 +358,11 @@ class Builder:
             "rows": {name: np.array(of, np.int64) for name, of in numbers.items()},
             "own_records": own_records if self.in_turn else [],
         }
+
+    def _tokens(self, tokenizer: Tokenizer | OwnTokenizer, captions: Sequence[str]) -> Tensor:
+        """Return the tokens of the rows' captions: (N, L), or (N, captions, L) of several a row."""
+        tokens = tokenizer(captions)
+        return tokens if self.captions == 1 else tokens.unflatten(0, (-1, self.captions))
 
     @property
     def tokens_needed(self) -> bool:

@@ -80,7 +80,7 @@ class Data:
         config: Config,
         views: tuple[View, ...],
         *,
-        captioned: bool,
+        captions: int,
         labelled: bool = False,
         schedule: Schedule | None = None,
         rank: int = 0,
@@ -94,8 +94,8 @@ class Data:
     ) -> Loader:
         """Return the batches of a run from a position of its stream on, as its configuration says (see `Loader`).
 
-        views: those to draw. captioned, labelled: whether captions and classes are used. batch: rows of one, if not
-        those of the configuration. own_tokenizer: the bytes of the model's, none for CLIP's. kept, in_turn, positions:
+        views: those to draw. captions: how many are drawn of each record; 0 reads none. labelled: whether classes are
+        used. batch: rows of one, if not those of the configuration. own_tokenizer: the bytes of the model's, none for CLIP's. kept, in_turn, positions:
         see `Loader`. Without a view to draw there is no work for loader processes, and there are none unless their
         number is given.
 
@@ -117,7 +117,9 @@ class Data:
             self,
             views=views,
             config=config.views,
-            tokenizer=tokenizer_of(config.model.text, own_tokenizer) if captioned else None,
+            tokenizer=tokenizer_of(config.model.text, own_tokenizer) if captions else None,
+            captions=max(1, captions),
+            drop_words=config.data.drop_words,
             labelled=labelled,
             batch=batch or config.training.batch,
             seed=config.training.seed,

@@ -51,8 +51,8 @@ class Loader:
     """An endless stream of batches; each `iter` starts anew at `position`.
 
     data: where the records come from. views: which views to make of them; config: how. tokenizer: None loads no
-    captions; with one, each record's caption is drawn among its non-empty ones, anew every epoch. labelled: whether the
-    records' classes are wanted. batch: rows of a batch; with `world` processes this one, number `rank`, gets an equal
+    captions; with one, as many `captions` as are wanted of each record are drawn among its non-empty ones, anew every
+    epoch, and the share `drop_words` of their words is left out. labelled: whether the records' classes are wanted. batch: rows of a batch; with `world` processes this one, number `rank`, gets an equal
     share of each. seed, position: of the run's stream; a batch's own `position` is where to go on. schedule, decoder,
     early: see `Builder`. workers: loader processes; 0 builds batches in this process, -1 one fewer than there are
     cores, at most 8. prefetch: batches that they keep ready in all; -1 as many as are of use and fit into memory
@@ -76,6 +76,8 @@ class Loader:
         tokenizer: Tokenizer | OwnTokenizer | None,
         batch: int,
         seed: int,
+        captions: int = 1,
+        drop_words: float = 0.0,
         labelled: bool = False,
         position: int = 0,
         rank: int = 0,
@@ -114,6 +116,8 @@ class Loader:
             tokenizer,
             batch,
             check_seed(seed),
+            captions=captions,
+            drop_words=drop_words,
             labelled=labelled,
             rank=rank,
             world=world,
@@ -286,14 +290,14 @@ def _joined(views: dict[str, Tensor], worker_batches: Iterable[dict[str, Any]]) 
             views[name][start : filled[name]] = part
     tokens = [part["tokens"] for part in parts if part["tokens"] is not None]
     labels = [part["labels"] for part in parts if part["labels"] is not None]
-    longest = max((part.shape[1] for part in tokens), default=0)
+    longest = max((part.shape[-1] for part in tokens), default=0)
     return Batch(
         views,
         {
             name: torch.cat([p["parameters"][name] for p in parts if name in p["parameters"]])
             for name in views
         },
-        torch.cat([F.pad(part, (0, longest - part.shape[1])) for part in tokens]) if tokens else None,
+        torch.cat([F.pad(part, (0, longest - part.shape[-1])) for part in tokens]) if tokens else None,
         keys=[key for part in parts for key in part["keys"]],
         position=parts[-1]["position"],
         skipped=[skipped for part in parts for skipped in part["skipped"]],

@@ -45,6 +45,7 @@ class Stream(IntEnum):
     SSL_2 = 5
     SSL_ORDER = 6
     SSL_REPLACEMENT = 7
+    WORDS = 8
 
 
 _OF_VIEWS = {"image": Stream.IMAGE, "ssl_1": Stream.SSL_1, "ssl_2": Stream.SSL_2}

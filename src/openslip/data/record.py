@@ -257,7 +257,8 @@ class Batch:
     views: view name → (N, 3, size, size) uint8, cropped and resized to the size of the view, colours untouched. Those
     that are scheduled may be of fewer rows, or absent (see `openslip.data.schedule`).
     parameters: view name → (as many rows, P) float32, the augmentations drawn for each (see `openslip.data.augment`).
-    tokens: (N, length of the longest caption) int64, zero-padded, or None without captions.
+    tokens: (N, length of the longest caption) int64, zero-padded, or None without captions. With several captions of
+    each record they are its second dimension: (N, captions, length of the longest).
     keys: the N records' keys. skipped: the records that others stand in for.
     labels: (N,) int64 classes, -1 of a record without one, or None where no objective needs them.
     records: (N,) int64, which records of the source these are, counted through all of it. Of a record that another

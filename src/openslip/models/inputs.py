@@ -16,7 +16,8 @@ from openslip.needs import Need
 
 @dataclass(frozen=True)
 class Inputs:
-    """A batch as the model takes it: view name → (N, 3, S, S) float, normalised; tokens (N, L) or None.
+    """A batch as the model takes it: view name → (N, 3, S, S) float, normalised; tokens (N, L) or None, of several
+    captions a row (N, captions, L).
 
     Scheduled views may be of fewer rows, spread evenly over the batch, or absent. labels: (N,) int64 classes, -1 where
     a record has none, or None; records: (N,) int64 numbers of the records, or None. No tower sees either.

@@ -133,15 +133,34 @@ class Model(nn.Module):
                     Need(name, out, masked=token is not None): piece for name, piece in zip(names, pieces)
                 }
         of_text = {need.out for need in needs if need.view == TEXT}
-        if inputs.tokens is not None and of_text & {"feature", "embedding"}:
-            found[Need(TEXT)] = _need(self.text_tower)(inputs.tokens)
-        if inputs.tokens is not None and "ids" in of_text:
-            found[Need(TEXT, "ids")] = inputs.tokens
+        if inputs.tokens is not None:
+            found |= self._text_features(inputs.tokens, [need for need in needs if need.view == TEXT])
         if inputs.labels is not None and "labels" in of_text:
             found[LABELS] = inputs.labels
         if inputs.records is not None and "records" in of_text:
             found[RECORDS] = inputs.records
         return found
+
+    def _text_features(self, tokens: Tensor, needs: Collection[Need]) -> dict[Need, Tensor]:
+        """Return what is needed of captions' tokens, (N, L) or (N, captions, L): ids, and the tower's features.
+
+        Raises ConfigError where there are fewer captions of a row than are needed.
+        """
+        every = tokens if tokens.ndim == 3 else tokens[:, None]
+        most = max((need.captions for need in needs), default=1)
+        if most > every.shape[1]:
+            raise ConfigError(
+                "The model was called with fewer captions of each row than it needs",
+                got=f"tokens {tuple(tokens.shape)}",
+                fix=f"It needs {most} of each row: tokens ({len(tokens)}, {most}, L).",
+            )
+        found: dict[Need, Tensor] = {}
+        pooled = [need.captions for need in needs if need.out in ("feature", "embedding")]
+        if pooled:
+            some = every[:, : max(pooled)]
+            features = _need(self.text_tower)(some.flatten(0, 1)).unflatten(0, some.shape[:2])
+            found |= {Need(TEXT, captions=n): _first(features, n) for n in dict.fromkeys(pooled)}
+        return found | {need: _first(every, need.captions) for need in needs if need.out == "ids"}
 
     def _groups(
         self, inputs: Inputs, needs: Collection[Need], masks: Mapping[str, Mask]
@@ -236,6 +255,11 @@ def _text_tower(needs: Collection[Need]) -> bool:
 def _projection(width: int, dim: int) -> nn.Parameter:
     """Return a (width, dim) matrix for `features @ projection`, drawn as in CLIP: normal, std width^-½."""
     return nn.Parameter(torch.randn(width, dim) * width**-0.5)
+
+
+def _first(rows: Tensor, captions: int) -> Tensor:
+    """Return what is of the first captions (N, captions, ·) of each row; of one (N, ·)."""
+    return rows[:, 0] if captions == 1 else rows[:, :captions]
 
 
 def _is_in(inputs: Inputs, need: Need) -> bool:

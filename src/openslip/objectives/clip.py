@@ -16,9 +16,9 @@ from openslip.errors import ConfigError
 from openslip.needs import IMAGE, LABELS, LOGIT_SCALE, RECORDS, TEXT, Need
 from openslip.objectives.contrast import contrast, groups_of, unit
 from openslip.objectives.estimates import averaged, gamma_at, moved
-from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective
+from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective, mean_over_captions
 from openslip.objectives.relations import Related, numbered, packed, related
-from openslip.ranges import ABOVE_0, BELOW_1, FROM_0, Range
+from openslip.ranges import ABOVE_0, BELOW_1, FROM_0, FROM_1, Range
 
 if TYPE_CHECKING:
     from openslip.models import Model
@@ -36,6 +36,8 @@ class Clip(Objective):
 
     With `smoothing` ε the target is 1 − ε of that, and ε uniform over all that is not ignored (Szegedy et al. 2016,
     section 7).
+
+    With several `captions` of each image the loss is the mean of those that each of them has, see `mean_over_captions`.
 
     With `negatives` global, a pair is contrasted with the negatives of the whole training set, of which each record has
     two running estimates, u of its image and u of its text (SogCLR; Yuan et al. 2022, algorithm 1. FastCLIP; Wei et
@@ -86,6 +88,9 @@ class Clip(Objective):
         """What pairs are whose captions are equal, or that are of one record which the batch has twice. negative: what
         all other pairs are, as in the paper; ignore: neither right nor wrong; positive: right as well. Where captions
         repeat, as titles of products do, negative teaches that an image does not belong to its own caption."""
+        captions: Annotated[int, FROM_1] = 1
+        """How many captions of each image a step takes: for pictures that have several. The image tower sees the picture
+        once, and the text tower each caption. A picture with fewer has some of them twice."""
         smoothing: Annotated[float, BELOW_1] = 0.0
         """Share of the target that is spread over the whole batch: for captions that often fit other images, too."""
         negatives: Literal["batch", "global"] = "batch"
@@ -139,7 +144,9 @@ class Clip(Objective):
     def needs_for(cls, config: Config) -> tuple[Need, ...]:
         equal, labels = config.equal != "negative", config.positives == "labels"
         records = equal or config.negatives == "global"
-        return (*cls.needs, *[LABELS] * labels, *[IDS] * equal, *[RECORDS] * records)
+        image, text, scale = cls.needs
+        text, ids = (replace(need, captions=config.captions) for need in (text, IDS))
+        return (image, text, scale, *[LABELS] * labels, *[ids] * equal, *[RECORDS] * records)
 
     @classmethod
     def logit_scale_for(cls, config: Config) -> LogitScale:
@@ -149,14 +156,15 @@ class Clip(Objective):
     def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
         """Return `image` and `text`, each (N, D), and `logit_scale`: all are the model's.
 
-        With them, if needed, `labels` and `records` (N,), and `captions` (N, K) int64, equal for equal captions.
+        With them, if needed, `labels` and `records` (N,), and `captions` (N, K) int64, equal for equal captions. Of
+        several captions `text` is (N, captions, D), and `captions` (N, captions, K).
         """
-        image, text, scale = (features[need] for need in self.needs)
-        found = {"image": image, "text": text, "logit_scale": scale}
-        found |= {need.out: features[need] for need in (LABELS, RECORDS) if need in features}
-        if IDS in features:
-            ids = features[IDS]  # of each process cut to the longest of its rows
-            found["captions"] = packed(F.pad(ids, (0, max(0, self.context - ids.shape[1]))), self.bits)
+        (image, text, scale), rest = (needs := self.needs_for(self.config))[:3], needs[3:]
+        found = {"image": features[image], "text": features[text], "logit_scale": features[scale]}
+        found |= {need.out: features[need] for need in rest if need.out != "ids"}
+        for ids in (features[need] for need in rest if need.out == "ids"):
+            # Of each process cut to the longest of its rows.
+            found["captions"] = packed(F.pad(ids, (0, max(0, self.context - ids.shape[-1]))), self.bits)
         return found
 
     def loss(self, embeddings: Mapping[str, Tensor], at: At) -> dict[str, Tensor]:
@@ -167,6 +175,10 @@ class Clip(Objective):
         `labels` (N,), -1 for a row that matches itself alone. Of the other options see `embed`. `clip_acc`, in [0, 1],
         is the share of images whose most similar text of the batch is their own, or another that is right for them.
         """
+        return mean_over_captions(lambda one: self._loss(one, at), embeddings, self.config.captions)
+
+    def _loss(self, embeddings: Mapping[str, Tensor], at: At) -> dict[str, Tensor]:
+        """`loss`, of one caption of each image."""
         image, text = unit(embeddings["image"]), unit(embeddings["text"])
         scale, block = embeddings["logit_scale"], self.config.block
         if self.config.temperature_rule == "fixed":
@@ -266,6 +278,12 @@ def _check(config: Clip.Config) -> None:
             "The temperature can follow the divergence of the negatives' weights only where these are global",
             got=f"objective.clip.temperature_rule divergence, negatives {config.negatives}",
             fix="Add --objective.clip.negatives global, or leave --objective.clip.temperature-rule out",
+        )
+    if config.captions > 1 and config.negatives == "global":
+        raise ConfigError(
+            "The running numbers of a record are of one caption in a step",
+            got=f"objective.clip.captions {config.captions}, negatives global",
+            fix="Leave one of the two out",
         )
     if config.smoothing and config.negatives == "global":
         raise ConfigError(

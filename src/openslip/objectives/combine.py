@@ -88,9 +88,16 @@ class Loss:
         return tuple(dict.fromkeys(need for term in self.terms for need in term.kind.needs_for(term.config)))
 
     @property
+    def captions(self) -> int:
+        """How many captions of each record are read in a step."""
+        return max(
+            (need.captions for need in self.needs if need.view == TEXT and need not in OF_RECORDS), default=0
+        )
+
+    @property
     def captioned(self) -> bool:
         """Whether captions are read."""
-        return any(need.view == TEXT and need not in OF_RECORDS for need in self.needs)
+        return self.captions > 0
 
     @property
     def labelled(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from openslip.config import ModelConfig
@@ -188,6 +189,22 @@ class Objective(nn.Module):
         scale, limits = model.logit_scale, self.logit_scale
         if limits is not None and scale is not None:  # whose logarithm is the parameter
             scale.clamp_(math.log(limits.low), math.log(limits.high))
+
+
+def mean_over_captions(
+    loss: Callable[[Mapping[str, Tensor]], dict[str, Tensor]], embeddings: Mapping[str, Tensor], captions: int
+) -> dict[str, Tensor]:
+    """Return the means of the values that `loss` has for each of several captions of the images (N, captions, ·).
+
+    `text` and `captions` of the embeddings have captions as their second dimension, where there are several. So each
+    caption is told apart from others of its place alone, and never from another of its own image (the multi-text loss
+    of LaCLIP; Fan et al. 2023).
+    """
+    if captions == 1:
+        return loss(embeddings)
+    own = [name for name in ("text", "captions") if name in embeddings]
+    each = [loss({**embeddings, **{name: embeddings[name][:, n] for name in own}}) for n in range(captions)]
+    return {key: torch.stack([values[key] for values in each]).mean(0) for key in each[0]}
 
 
 def cosine_momentum(start: float, at: At) -> float:

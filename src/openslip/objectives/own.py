@@ -457,6 +457,11 @@ def _check_inputs(kind: type[Objective], config: Any, refuse: Any) -> None:
             raise refuse(
                 "There is no such feature of captions" if text else "There is no such feature of a view", need
             )
+        several = text and need.out in ("feature", "embedding", "ids")
+        if need.captions < 1 or (need.captions > 1 and not several):
+            raise refuse(
+                "Several captions are needed of their features and ids alone, at least one of each", need
+            )
         if need.by == "teacher" and (need.out not in OF_TOWERS or need.masked):
             raise refuse("A teacher gives features of whole views and of captions alone", need)
         if need.by == "fixed" and (need.out not in OF_TOWERS or need.masked):

@@ -147,10 +147,10 @@ def _merged(columns: Tensor) -> Tensor:
 
 
 def packed(ids: Tensor, bits: int) -> Tensor:
-    """Return as few int64 columns as hold all of token ids (N, L) that are of `bits` bits: (N, K), one to one."""
+    """Return as few int64 columns as hold all of token ids (…, L) that are of `bits` bits: (…, K), one to one."""
     each = 64 // bits
-    ids = F.pad(ids, (0, -ids.shape[1] % each)).unflatten(1, (-1, each))
-    return (ids << torch.arange(0, each * bits, bits, device=ids.device)).sum(2)
+    ids = F.pad(ids, (0, -ids.shape[-1] % each)).unflatten(-1, (-1, each))
+    return (ids << torch.arange(0, each * bits, bits, device=ids.device)).sum(-1)
 
 
 def numbered(rows: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -16,9 +16,9 @@ from torch.utils.checkpoint import checkpoint
 from openslip.collectives import gather_rows, rank
 from openslip.needs import IMAGE, LABELS, LOGIT_SCALE, TEXT, Need
 from openslip.objectives.contrast import groups_of, row_blocks, unit
-from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective
+from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective, mean_over_captions
 from openslip.objectives.relations import numbered, packed
-from openslip.ranges import FROM_0
+from openslip.ranges import FROM_0, FROM_1
 
 
 class SigLip(Objective):
@@ -26,7 +26,7 @@ class SigLip(Objective):
 
     A pair is an image and a text that is its own or equal to its own: where captions repeat, the paper's diagonal
     would teach that an image does not belong to its caption. With `positives` of labels, all texts of an image's class
-    are its texts, too.
+    are its texts, too. With several `captions` of each image the loss is the mean of those that each of them has.
     """
 
     name = "siglip"
@@ -63,6 +63,9 @@ class SigLip(Objective):
         positives: Literal["pairs", "labels"] = "pairs"
         """What belongs to an image beside its own caption. pairs: nothing; labels: the captions of its class. Of a
         source of classes, `labels:…`, training takes labels where nothing is said."""
+        captions: Annotated[int, FROM_1] = 1
+        """How many captions of each image a step takes: for pictures that have several. The image tower sees the picture
+        once, and the text tower each caption. A picture with fewer has some of them twice."""
 
     config: Config
 
@@ -73,16 +76,19 @@ class SigLip(Objective):
 
     @classmethod
     def needs_for(cls, config: Config) -> tuple[Need, ...]:
-        return (*cls.needs, LABELS) if config.positives == "labels" else cls.needs
+        image, text, scale, ids = cls.needs
+        text, ids = (replace(need, captions=config.captions) for need in (text, ids))
+        return (image, text, scale, ids, *[LABELS] * (config.positives == "labels"))
 
     def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
         """Return `image` and `text`, each (N, D), `logit_scale`, and `captions` (N, K) int64, equal for equal captions;
         `labels` (N,) if needed.
 
-        Texts are cut to the longest of a process's rows; `captions` are of one length on all processes.
+        Texts are cut to the longest of a process's rows; `captions` are of one length on all processes. Of several
+        captions `text` is (N, captions, D), and `captions` (N, captions, K).
         """
-        image, text, scale, ids = (features[need] for need in self.needs)
-        captions = packed(F.pad(ids, (0, max(0, self.context - ids.shape[1]))), self.bits)
+        image, text, scale, ids = (features[need] for need in self.needs_for(self.config)[:4])
+        captions = packed(F.pad(ids, (0, max(0, self.context - ids.shape[-1]))), self.bits)
         found = {"image": image, "text": text, "logit_scale": scale, "captions": captions}
         return found | ({"labels": features[LABELS]} if self.config.positives == "labels" else {})
 
@@ -95,6 +101,10 @@ class SigLip(Objective):
         is the share of images with whom the most similar text of the batch is their own, equal to it, or of their
         class.
         """
+        return mean_over_captions(self._loss, embeddings, self.config.captions)
+
+    def _loss(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`loss`, of one caption of each image."""
         image, text = unit(embeddings["image"]), unit(embeddings["text"])
         texts, kinds = gather_rows(text), [numbered(gather_rows(embeddings["captions"]))]
         if self.config.positives == "labels":

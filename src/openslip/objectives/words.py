@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -14,7 +14,7 @@ from openslip.collectives import add_up, world
 from openslip.needs import IMAGE, TEXT, Need
 from openslip.objectives.contrast import row_blocks
 from openslip.objectives.objective import At, Curve, Dims, Objective
-from openslip.ranges import FROM_0
+from openslip.ranges import FROM_0, FROM_1
 
 CLIPS = 49_408
 """Tokens of CLIP's vocabulary, of which the chart of the loss shows what chance is."""
@@ -29,7 +29,7 @@ class Words(Objective):
 
     "SuperCLIP: CLIP with Simple Classification Supervision" (Zhao et al. 2025), after SuperClass (Huang et al. 2024).
     ŷ_n is the bag of the tokens of caption n, each once, weighted by its inverse document frequency and divided by the
-    sum of the weights. The weight of token c is log((1 + D) / (1 + D_c)): D captions were seen so far, those of this
+    sum of the weights. With several `captions` of an image the bag has the tokens of all of them. The weight of token c is log((1 + D) / (1 + D_c)): D captions were seen so far, those of this
     batch among them, and D_c of them have c. The paper has D in the place of 1 + D, and takes D_c from the whole data
     set; ours is never negative, and a token that all captions have, such as their end, weighs nothing.
 
@@ -67,6 +67,8 @@ class Words(Objective):
         """What the layer reads of the image. feature: what the tower gives and all else is computed from; tokens: the
         mean of a vision transformer's patch tokens, as in the paper. Take tokens where these are used later, as for
         segmentation."""
+        captions: Annotated[int, FROM_1] = 1
+        """How many captions of each image a step takes, whose tokens together are the target."""
         block: Annotated[int, FROM_0] = 512
         """Rows of the logits over the vocabulary that are held at a time; 0 holds them all. Lower it where memory is
         short: a row is 200 kB with CLIP's vocabulary."""
@@ -90,7 +92,7 @@ class Words(Objective):
 
     @classmethod
     def needs_for(cls, config: Config) -> tuple[Need, ...]:
-        return (Need("image", config.reads), *cls.needs[1:])
+        return (Need("image", config.reads), replace(cls.needs[1], captions=config.captions))
 
     def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
         """Return `image` (N, W), what the layer reads; and `bags` (N, K) int64, each caption's tokens, each once.
@@ -99,7 +101,8 @@ class Words(Objective):
         """
         image, ids = (features[need] for need in self.needs_for(self.config))
         image = image.to(self.head.weight.dtype)
-        return {"image": image.mean(1) if image.ndim == 3 else image, "bags": bags(ids, self.special)}
+        bag = bags(ids.flatten(1), self.special)
+        return {"image": image.mean(1) if image.ndim == 3 else image, "bags": bag}
 
     def loss(self, embeddings: Mapping[str, Tensor], at: At) -> dict[str, Tensor]:
         """Return `loss`, `words_loss` (the same, detached) and `words_acc` for a batch.

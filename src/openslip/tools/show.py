@@ -75,7 +75,7 @@ def contact_sheet(
     if not len(source):
         raise DataError("The source has no records", got=source.name)
     check_views(config, drawn=True)
-    reader = SampleReader(source, views, config, seed, captioned=False)
+    reader = SampleReader(source, views, config, seed, captions=0)
     rows = [look(reader, position, augment) for position in range(min(count, reader.order.length))]
     sizes = sorted({kind.size for kind in reader.configs.values()}, reverse=True)
     head = [f"{source.name}", f"{len(source):,} records; views of {' and '.join(map(str, sizes))} px"]

@@ -220,7 +220,7 @@ class Pass:
             0,
             plan.config,
             views,
-            captioned=source == "train" and plan.loss.captioned,
+            captions=plan.loss.captions if source == "train" else 0,
             labelled=source == "train" and plan.loss.labelled,
             pinned=plan.device.type == "cuda",
             kept=replace(self.keeping.kept, views=kept, undrawn=others, records={}),

@@ -28,6 +28,8 @@ from openslip.training.saving.feature_files import FOLDER, TYPE
 from openslip.training.student import POOLED, Student
 
 NOT_POOLED = "patch tokens, and what is computed of masked patches, are not kept"
+SEVERAL = "of several captions of a record nothing is kept"
+WORDS_DROPPED = "with data.drop_words captions differ in every epoch"
 Key = tuple[str, Need]
 """An output as `Inputs.kept` names it: the objective whose fixed model gives it, "" for the student; and which."""
 
@@ -118,7 +120,7 @@ def keeping(config: Config, student: Student, *, ssl: bool) -> Keeping:
     sources = {view.name: "ssl" if ssl and view.scheduled else "train" for view in student.views} | {
         TEXT: TEXT
     }
-    for use in _uses(student):
+    for use in _uses(student, drop_words=config.data.drop_words > 0):
         kept = use.width > 0 and not use.why
         uses.setdefault(use.view, []).append(kept)
         if kept:
@@ -160,8 +162,14 @@ class _Use:
     why: str = ""
 
 
-def _uses(student: Student) -> Iterator[_Use]:
+def _uses(student: Student, *, drop_words: bool) -> Iterator[_Use]:
     """Yield all that a run computes from views and captions."""
+
+    def why_not(need: Need, online: set[str]) -> str:
+        if need.view == TEXT and (need.captions > 1 or drop_words):
+            return SEVERAL if need.captions > 1 else WORDS_DROPPED
+        return NOT_POOLED if need.view in online else ""
+
     loss = student.objective.written
     towers: dict[bool, Any] = {False: student.model.image_tower, True: student.model.text_tower}
     by_student = [n for n in loss.needs if n.by == "student" and n not in (LOGIT_SCALE, *OF_RECORDS)]
@@ -169,9 +177,7 @@ def _uses(student: Student) -> Iterator[_Use]:
     for need in by_student:
         tower = towers[need.view == TEXT]
         width = int(tower.width) if tower is not None and is_frozen(tower) and need.out != "ids" else 0
-        yield _Use(
-            need.view, ("", replace(need, out="feature")), width, NOT_POOLED if need.view in online else ""
-        )
+        yield _Use(need.view, ("", replace(need, out="feature")), width, why_not(need, online))
     for term in loss.terms:
         needs, name = term.kind.needs_for(term.config), term.kind.name
         for need in needs:
@@ -184,8 +190,7 @@ def _uses(student: Student) -> Iterator[_Use]:
             online = {need.view for need in own if need.out not in POOLED}
             for need in own:
                 view = TEXT if need.view == TEXT else fixed.drawn[need.view].name
-                why = NOT_POOLED if need.view in online else ""
-                yield _Use(view, (name, need), fixed.width_of(need), why)
+                yield _Use(view, (name, need), fixed.width_of(need), why_not(need, online))
 
 
 NO_KEEPING = Keeping(0)

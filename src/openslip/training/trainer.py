@@ -194,7 +194,7 @@ class Trainer:
             state.position,
             plan.config,
             state.parallel.student.views,
-            captioned=plan.loss.captioned,
+            captions=plan.loss.captions,
             labelled=plan.loss.labelled,
             schedule=plan.schedule,
             rank=state.processes.rank,

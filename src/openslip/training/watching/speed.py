@@ -223,7 +223,7 @@ class Work:
         shortest = self._count(kind, context if text.padded else 1)
         if batch.tokens is None or context == 1 or text.padded:
             return shortest
-        share = (batch.tokens.shape[1] - 1) / (context - 1)
+        share = (batch.tokens.shape[-1] - 1) / (context - 1)
         return shortest + share * (self._count(kind, context) - shortest)
 
     def _count_or_say(self, kind: Kind, length: int) -> float:
@@ -297,7 +297,8 @@ def _count_step(
         tune(student.model, config.model, config.views.size)
         student.add_teachers().to("meta")
         images = {name: torch.empty(shape) for name, shape in views}
-        tokens = torch.zeros(rows, length, dtype=torch.long) if rows else None
+        each = (loss.captions, length) if loss.captions > 1 else (length,)
+        tokens = torch.zeros(rows, *each, dtype=torch.long) if rows else None
         kept = {o.key: torch.empty(counts[o.view], o.width) for o in outputs if o.view in counts}
         labels = torch.zeros(all_rows, dtype=torch.long) if loss.labelled else None
         numbers = torch.zeros(all_rows, dtype=torch.long)
