@@ -63,8 +63,8 @@ class DataConfig:
     class_names: str = ""
     """Labelled images: a JSON file with the names of the classes, a list or by label or folder; empty: as they come."""
     drop_words: Annotated[float, BELOW_1] = 0.0
-    """Share of a caption's words that is left out in training, drawn anew in every epoch; one word always stays. For long
-    captions and few of them, which a model would learn by heart. Words are what white space parts."""
+    """Share of a caption's words that is left out in training, drawn anew in every epoch; one word always stays. For
+    long captions and few of them, which a model would learn by heart. Words are what white space parts."""
     leave_broken: bool = False
     """Leave out tar shards that cannot be read to their end, instead of refusing to begin; which they are is said."""
     decoder: Literal["auto", "pillow", "simplejpeg", "torchcodec"] = "auto"

@@ -95,9 +95,9 @@ class Data:
         """Return the batches of a run from a position of its stream on, as its configuration says (see `Loader`).
 
         views: those to draw. captions: how many are drawn of each record; 0 reads none. labelled: whether classes are
-        used. batch: rows of one, if not those of the configuration. own_tokenizer: the bytes of the model's, none for CLIP's. kept, in_turn, positions:
-        see `Loader`. Without a view to draw there is no work for loader processes, and there are none unless their
-        number is given.
+        used. batch: rows of one, if not those of the configuration. own_tokenizer: the bytes of the model's, none for
+        CLIP's. kept, in_turn, positions: see `Loader`. Without a view to draw there is no work for loader processes,
+        and there are none unless their number is given.
 
         Raises ConfigError and DataError as `Loader`, CheckpointError for bytes that are no tokenizer's.
         """

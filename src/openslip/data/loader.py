@@ -52,10 +52,11 @@ class Loader:
 
     data: where the records come from. views: which views to make of them; config: how. tokenizer: None loads no
     captions; with one, as many `captions` as are wanted of each record are drawn among its non-empty ones, anew every
-    epoch, and the share `drop_words` of their words is left out. labelled: whether the records' classes are wanted. batch: rows of a batch; with `world` processes this one, number `rank`, gets an equal
-    share of each. seed, position: of the run's stream; a batch's own `position` is where to go on. schedule, decoder,
-    early: see `Builder`. workers: loader processes; 0 builds batches in this process, -1 one fewer than there are
-    cores, at most 8. prefetch: batches that they keep ready in all; -1 as many as are of use and fit into memory
+    epoch, and the share `drop_words` of their words is left out. labelled: whether the records' classes are wanted.
+    batch: rows of a batch; with `world` processes this one, number `rank`, gets an equal share of each. seed, position:
+    of the run's stream; a batch's own `position` is where to go on. schedule, decoder, early: see `Builder`. workers:
+    loader processes; 0 builds batches in this process, -1 one fewer than there are cores, at most 8. prefetch: batches
+    that they keep ready in all; -1 as many as are of use and fit into memory
     (`openslip.data.prefetch.choose_prefetch`). pinned: puts the views into page-locked memory, from where a GPU fetches
     them by itself. kept, in_turn: see `Builder`. positions: where the batches begin, if not one after the other from
     `position` on.

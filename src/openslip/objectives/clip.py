@@ -89,8 +89,8 @@ class Clip(Objective):
         all other pairs are, as in the paper; ignore: neither right nor wrong; positive: right as well. Where captions
         repeat, as titles of products do, negative teaches that an image does not belong to its own caption."""
         captions: Annotated[int, FROM_1] = 1
-        """How many captions of each image a step takes: for pictures that have several. The image tower sees the picture
-        once, and the text tower each caption. A picture with fewer has some of them twice."""
+        """How many captions of each image a step takes: for pictures that have several. The image tower sees the
+        picture once, and the text tower each caption. A picture with fewer has some of them twice."""
         smoothing: Annotated[float, BELOW_1] = 0.0
         """Share of the target that is spread over the whole batch: for captions that often fit other images, too."""
         negatives: Literal["batch", "global"] = "batch"

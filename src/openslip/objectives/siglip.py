@@ -64,8 +64,8 @@ class SigLip(Objective):
         """What belongs to an image beside its own caption. pairs: nothing; labels: the captions of its class. Of a
         source of classes, `labels:…`, training takes labels where nothing is said."""
         captions: Annotated[int, FROM_1] = 1
-        """How many captions of each image a step takes: for pictures that have several. The image tower sees the picture
-        once, and the text tower each caption. A picture with fewer has some of them twice."""
+        """How many captions of each image a step takes: for pictures that have several. The image tower sees the
+        picture once, and the text tower each caption. A picture with fewer has some of them twice."""
 
     config: Config
 

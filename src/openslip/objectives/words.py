@@ -29,9 +29,10 @@ class Words(Objective):
 
     "SuperCLIP: CLIP with Simple Classification Supervision" (Zhao et al. 2025), after SuperClass (Huang et al. 2024).
     ŷ_n is the bag of the tokens of caption n, each once, weighted by its inverse document frequency and divided by the
-    sum of the weights. With several `captions` of an image the bag has the tokens of all of them. The weight of token c is log((1 + D) / (1 + D_c)): D captions were seen so far, those of this
-    batch among them, and D_c of them have c. The paper has D in the place of 1 + D, and takes D_c from the whole data
-    set; ours is never negative, and a token that all captions have, such as their end, weighs nothing.
+    sum of the weights. With several `captions` of an image the bag has the tokens of all of them. The weight of token c
+    is log((1 + D) / (1 + D_c)): D captions were seen so far, those of this batch among them, and D_c of them have c.
+    The paper has D in the place of 1 + D, and takes D_c from the whole data set; ours is never negative, and a token
+    that all captions have, such as their end, weighs nothing.
 
     Start, end and padding are no targets. Where all tokens of a caption weigh nothing, they weigh alike. A caption
     without a token adds nothing to the loss.
