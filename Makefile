@@ -42,7 +42,7 @@ test-docs: $(STAMP)           ## every code block of the tutorials, and the note
 	$(PYTEST) -m 'slow or not slow' tests/docs
 
 consumers: $(STAMP)           ## the examples of docs/export.md, each where its library alone is installed: 7 GB of disk at a time
-	PYTHONPATH=tests $(BIN)/python -m exports.consumers $(FORMATS)
+	PYTHONPATH=tests:tests/support $(BIN)/python -m exports.consumers $(FORMATS)
 
 fmt: $(STAMP)                 ## format the code, and repair what ruff can repair
 	$(BIN)/ruff check --fix $(CODE)

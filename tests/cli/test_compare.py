@@ -4,8 +4,8 @@ import csv
 import json
 
 import pytest
-from measured_fakes import measured, run_folder
 
+from measured_fakes import measured, run_folder
 from openslip.cli import main
 from openslip.evaluation import results
 from openslip.evaluation.comparison import compare_models

@@ -1,9 +1,9 @@
 import json
 
 import pytest
-from mieb_fakes import Library, Task, put_in_place
 from rich.console import Console
 
+from mieb_fakes import Library, Task, put_in_place
 from openslip.cli import main
 from openslip.training.train import train
 from toys import make_tiny_config

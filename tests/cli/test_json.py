@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from measured_fakes import measured, run_folder
 
 from distributed.tiny import TINY
+from measured_fakes import measured, run_folder
 from openslip.cli import main
 from openslip.cli.output import as_json, one_document
 from openslip.evaluation import results

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evaluation_fakes import COLORS, color_folder, picture, png
 from rich.console import Console
 
 from distributed.ranks import run_on
+from evaluation_fakes import COLORS, color_folder, picture, png
 from openslip.encoder import Encoder
 from openslip.errors import DataError, EvaluationError, SlipError
 from openslip.evaluation import suite

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evaluation_fakes import Captioned, ColorEncoder, color_folder, picture, png
 from scipy import stats
 
+from evaluation_fakes import Captioned, ColorEncoder, color_folder, picture, png
 from openslip.evaluation import Result, results, suite
 from openslip.evaluation.classification import classification
 from openslip.evaluation.compare import (

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from measured_fakes import TOP1, measured, run_folder
 
+from measured_fakes import TOP1, measured, run_folder
 from openslip.errors import ConfigError, EvaluationError
 from openslip.evaluation import results
 from openslip.evaluation.compare import compare

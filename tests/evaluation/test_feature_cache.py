@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluation_fakes import color_folder, picture, png
 
+from evaluation_fakes import color_folder, picture, png
 from openslip.encoder import Encoder
 from openslip.errors import EvaluationError
 from openslip.evaluation import features, suite

@@ -5,8 +5,8 @@ import logging
 import numpy as np
 import pytest
 import torch
-from evaluation_fakes import ColorEncoder, color_folder, picture, png
 
+from evaluation_fakes import ColorEncoder, color_folder, picture, png
 from openslip.errors import EvaluationError
 from openslip.evaluation import features
 

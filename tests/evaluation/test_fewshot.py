@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from evaluation_fakes import ColorEncoder, color_folder
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from evaluation_fakes import ColorEncoder, color_folder
 from openslip.errors import ConfigError, EvaluationError
 from openslip.evaluation import suite
 from openslip.evaluation.features import extract

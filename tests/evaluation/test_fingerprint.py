@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from evaluation_fakes import color_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evaluation_fakes import color_folder
 from openslip.data.labelled import load_labelled
 from openslip.evaluation import fingerprint
 

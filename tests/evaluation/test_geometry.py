@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from evaluation_fakes import Captioned, ColorEncoder, picture, png
 
+from evaluation_fakes import Captioned, ColorEncoder, picture, png
 from openslip.errors import DataError, EvaluationError
 from openslip.evaluation import geometry, suite
 from openslip.evaluation.geometry import Geometry, effective_rank_parts, pair_parts, uniformity_parts

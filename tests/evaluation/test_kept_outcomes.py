@@ -7,12 +7,13 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+
 from evaluation_fakes import Captioned, ColorEncoder, color_folder, picture, png
 from measured_fakes import measured
-
 from openslip.errors import EvaluationError
 from openslip.evaluation import kept_outcomes, results, suite
 from openslip.evaluation.compare import compare
@@ -278,7 +279,7 @@ results.keep(measured(1), sys.argv[1])
 
 def test_a_killed_write_leaves_the_numbers_and_nothing_that_passes_for_theirs(tmp_path) -> None:
     path = tmp_path / "results.json"
-    code = KILLED.format(tests=os.path.dirname(__file__))
+    code = KILLED.format(tests=str(Path(__file__).parents[1] / "support"))
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(path)], capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert results.read(path) == measured(1)

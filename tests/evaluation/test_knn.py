@@ -4,9 +4,9 @@ import shutil
 
 import numpy as np
 import pytest
-from evaluation_fakes import ColorEncoder, color_folder
 from sklearn.neighbors import KNeighborsClassifier
 
+from evaluation_fakes import ColorEncoder, color_folder
 from openslip.errors import ConfigError
 from openslip.evaluation import knn
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from evaluation_fakes import ColorEncoder, color_folder
 from sklearn.linear_model import LogisticRegression
 
+from evaluation_fakes import ColorEncoder, color_folder
 from openslip.evaluation import linear
 
 

@@ -4,8 +4,8 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
-from measured_fakes import TOP1, run_folder
 
+from measured_fakes import TOP1, run_folder
 from openslip.errors import ConfigError, EvaluationError
 from openslip.evaluation import results
 from openslip.evaluation.measured import name_of, newest, open_measured, open_models

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+
 from evaluation_fakes import COLORS, ColorEncoder, picture
 from mieb_fakes import Library, Task, put_in_place
-
 from openslip.errors import ConfigError, DataError, EvaluationError
 from openslip.evaluation import Result, benchmark, measure, suite
 from openslip.evaluation.compare import compare, sentences

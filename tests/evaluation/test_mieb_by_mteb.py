@@ -5,8 +5,9 @@ import random
 import numpy as np
 import pytest
 import torch
-from evaluation_fakes import COLORS, ColorEncoder, ColorPreprocess, picture
 from PIL import Image
+
+from evaluation_fakes import COLORS, ColorEncoder, ColorPreprocess, picture
 
 pytest.importorskip("mteb")
 

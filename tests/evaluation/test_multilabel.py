@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from evaluation_fakes import COLORS, ColorEncoder, picture, png
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from evaluation_fakes import COLORS, ColorEncoder, picture, png
 from openslip.errors import DataError, EvaluationError
 from openslip.evaluation import kept_outcomes
 from openslip.evaluation.classification import Samples

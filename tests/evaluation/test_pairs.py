@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from evaluation_fakes import COLORS, ColorEncoder, picture, png
 
+from evaluation_fakes import COLORS, ColorEncoder, picture, png
 from openslip.data.choices import open_choices
 from openslip.errors import DataError, EvaluationError, SlipError
 from openslip.evaluation import measure

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from evaluation_fakes import Captioned, ColorEncoder, picture, png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evaluation_fakes import Captioned, ColorEncoder, picture, png
 from openslip.errors import ConfigError, DataError, EvaluationError
 from openslip.evaluation import retrieval
 from openslip.evaluation.retrieval import Retrieval, ranks

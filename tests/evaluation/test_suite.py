@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from evaluation_fakes import Captioned, ColorEncoder, color_folder, picture, png
 
+from evaluation_fakes import Captioned, ColorEncoder, color_folder, picture, png
 from openslip.errors import ConfigError, DataError, EvaluationError
 from openslip.evaluation import Result, suite
 from openslip.evaluation import opened as opening

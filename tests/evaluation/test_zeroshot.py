@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from evaluation_fakes import ColorEncoder, color_folder, picture, png
 
+from evaluation_fakes import ColorEncoder, color_folder, picture, png
 from openslip import create
 from openslip.data.labelled.names import read_names
 from openslip.errors import DataError, EvaluationError

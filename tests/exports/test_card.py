@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from report_fakes import result, write_run
 
 import openslip
 from exports.models import model_of, saved
@@ -18,6 +17,7 @@ from openslip import recipes
 from openslip.errors import ConfigError
 from openslip.exports import card, export
 from openslip.training.saving import metadata
+from report_fakes import result, write_run
 
 SECRET = "/home/alice/secret"
 TUNED = replace(

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_fakes import measure, write_run
 
 from openslip.evaluation.metrics import wilson
 from openslip.evaluation.outcomes import Answers
 from openslip.report import load_run, write_report
 from openslip.report.answered import FEW, Said, Task, class_lines, confusions, matrix, reliability, tasks
 from openslip.report.rows import rows
+from report_fakes import measure, write_run
 
 
 def two(folder: Path, **options: int) -> tuple[list[Task], list[Answers]]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from report_fakes import CLASSES, Pictures, measure, write_run
 
 import browser as browsers
 from check_fakes import Odds
@@ -20,6 +19,7 @@ from openslip.encoder import Encoder
 from openslip.report import load_run, write_report
 from openslip.report.data_page import page as page_of_data
 from openslip.tools.check import check, judge
+from report_fakes import CLASSES, Pictures, measure, write_run
 from toys import make_tiny_config
 
 pytestmark = pytest.mark.skipif(browsers.found() is None, reason="no Chromium in PATH")

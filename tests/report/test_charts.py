@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_fakes import drawn
 
 from openslip.report.charts import (
     LABEL_GAP,
@@ -23,6 +22,7 @@ from openslip.report.charts import (
     spread,
     thin,
 )
+from report_fakes import drawn
 
 numbers = st.floats(-1e6, 1e6)
 

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from report_fakes import make_config, write_run
 
 from openslip.cli.arguments import parse
 from openslip.quickstart import commands as next_steps
@@ -22,6 +21,7 @@ from openslip.report import load_run, write_report
 from openslip.report.description import measuring
 from openslip.shell import command, data_options
 from openslip.tools.check.commands import Commands
+from report_fakes import make_config, write_run
 
 
 def understood(line: str) -> object:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from report_fakes import make_config, write_run
 
 from openslip.report import load_run
 from openslip.report.charts import Line, thin
 from openslip.report.curves import evaluation_charts, training_charts, training_note
 from openslip.report.rows import rows
 from openslip.report.runs import Run
+from report_fakes import make_config, write_run
 
 BATCH = 8
 

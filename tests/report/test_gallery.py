@@ -6,9 +6,9 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from report_fakes import CLASSES, FakeEncoder, Pictures
 
 from openslip.report.gallery import data_url, draw_captions, gather, rank_of_first, read_pool
+from report_fakes import CLASSES, FakeEncoder, Pictures
 
 
 def test_the_pool_is_random_by_seed_and_counts_what_cannot_be_read() -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_fakes import drawn
 
 from openslip.report.histogram import Histogram, steps
+from report_fakes import drawn
 
 
 def draw(values, edges, **options) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_fakes import CLASSES, FakeEncoder, Pictures, make_config, result, write_run
 
 from openslip.errors import CheckpointError, ConfigError
 from openslip.report import load_run, write_report
@@ -15,6 +14,7 @@ from openslip.report.page import choose_colours
 from openslip.report.rows import Row, rows
 from openslip.report.runs import Run
 from openslip.report.table import columns
+from report_fakes import CLASSES, FakeEncoder, Pictures, make_config, result, write_run
 
 VOID = {"meta", "link", "img", "input", "path", "br", "hr"}
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_fakes import make_config, write_run
 
 from openslip.report import load_run
 from openslip.report.rows import LONGEST, rows, shortened_apart
 from openslip.report.runs import Run
+from report_fakes import make_config, write_run
 
 
 def run(folder: Path, name: str, loss: str = "clip", **options) -> Run:

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from report_fakes import result, write_run
 
 from openslip.errors import CheckpointError
 from openslip.report import load_run
+from report_fakes import result, write_run
 
 
 def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from report_fakes import measure, write_run
 
 from openslip.data.labelled import Labelled, open_labelled
 from openslip.errors import DataError
@@ -15,6 +14,7 @@ from openslip.report import load_run, write_report
 from openslip.report.answered import Task, tasks
 from openslip.report.rows import rows
 from openslip.report.samples import Samples, chosen, reopened, samples
+from report_fakes import measure, write_run
 
 
 @pytest.fixture

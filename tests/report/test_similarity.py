@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from report_fakes import FakeEncoder, Pictures
 
 from openslip.encoder import Encoder
 from openslip.models.dense import patch_embeddings
 from openslip.report.gallery import Picture, gather
 from openslip.report.similarity import MOST, SIDE, patches, place, similarity_maps
+from report_fakes import FakeEncoder, Pictures
 from toys import make_tiny_config
 
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_fakes import result, write_run
 
 from openslip.evaluation import Result
 from openslip.evaluation.scores import Score
 from openslip.report import comparison, load_run, scoreboard
 from openslip.report.rows import rows
 from openslip.report.table import Column, columns, describe, headline
+from report_fakes import result, write_run
 
 
 def test_best_is_of_the_metric_s_direction() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from oracle import put, zeroshot
 
 from openslip.data.labelled import imagenet, open_labelled
 from openslip.data.labelled.class_names import class_names
 from openslip.data.labelled.classes import in_order
 from openslip.errors import EvaluationError
+from oracle import put, zeroshot
 
 IDS = imagenet._ids()
 

@@ -7,8 +7,8 @@ import pickle
 
 import numpy as np
 import pytest
-from evaluation_fakes import color_folder
 
+from evaluation_fakes import color_folder
 from openslip.data.labelled import load_labelled
 from openslip.errors import ConfigError, DataError
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from labelled_forms import FORMS, NAMELESS, World
-from oracle import Oracle
 
+from labelled_forms import FORMS, NAMELESS, World
 from openslip.data.labelled import open_labelled
 from openslip.errors import EvaluationError
 from openslip.evaluation.knn import Knn
 from openslip.evaluation.zeroshot import ZeroShot
+from oracle import Oracle
 
 NAMES = [
     "Cat",

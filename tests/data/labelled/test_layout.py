@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 import pytest
-from oracle import coloured, knn, put, zeroshot
 
 from openslip.data.labelled import load_labelled, open_labelled
 from openslip.errors import DataError
+from oracle import coloured, knn, put, zeroshot
 
 CAT, DOG, OWL = range(3)
 NAMES = ["cat", "dog", "owl"]

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import knn, put, zeroshot
 
 from openslip.data.labelled import imagenet, open_labelled
 from openslip.errors import DataError, EvaluationError
+from oracle import knn, put, zeroshot
 
 NAMES = ["cat", "golden retriever", "owl", "train", "crème brûlée", "oak tree", "images of war", "T-shirt"]
 

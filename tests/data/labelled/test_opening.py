@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 
 import pytest
-from oracle import put
 
 from openslip.data.labelled import dataset_name, load_labelled, open_labelled
 from openslip.errors import DataError
 from openslip.evaluation.finetune import Finetune
 from openslip.evaluation.knn import Knn
 from openslip.evaluation.linear import Linear
+from oracle import put
 
 
 @pytest.mark.parametrize(

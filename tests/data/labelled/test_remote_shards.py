@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from labelled_forms import tar
 
+from labelled_forms import tar
 from openslip.data.labelled import open_labelled, remote_shards
 from openslip.errors import DataError
 from stored import server  # noqa: F401

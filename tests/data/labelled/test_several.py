@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from oracle import coloured
 
 from openslip.data.labelled import open_labelled, open_named
 from openslip.data.labelled.several import several_in
 from openslip.errors import DataError
+from oracle import coloured
 
 ROWS = [["dress", "red"], ["dress"], ["red", "long"], ["coat", "red", "long"], ["coat"]]
 CLASSES = ("coat", "dress", "long", "red")

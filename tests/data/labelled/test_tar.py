@@ -6,8 +6,8 @@ import json
 import pickle
 
 import pytest
-from labelled_forms import tar
 
+from labelled_forms import tar
 from openslip.data.labelled import open_labelled
 from openslip.errors import DataError
 

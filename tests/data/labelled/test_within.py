@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from oracle import knn, put, zeroshot
 
 from openslip.data.labelled import open_labelled
 from openslip.errors import DataError
+from oracle import knn, put, zeroshot
 
 NAMES = ["abbey", "airport", "church indoor", "church outdoor"]
 OTHER = 999

@@ -13,10 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from labelled_forms import FORMS, NAMELESS, World
-from oracle import coloured, put
 from PIL import Image
 
+from labelled_forms import FORMS, NAMELESS, World
 from openslip.data.labelled import prompts
 from openslip.data.order import Order
 from openslip.data.record import Source
@@ -24,6 +23,7 @@ from openslip.data.sources import open_source
 from openslip.data.sources.class_captions import as_labelled, names_classes
 from openslip.data.subset import Subset
 from openslip.errors import ConfigError, DataError
+from oracle import coloured, put
 
 NAMES = ["Cat", "great_white_shark", "7 up", "boeing 747", "ox"]
 

@@ -11,17 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import published_arrays as arrays
-import published_sets as sets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from oracle import coloured
 from PIL import Image
 
+import published_arrays as arrays
+import published_sets as sets
 from openslip.evaluation.datasets import Card, cards
 from openslip.evaluation.opened import OnLabelled
 from openslip.evaluation.suite import parse_task
+from oracle import coloured
 
 
 def karpathy(name: str, pictures: str, folder: str = "") -> Callable[[Path], Path]:

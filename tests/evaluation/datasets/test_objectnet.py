@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 
-import published_sets as sets
 import pytest
-from evaluation_fakes import ColorEncoder, color_folder
-from oracle import Oracle, coloured
 
+import published_sets as sets
+from evaluation_fakes import ColorEncoder, color_folder
 from openslip.errors import DataError
 from openslip.evaluation.datasets.objectnet import FOLDERS, SHARED
 from openslip.evaluation.zeroshot import ZeroShot
+from oracle import Oracle, coloured
 
 
 def archive(tmp_path, shared):

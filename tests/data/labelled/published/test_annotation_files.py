@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 
 import numpy as np
-import published_sets as sets
 import pytest
-from oracle import knn, zeroshot
-from published_sets import ours, theirs
 from torchvision import datasets
 
+import published_sets as sets
 from openslip.data.labelled import open_labelled
 from openslip.errors import DataError
+from oracle import knn, zeroshot
+from published_sets import ours, theirs
 
 
 def test_clevr_counts_are_torchvisions(tmp_path):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gzip
 
 import numpy as np
-import published_arrays as sets
 import pytest
-from published_sets import same, write
 from torchvision import datasets
 
+import published_arrays as sets
 from openslip.data.labelled import open_labelled
 from openslip.errors import DataError
+from published_sets import same, write
 
 
 @pytest.fixture(autouse=True)

@@ -7,13 +7,13 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
-import published_arrays as sets
 import pytest
-from published_sets import same
 from torchvision import datasets
 
+import published_arrays as sets
 from openslip.data.labelled import open_labelled
 from openslip.errors import DataError
+from published_sets import same
 
 
 @pytest.fixture(params=["library", "stand-in"])

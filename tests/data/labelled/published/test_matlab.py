@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import published_sets as sets
 import pytest
-from oracle import knn, zeroshot
-from published_arrays import svhn
-from published_sets import ours, same, theirs
 from scipy.io import savemat
 from torchvision import datasets
 
+import published_sets as sets
 from openslip.data.labelled import imagenet, open_labelled
 from openslip.errors import DataError
+from oracle import knn, zeroshot
+from published_arrays import svhn
+from published_sets import ours, same, theirs
 
 
 @pytest.fixture(autouse=True)

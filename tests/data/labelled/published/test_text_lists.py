@@ -6,15 +6,15 @@ import os
 import re
 from collections import Counter
 
-import published_sets as sets
 import pytest
-from oracle import knn, zeroshot
-from published_sets import ours, theirs
 from torchvision import datasets
 
+import published_sets as sets
 from openslip.data.labelled import imagenet, open_labelled
 from openslip.errors import DataError
 from openslip.evaluation.zeroshot import ZeroShot
+from oracle import knn, zeroshot
+from published_sets import ours, theirs
 
 TORCHVISION = {
     "food101": (datasets.Food101, "_image_files", {"train": "train", "test": "test"}),

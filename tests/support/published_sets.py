@@ -13,8 +13,9 @@ import re
 from pathlib import Path
 
 import numpy as np
-from oracle import put
 from scipy.io import savemat
+
+from oracle import put
 
 
 def ours(found, split):

@@ -10,8 +10,9 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from published_sets import write
 from scipy.io import savemat
+
+from published_sets import write
 
 
 def python2(value: object) -> bytes:
