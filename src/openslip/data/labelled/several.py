@@ -30,10 +30,10 @@ _LONGEST = 1 << 16
 def several_in(texts: Sequence[str], called: str) -> dict[str, list[str]] | None:
     """Return the labels in each distinct text of a column; None where each is one label.
 
-    Several are texts that look like a list, and those with a sign between labels. Of these it has to be clear that
-    they are several: some of them stand alone elsewhere, or at other places in other texts, or texts have more and
-    fewer of them, or the column is called so (`PLURAL`). Texts of which only the first part recurs are names of classes
-    within others, `Leaf|dry` and `Leaf|wet`. Raises DataError where it is unclear.
+    A text holds several labels if it looks like a list, or if a sign separates labels in it. With a sign one of three
+    facts has to show that the parts are labels: a part is the whole text elsewhere, a part is first in one text and
+    later in another, or the column's name says so (`PLURAL`). Texts of equally many parts of which only the first
+    recurs are names of classes within others, `Leaf|dry` and `Leaf|wet`. Raises DataError where it is unclear.
     """
     if texts and all(map(_LIST.fullmatch, texts)):
         return {text: _listed(text, called) for text in texts}
