@@ -95,7 +95,7 @@ SCENES_TINY = replace(
     data=DataConfig(train="scenes:train:4000"),
     views=ViewsConfig(
         size=48,
-        # Picked with the batch of 64 among six settings, on scenes that nothing reports: see docs/results.md.
+        # Picked with the batch of 64 among six settings, on scenes that nothing reports: see docs/results/history.md.
         ssl=replace(SMALL_DATA.views.ssl, scale=(0.5, 1.0), blur_sigma=(0.1, 0.6)),
     ),
     model=ModelConfig(
