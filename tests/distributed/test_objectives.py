@@ -26,7 +26,7 @@ def share_of(feature: Tensor, need: Need) -> Tensor:
         return feature.detach().requires_grad_()
     mine = feature.detach().chunk(world())[rank()]
     if need.out == "ids":
-        mine = mine[:, : int((mine > 0).sum(1).max())]
+        mine = mine[..., : int((mine > 0).sum(-1).max())]
     return mine.requires_grad_(feature.requires_grad)
 
 
