@@ -351,7 +351,10 @@ def test_full_shared_memory_is_an_error_that_teaches(monkeypatch: pytest.MonkeyP
 
 def test_leaves_no_process_behind() -> None:
     script = textwrap.dedent("""
-        import sys; sys.path.insert(0, sys.argv[1])
+        import atexit, multiprocessing.util, os, sys; sys.path.insert(0, sys.argv[1])
+        if __name__ == "__main__":
+            atexit.register(lambda: print("left", [pid for pid in workers if os.path.exists(f"/proc/{pid}")]))
+            atexit.register(multiprocessing.util._exit_function)  # what ends before the line above is printed
         from test_loader import Data, Loader, Pictures, Tokenizer, CONFIG, VIEWS
         if __name__ == "__main__":
             loader = Loader(
@@ -359,10 +362,12 @@ def test_leaves_no_process_behind() -> None:
             )
             batches = iter(loader)
             print(next(batches).position, next(batches).position)
+            workers = [child.pid for child in multiprocessing.active_children()]
+            print("worked", len(workers))
     """)
     command = [sys.executable, "-c", script, os.path.dirname(__file__)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "5 10\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "5 10\nworked 1\nleft []\n", "")
 
 
 def test_large_pictures_are_decoded_no_larger_than_needed() -> None:

@@ -58,15 +58,25 @@ def _start_server() -> None:
 
 @functools.cache
 def _end_server_at_exit(owner: int) -> None:
-    """Let the server end with this process. By itself it would notice only when it has imported everything."""
+    """Let the workers and their server end with this process, first of all.
+
+    By itself the server would notice only when it has imported everything. Without its server `multiprocessing` takes
+    each worker for dead: it would neither end nor await the worker, and remove the folder that the worker cleans up.
+    """
     from multiprocessing import forkserver
 
     def end() -> None:
         server = getattr(forkserver, "_forkserver", None)
         pid = getattr(server, "_forkserver_pid", None)
-        if pid and os.getpid() == owner:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        if not pid or os.getpid() != owner:
+            return
+        workers = [child for child in multiprocessing.active_children() if child.daemon]
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.join(timeout=1)  # one that waits for a disk may take longer
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
     atexit.register(end)
 
