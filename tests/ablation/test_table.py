@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
-from evaluation.measured_fakes import TOP1, measured, run_folder
 
+from measured_fakes import TOP1, measured, run_folder
 from openslip.ablation import table as tables
 from openslip.ablation.compute import Cost
 from openslip.ablation.grid import Grid, Variant

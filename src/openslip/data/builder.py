@@ -272,7 +272,7 @@ class Builder:
         joint = tuple(view for view in views if view not in apart)
         options: dict[str, Any] = {"decoder": decoder, "kept": kept}
         known = self.kept.records
-        wanted = {"labelled": labelled, "records": known.get("train")}
+        wanted: dict[str, Any] = {"labelled": labelled, "records": known.get("train")}
         wanted |= {"captions": 0 if tokenizer is None else captions, "drop_words": drop_words}
         readers = {"train": SampleReader(data.train, joint, config, seed, **wanted, **options)}
         if data.ssl is not None:

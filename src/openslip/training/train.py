@@ -27,7 +27,6 @@ from openslip.processes import Processes, joined
 from openslip.training import asked, start
 from openslip.training.evaluating import Evaluate
 from openslip.training.fixed import FixedModels, check_same, load, read_fixed
-from openslip.training.heap import freed_memory_kept
 from openslip.training.kept_features import check_room, keeping
 from openslip.training.parallel import Parallel, parallelise
 from openslip.training.plan import Plan, check_ssl, make_plan
@@ -113,7 +112,7 @@ def train(
         )
         init = None  # its weights are in the student now, and not wanted twice
         state = State(plan, run, data, parallel, processes, partial(_print, console), fresh)
-        with freed_memory_kept(plan.device), Trainer(state, evaluate, console) as trainer:
+        with Trainer(state, evaluate, console) as trainer:
             state.restore()
             trainer.keep()
             if state.plan.seconds:

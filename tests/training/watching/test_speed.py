@@ -43,7 +43,8 @@ def batch_of(
     loss: Loss | None, rows=6, size=16, length=5, scheduled=True, more: tuple[View, ...] = ()
 ) -> Batch:
     views = [view.name for view in loss.views if scheduled or not view.scheduled] if loss else ["image"]
-    tokens = torch.full((rows, length), END_OF_TEXT) if loss and loss.captioned else None
+    each = (rows, loss.captions, length) if loss and loss.captions > 1 else (rows, length)
+    tokens = torch.full(each, END_OF_TEXT) if loss and loss.captioned else None
     sizes = dict.fromkeys(views, size) | {view.name: view.size for view in more}
     drawn = {name: torch.zeros(rows, 3, side, side, dtype=torch.uint8) for name, side in sizes.items()}
     return Batch(drawn, {}, tokens, [str(i) for i in range(rows)], rows)
