@@ -69,12 +69,12 @@ def fixed_of(config: Config, loss: Loss) -> FixedModels:
 
 @pytest.mark.parametrize("loss", [*LOSSES, *VARIANTS])
 def test_work_is_what_a_real_step_computes(loss) -> None:
-    """With captions of one token and of the whole context to the operation, between them within two percent."""
+    """With captions of one token and of the whole context to the operation, between them within three percent."""
     config = with_loss(make_tiny_config(), loss.partition(",")[0], **VARIANTS.get(loss, {}))
     work, loss = work_of(config)
     more = work.fixed.views
     context = config.model.text.context
-    for length, tolerance in ((1, 0), (3, 0.02), (context // 2, 0.02), (context, 0)):
+    for length, tolerance in ((1, 0), (3, 0.03), (context // 2, 0.03), (context, 0)):
         batch = batch_of(loss, length=length, more=more)
         counted = counted_for_real(config, batch)
         assert counted > 0
