@@ -97,6 +97,41 @@ def test_a_page_fits_its_window_and_asks_for_nothing(
         assert [asked for asked in page.asked if not asked.startswith("data:")] == [address]
 
 
+@pytest.mark.parametrize("width", [1280, 1000, 390])
+def test_more_measurements_than_fit_beside_each_other_are_blocks(
+    browser: browsers.Browser, tmp_path: Path, width: int
+) -> None:
+    """Three in a row on a wide page: nothing is scrolled to, no name is cut, and each number is below its heading."""
+    runs = []
+    for seed, loss in enumerate(("clip", "1.0 * simclr", "clip + 1.0 * simclr")):
+        write_run(tmp_path / str(seed), loss)
+        for task in range(8):
+            measure(tmp_path / str(seed), seed, task=f"knn:set{task}", classes=3, count=60)
+        runs.append(load_run(tmp_path / str(seed)))
+    page_of = write_report(tmp_path / "report.html", runs, title="Many sets")
+    with browser.page(page_of.as_uri(), width=width) as page:
+        found = page.value("""(() => {
+            const seen = (one) => one.getBoundingClientRect(), table = document.querySelector('table.results');
+            const heads = [...table.querySelectorAll('thead th:not(.corner)')].map(seen);
+            const rows = [...table.querySelectorAll('tbody tr')].map((row) => [...row.cells].slice(1));
+            return {
+                scrolled: table.parentElement.scrollWidth - table.parentElement.clientWidth,
+                starts: [...new Set(heads.map((head) => Math.round(head.left)))].length,
+                below: rows.every((row) => row.every((cell, n) => seen(cell).top >= heads[n].bottom - 1
+                    && Math.abs(seen(cell).left - heads[n].left) < 2)),
+                names: [...table.querySelectorAll('.method')].every((name) => name.scrollWidth <= name.clientWidth),
+                rows: rows.length * rows[0].length,
+            };
+        })()""")
+    assert found == {
+        "scrolled": 0,
+        "starts": 1 if width == 390 else 3,
+        "below": True,
+        "names": True,
+        "rows": 24,
+    }
+
+
 def test_the_policy_forbids_what_would_be_asked_for(
     browser: browsers.Browser, address: str, tmp_path: Path
 ) -> None:
