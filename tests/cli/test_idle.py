@@ -84,6 +84,7 @@ def test_which_is_for_runs(here, capsys) -> None:
         ("--data.workers 0 --data.prefetch 2", "data.prefetch"),
         ("--evaluation.best knn:x/top1", "evaluation.best"),
         ("--data.templates cifar", "data.templates"),
+        ("--objective.loss simclr --data.drop_words 0.2", "data.drop-words"),
         ("--data.class_names names.json", "data.class-names"),
         ("--data.label_column kind", "data.label-column"),
         ("--data.train labels:photos --data.caption_column a", "data.caption-column"),

@@ -552,9 +552,8 @@ def test_words_are_dropped_anew_in_every_epoch_and_one_stays() -> None:
                 assert left
                 shares.append(len(left) / len(words))
     assert shares[:48] == shares[48:]
-    assert (
-        0.2 < sum(shares) / len(shares) < 0.36
-    )  # a quarter, and the one that stays of those that would lose all
+    # A quarter, and the one word that stays of captions that would lose all.
+    assert 0.2 < sum(shares) / len(shares) < 0.36
     assert min(shares) == 1 / 8
     same = {tuple(map(tuple, sorted(texts_of(24 * epoch, drop_words=0.5)))) for epoch in range(3)}
     assert len(same) == 3

@@ -351,11 +351,17 @@ def test_full_shared_memory_is_an_error_that_teaches(monkeypatch: pytest.MonkeyP
 
 def test_leaves_no_process_behind() -> None:
     script = textwrap.dedent("""
-        import atexit, multiprocessing.util, os, sys; sys.path.insert(0, sys.argv[1])
+        import atexit, multiprocessing.util, os, signal, sys; sys.path.insert(0, sys.argv[1])
         if __name__ == "__main__":
             atexit.register(lambda: print("left", [pid for pid in workers if os.path.exists(f"/proc/{pid}")]))
             atexit.register(multiprocessing.util._exit_function)  # what ends before the line above is printed
         from test_loader import Data, Loader, Pictures, Tokenizer, CONFIG, VIEWS
+
+        def wait(asked):  # a process that the program itself has started is asked to end
+            signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b"own is asked\\n"), os._exit(0)))
+            os.write(asked, b".")
+            signal.pause()
+
         if __name__ == "__main__":
             loader = Loader(
                 Data(Pictures()), views=VIEWS, config=CONFIG, tokenizer=Tokenizer(), batch=5, seed=0, workers=1
@@ -363,11 +369,15 @@ def test_leaves_no_process_behind() -> None:
             batches = iter(loader)
             print(next(batches).position, next(batches).position)
             workers = [child.pid for child in multiprocessing.active_children()]
-            print("worked", len(workers))
+            print("worked", len(workers), flush=True)
+            ready, asked = os.pipe()
+            own = multiprocessing.get_context("fork").Process(target=wait, args=(asked,), daemon=True)
+            own.start()
+            os.read(ready, 1)
     """)
     command = [sys.executable, "-c", script, os.path.dirname(__file__)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "5 10\nworked 1\nleft []\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "5 10\nworked 1\nown is asked\nleft []\n", "")
 
 
 def test_large_pictures_are_decoded_no_larger_than_needed() -> None:

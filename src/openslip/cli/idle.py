@@ -114,7 +114,7 @@ def train(given: Collection[str], config: Config) -> None:
 
     loss, written = objectives.parse(config.objective), f"The loss is {config.objective.loss!r}"
     if not loss.captioned:
-        names = ("model.text.", "model.embed_dim", "data.caption_column", "data.templates")
+        names = ("model.text.", "model.embed_dim", "data.caption_column", "data.templates", "data.drop_words")
         refuse_idle(given, *names, because=f"{written}, which reads no captions")
     val = "" if share_of(config.data.val) else config.data.val
     sources = (config.data.train, val, config.data.ssl)

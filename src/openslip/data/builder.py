@@ -233,9 +233,9 @@ class Builder:
     data: where the records come from. The scheduled views are made of the pictures of `data.ssl` where there are any,
     all others of those of `data.train`. views: which to make; config: how. tokenizer: None loads no captions; else
     `captions` are drawn of each record, without the share `drop_words` of their words. labelled: whether classes are
-    wanted. batch: rows of the whole batch, of which this builds the `rank`-th of `world` equal
-    shares. schedule: which rows get the scheduled views; without one all do. Pictures of their own for these are gone
-    through at the pace they are used at, each once an epoch. decoder: see `openslip.data.decode`. early: applies the
+    wanted. batch: rows of the whole batch, of which this builds the `rank`-th of `world` equal shares. schedule: which
+    rows get the scheduled views; without one all do. Pictures of their own for these are gone through at the pace they
+    are used at, each once an epoch. decoder: see `openslip.data.decode`. early: applies the
     parameters to the views right here, which leaves parameters that change nothing. kept: what outputs are kept of the
     views. in_turn: `train` or `ssl`, the source whose records are gone through as they lie for that, epoch after epoch;
     "": what is trained on.

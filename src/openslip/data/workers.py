@@ -62,6 +62,7 @@ def _end_server_at_exit(owner: int) -> None:
 
     By itself the server would notice only when it has imported everything. Without its server `multiprocessing` takes
     each worker for dead: it would neither end nor await the worker, and remove the folder that the worker cleans up.
+    Processes that a program starts in another way are left to `multiprocessing`.
     """
     from multiprocessing import forkserver
 
@@ -70,7 +71,8 @@ def _end_server_at_exit(owner: int) -> None:
         pid = getattr(server, "_forkserver_pid", None)
         if not pid or os.getpid() != owner:
             return
-        workers = [child for child in multiprocessing.active_children() if child.daemon]
+        children = [child for child in multiprocessing.active_children() if child.daemon]
+        workers = [child for child in children if child._popen.method == "forkserver"]  # type: ignore[attr-defined]
         for worker in workers:
             worker.kill()
         for worker in workers:
