@@ -1,4 +1,5 @@
-"""The code blocks of a page of the docs, and how they are run: in order, in one folder, as a reader would.
+"""The code blocks of a page of the docs, and how they are run: in order, in one folder, as a reader would. And the
+page's command lines.
 
 A comment below a block says where a test does otherwise. It is not shown on the site:
 
@@ -11,6 +12,7 @@ Blocks of `sh` are lines of `slip`. Blocks of `python` share their names. A bloc
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Callable
@@ -58,6 +60,25 @@ def _block(match: re.Match[str]) -> Block:
         for old, new in pairs:
             code = code.replace(old, new)
     return Block(language, title, code, what)
+
+
+def commands(text: str) -> list[str]:
+    """Return the lines of `slip` in a page's blocks of the shell, without comments, pipes and redirections.
+
+    Lines with variables of the shell are left out, because the shell alone knows the values.
+    """
+    shown = [block.code for block in blocks(text) if block.language in ("", "sh")]
+    lines = [
+        line.strip().removeprefix("$ ") for code in shown for line in code.replace("\\\n", " ").splitlines()
+    ]
+    return [_without_shell(line) for line in lines if line.startswith("slip ") and "$" not in line]
+
+
+def _without_shell(line: str) -> str:
+    """Return the one command of a line, up to a redirection, a pipe, a second command or a comment."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="<>|&;")
+    lexer.whitespace_split = True
+    return shlex.join(itertools.takewhile(lambda word: not set(word) <= set("<>|&;"), lexer))
 
 
 def run(page: list[Block], folder: Path, place: Callable[[str], str] = str) -> int:

@@ -1,4 +1,5 @@
-"""Every code block of the tutorials is run from the first to the last; of other pages it is known why they are not."""
+"""Every code block of the tutorials is run from the first to the last; of other pages it is known why they are not, and
+each of their command lines is one that `slip` accepts."""
 
 from __future__ import annotations
 
@@ -6,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from docs.pages import DOCS, blocks, run
+from command_lines import is_accepted
+from docs.pages import DOCS, blocks, commands, run
 from interop.public import CASES
 
+README = DOCS.parent / "README.md"
+PAGES = [README, *sorted(DOCS.glob("*.md")), *sorted((DOCS / "launch").glob("*.md"))]
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
 LANGUAGES = {"sh", "python", "toml", "text"}
 NOT_RUN = {
@@ -42,6 +46,37 @@ NOT_RUN = {
 
 def test_each_page_is_run_or_says_why_not() -> None:
     assert {page.name for page in DOCS.glob("*.md")} == NOT_RUN.keys()
+
+
+@pytest.mark.parametrize(
+    ("page", "line"),
+    [
+        pytest.param(page, line, id=f"{page.stem}: {line}")
+        for page in PAGES
+        for line in commands(page.read_text())
+    ],
+)
+def test_each_command_line_is_accepted(page: Path, line: str, tmp_path: Path, monkeypatch) -> None:
+    """As far as the real parser: a page names no option or command that there is not."""
+    monkeypatch.chdir(tmp_path)
+    assert is_accepted(line, monkeypatch), page
+
+
+def test_lines_of_a_page_are_found_without_what_is_of_the_shell() -> None:
+    page = """```
+slip train small-data --data.train 'a b.csv' \\
+    --out runs/mine   # the rest
+$ slip data check x.csv --json | head > y
+slip train "$X"
+```
+```python
+slip = 3
+```
+"""
+    assert commands(page) == [
+        "slip train small-data --data.train 'a b.csv' --out runs/mine",
+        "slip data check x.csv --json",
+    ]
 
 
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
