@@ -253,8 +253,15 @@ class ObjectiveConfig:
     What options there are, each objective's own `Config` says."""
     ssl_every: Annotated[int, FROM_1] = 1
     """Self-supervised views are drawn on every k-th step, the first one among them; their weight stays as it is."""
+    ssl_from: Annotated[float, BELOW_1] = 0.0
+    """Self-supervision begins after this share of the run's steps; 0.8 leaves it the last fifth. 0: from the start."""
     ssl_share: Annotated[float, Range("above 0 and up to 1", math.nextafter(0, 1), 1)] = 1.0
     """Share of a batch's rows that self-supervised views are drawn of; they are contrasted among themselves."""
+
+    @property
+    def ssl_steps(self) -> float:
+        """Share of a run's steps that have self-supervised views."""
+        return (1 - self.ssl_from) / self.ssl_every
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,9 +28,9 @@ class View:
     kind: str
     """The section of the configuration that says how the view is drawn: `ssl` is `views.ssl`."""
     scheduled: bool = True
-    """Whether the view is drawn only on the steps and rows that `objective.ssl_every` and `objective.ssl_share` choose,
-    and from the images of `data.ssl` where there are any; such a view needs no caption. Else it is drawn of every
-    row of every step."""
+    """Whether the view is drawn only on the steps and rows that `objective.ssl_every`, `ssl_from` and `ssl_share`
+    choose, and from the images of `data.ssl` where there are any; such a view needs no caption. Else it is drawn of
+    every row of every step."""
     size: int = 0
     """Side in pixels, in the place of that of the kind; 0: the kind's."""
     like: str = ""

@@ -108,17 +108,17 @@ def test_the_longest_caption_of_a_batch_is_expected(counts) -> None:
 
 
 @pytest.mark.usefixtures("counted")
-@pytest.mark.parametrize(("every", "share"), [(1, 1.0), (3, 0.5)])
-def test_operations_of_a_sample_are_the_mean_of_the_steps(every, share) -> None:
-    base = make_tiny_config()
-    config = replace(
-        base, objective=replace(base.objective, ssl_every=every, ssl_share=share, loss=ObjectiveConfig().loss)
-    )
-    loss, schedule = parse(config.objective), Schedule(8, every, share)
+@pytest.mark.parametrize(("every", "share", "start"), [(1, 1.0, 0), (3, 0.5, 0), (1, 1.0, 2), (2, 0.5, 4)])
+def test_operations_of_a_sample_are_the_mean_of_the_steps(every, share, start) -> None:
+    base, count = make_tiny_config(), 12
+    often = {"ssl_every": every, "ssl_share": share, "ssl_from": start / count}
+    config = replace(base, objective=replace(base.objective, loss=ObjectiveConfig().loss, **often))
+    loss, schedule = parse(config.objective), Schedule(8, every, share, start)
     found = speed.operations_per_sample(config, loss, schedule, 7)
     steps = []
-    for step in range(every):
-        rows = {v.name: schedule.rows if v.scheduled else 8 for v in loss.views if not (v.scheduled and step)}
+    for step in range(count):
+        drawn = [view for view in loss.views if schedule.on(step) or not view.scheduled]
+        rows = {view.name: schedule.rows if view.scheduled else 8 for view in drawn}
         kind = tuple((name, (count, 3, 16, 16)) for name, count in rows.items()), 8, ()
         steps.append(speed._count_step(config, loss, kind, 7))
     assert found == pytest.approx(mean(steps) / 8)

@@ -78,6 +78,7 @@ def test_which_is_for_runs(here, capsys) -> None:
         ("--objective.loss simclr --views.image.flip 0.5", "views.image.flip"),
         ("--views.local.blur 0.2", "views.local.blur"),
         ("--objective.loss clip --objective.ssl_every 2", "objective.ssl-every"),
+        ("--objective.loss clip --objective.ssl_from 0.8", "objective.ssl-from"),
         ("--objective.loss simclr --model.text.width 64", "model.text.width"),
         ("--model.image.name resnet18 --model.image.width 64", "model.image.width"),
         ("--training.offload", "training.offload"),

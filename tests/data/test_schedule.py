@@ -12,14 +12,16 @@ def supervised(schedule: Schedule, position: int) -> bool:
     return schedule.before(position + 1) > schedule.before(position)
 
 
-@given(st.integers(1, 40), st.integers(1, 5), st.floats(0.05, 1), st.integers(0, 12))
-def test_counts_as_many_rows_as_the_steps_before_had(batch: int, every: int, share: float, step: int) -> None:
+@given(st.integers(1, 40), st.integers(1, 5), st.floats(0.05, 1), st.integers(0, 9), st.integers(0, 12))
+def test_counts_as_many_rows_as_the_steps_before_had(batch, every, share, start, step) -> None:
     if share < 1 and round(share * batch) < 2:
         return
-    schedule = Schedule(batch, every, share)
+    schedule = Schedule(batch, every, share, start)
+    having = [s for s in range(step) if s in range(start, step, every)]
+    assert [s for s in range(step) if schedule.on(s)] == having
     assert schedule.before(0) == 0
     rows = [sum(supervised(schedule, s * batch + row) for row in range(batch)) for s in range(step)]
-    assert rows == [round(share * batch) if s % every == 0 else 0 for s in range(step)]
+    assert rows == [round(share * batch) if s in having else 0 for s in range(step)]
     assert schedule.before(step * batch) == sum(rows)
 
 
@@ -27,6 +29,8 @@ def test_counts_as_many_rows_as_the_steps_before_had(batch: int, every: int, sha
 def test_without_settings_every_sample_is_counted(batch: int, position: int) -> None:
     schedule = Schedule(batch)
     assert schedule.always
+    assert schedule.every_step
+    assert not Schedule(batch, start=1).always
     assert schedule.before(position) == position
 
 

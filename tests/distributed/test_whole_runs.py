@@ -21,6 +21,10 @@ def every_second_step(config: Config) -> Config:
     return replace(config, objective=replace(config.objective, ssl_every=2))
 
 
+def late(config: Config) -> Config:
+    return replace(config, objective=replace(config.objective, ssl_from=0.5))
+
+
 def half_of_the_rows(config: Config) -> Config:
     return replace(config, objective=replace(config.objective, ssl_share=0.5))
 
@@ -55,7 +59,7 @@ def losses_of_each(configs: dict[str, Config], out: Path) -> dict[str, list[dict
     return {name: losses(config, out / str(number)) for number, (name, config) in enumerate(configs.items())}
 
 
-CHANGES = (every_second_step, half_of_the_rows, recomputed, recomputed_shards, adapted, adapted_shards)
+CHANGES = (every_second_step, late, half_of_the_rows, recomputed, recomputed_shards, adapted, adapted_shards)
 CONFIGS = {change.__name__: change(make_tiny_config(epochs=0.75, batch=8)) for change in CHANGES}
 
 

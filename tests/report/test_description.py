@@ -27,6 +27,9 @@ def test_how_often_there_is_self_supervision_is_said() -> None:
     scheduled = replace(run, config=Config(objective=ObjectiveConfig(ssl_every=2, ssl_share=0.25)))
     words = configuration(Row("", (scheduled,)))["Self-supervised views"]
     assert words == f"{always}; of 25% of each batch; on one step of 2"
+    late = replace(run, config=Config(objective=ObjectiveConfig(ssl_from=0.8)))
+    words = configuration(Row("", (late,)))["Self-supervised views"]
+    assert words == f"{always}; after 80% of the steps"
 
 
 @pytest.mark.parametrize(

@@ -90,11 +90,25 @@ def test_what_local_crops_masks_and_teachers_cost_is_said(tmp_path, toy_source) 
         ({"ssl_share": 0.01}, "two rows"),
         ({"ssl_every": 2, "loss": "simclr"}, "nothing to train on"),
         ({"ssl_share": 0.5, "loss": "simclr"}, "nothing to train on"),
+        ({"ssl_from": 0.5, "loss": "simclr"}, "nothing to train on"),
+        ({"ssl_from": 1.0}, "objective.ssl-from"),
     ],
 )
 def test_schedules_that_leave_nothing_are_refused(objective, told) -> None:
     with pytest.raises(ConfigError, match=told):
         plan_of(cheap(**objective), 64)
+
+
+def test_self_supervision_may_begin_late(tmp_path, toy_source) -> None:
+    config = cheap(ssl_from=0.75, ssl_every=2)
+    config = replace(config, training=replace(config.training, budget="10 steps"))
+    plan = plan_of(config, 64)
+    assert plan.schedule.start == 7
+    assert [plan.at(step).scheduled for step in range(10)] == [False] * 7 + [True, False, True]
+    told = describe(plan, make_student(config, torch.float32), tmp_path, Data(toy_source))
+    assert ", on one step of 2, after 7 steps\n" in told
+    with pytest.raises(ConfigError, match="a budget of time"):
+        plan_of(replace(config, training=replace(config.training, budget="10 minutes")), 64)
 
 
 class Across(Objective):

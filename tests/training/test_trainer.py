@@ -117,6 +117,24 @@ def test_cheaper_self_supervision_resumes_exactly(
     assert skipped.count("#5") in (2, 3)
 
 
+@pytest.mark.parametrize("loss", ["clip + simclr", "clip + dino"])
+@pytest.mark.parametrize("steps", [5, 11])
+def test_self_supervision_that_begins_late_resumes_exactly(
+    tmp_path, toy_source, monkeypatch, loss, steps
+) -> None:
+    config = with_loss(make_tiny_config(log_every=1), loss)
+    config = replace(config, objective=replace(config.objective, ssl_from=0.5))
+    pictures = ToySource(13, silent=frozenset(range(13)), name="pictures")
+    whole = train(config, toy_source, tmp_path / "whole", ssl=pictures, console=QUIET)
+    interrupt_after(monkeypatch, steps)
+    with pytest.raises(Interrupted, match=f"after step {steps} of 16"):
+        train(config, toy_source, tmp_path / "parts", ssl=pictures, console=QUIET)
+    parts = train(config, toy_source, tmp_path / "parts", ssl=pictures, resume=True, console=QUIET)
+    assert same(weights(whole), weights(parts))
+    logged = [f"{loss.split()[-1]}_loss" in line for line in read_lines(parts.path / "metrics.jsonl")]
+    assert logged == [False] * 8 + [True] * 8
+
+
 @pytest.mark.parametrize("loss", SUMS)
 def test_steps_without_self_supervision_run_and_log_none(tmp_path, toy_source, monkeypatch, loss) -> None:
     config = with_loss(cheap(make_tiny_config(log_every=1)), loss)

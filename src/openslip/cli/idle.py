@@ -127,7 +127,7 @@ def train(given: Collection[str], config: Config) -> None:
         because = "Captions of labelled images are made of the names of their classes"
         refuse_idle(given, "data.caption_column", "data.leave_broken", because=because)
     if not any(view.scheduled for view in loss.views):
-        names = ("objective.ssl_every", "objective.ssl_share")
+        names = ("objective.ssl_every", "objective.ssl_from", "objective.ssl_share")
         refuse_idle(given, *names, because=f"{written}, which has no self-supervision")
     drawn, kinds = {view.kind for view in loss.views}, typing.get_type_hints(ViewsConfig)
     for kind in (name for name, hint in kinds.items() if hint is ViewConfig and name not in drawn):

@@ -9,9 +9,9 @@ from openslip.errors import ConfigError
 
 @dataclass(frozen=True)
 class Schedule:
-    """Self-supervised views on every `every`-th step, the first one among them, and there of a `share` of the batch.
+    """Self-supervised views of a `share` of the batch, on every `every`-th step from the step `start` on.
 
-    The rows that get them are spread evenly over the batch, so that each process and each micro-batch has its part.
+    The rows that get the views are spread evenly over the batch, so each process and each micro-batch has its part.
     Raises ConfigError when a value is out of its range or less than two rows are left to contrast.
     """
 
@@ -19,6 +19,8 @@ class Schedule:
     """Rows of the whole batch."""
     every: int = 1
     share: float = 1.0
+    start: int = 0
+    """The first step with self-supervised views: how many steps before it have none."""
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -41,12 +43,21 @@ class Schedule:
     @property
     def always(self) -> bool:
         """Whether every row of every batch gets self-supervised views."""
-        return self.every == 1 and self.rows == self.batch
+        return self.every_step and self.rows == self.batch
+
+    @property
+    def every_step(self) -> bool:
+        """Whether there is no step without self-supervised views."""
+        return self.every == 1 and self.start == 0
 
     @property
     def rows(self) -> int:
         """How many rows of a batch get self-supervised views, on the steps that have any."""
         return round(self.share * self.batch)
+
+    def on(self, step: int) -> bool:
+        """Return whether the step after `step` others has self-supervised views."""
+        return step >= self.start and (step - self.start) % self.every == 0
 
     def before(self, position: int) -> int:
         """Return how many samples of the stream before `position` get self-supervised views.
@@ -55,5 +66,5 @@ class Schedule:
         those that do.
         """
         step, row = divmod(position, self.batch)
-        earlier = -(-step // self.every) * self.rows
-        return earlier if step % self.every else earlier + row * self.rows // self.batch
+        earlier = -(-max(0, step - self.start) // self.every) * self.rows
+        return earlier + row * self.rows // self.batch if self.on(step) else earlier

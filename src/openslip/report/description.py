@@ -155,7 +155,8 @@ def view(config: ViewConfig) -> str:
 
 def _how_often(config: ObjectiveConfig) -> str:
     rows = f"; of {config.ssl_share:.0%} of each batch" if config.ssl_share < 1 else ""
-    return rows + (f"; on one step of {config.ssl_every}" if config.ssl_every > 1 else "")
+    steps = f"; on one step of {config.ssl_every}" if config.ssl_every > 1 else ""
+    return rows + steps + (f"; after {config.ssl_from:.0%} of the steps" if config.ssl_from else "")
 
 
 def _state(run: Run) -> str:

@@ -71,13 +71,19 @@ class Plan:
 
     def at(self, step: int) -> At:
         """Return what an objective knows of where in the run the step after `step` others is."""
-        scheduled = step % self.schedule.every == 0
-        return At(step, self.steps, self.config.training.seed, scheduled)
+        return At(step, self.steps, self.config.training.seed, self.schedule.on(step))
 
     def of_steps(self, steps: int) -> Plan:
         """Return the plan of a budget that has room for `steps`."""
         fresh = _fresh_steps(self.config, self.fresh_share * steps, steps)
         return replace(self, steps=steps, warmup=round(self.warmup_share * steps), seconds=0.0, fresh=fresh)
+
+
+def schedule_of(config: Config, steps: int) -> Schedule:
+    """Return which rows get self-supervised views in a run of so many steps."""
+    objective = config.objective
+    start = int(objective.ssl_from * steps)
+    return Schedule(config.training.batch, objective.ssl_every, objective.ssl_share, start)
 
 
 def make_plan(
@@ -95,7 +101,10 @@ def make_plan(
             got=f"model.image.lora {config.model.image.lora}, model.text.lora {config.model.text.lora}",
             fix="Use --training.precision bf16",
         )
-    schedule = Schedule(training.batch, config.objective.ssl_every, config.objective.ssl_share)
+    budget = parse_budget(training.budget)
+    counted = _budgeted(training, budget, records)
+    steps = counted or _epochs_steps(training, records)
+    schedule = schedule_of(config, steps)
     if schedule.rows % processes:
         raise ConfigError(
             f"The rows with self-supervised views cannot be shared equally among {processes} processes",
@@ -107,12 +116,16 @@ def make_plan(
     if not schedule.always and all(view.scheduled for view in loss.views):
         raise ConfigError(
             "Without self-supervised views there is nothing to train on some steps or rows",
-            got=f"objective.ssl_every {schedule.every}, objective.ssl_share {schedule.share:g}",
-            fix="Leave both at 1 where the objective takes self-supervised views alone.",
+            got=f"objective.ssl_every {schedule.every}, objective.ssl_share {schedule.share:g}, "
+            f"objective.ssl_from {config.objective.ssl_from:g}",
+            fix="Leave all three at their defaults if the objective takes self-supervised views alone.",
         )
-    budget = parse_budget(training.budget)
-    counted = _budgeted(training, budget, records)
-    steps = _epochs_steps(training, records)
+    if config.objective.ssl_from and budget.seconds:
+        raise ConfigError(
+            "A share of the run's steps is not known before a budget of time has become steps",
+            got=f"objective.ssl_from {config.objective.ssl_from:g}, training.budget {training.budget}",
+            fix="Give the budget in epochs, samples or steps, or leave --objective.ssl-from out",
+        )
     warmup = min(steps, round(config.optimizer.warmup_epochs * records / training.batch))
     fresh = _fresh_steps(config, config.optimizer.fresh_epochs * records / training.batch, steps)
     _check_fresh(config)

@@ -264,6 +264,7 @@ def _views(plan: Plan, student: Student) -> str:
         if drawn.scheduled:
             text += f", of {often.rows:,} of {often.batch:,} samples" if often.rows < often.batch else ""
             text += f", on one step of {often.every}" if often.every > 1 else ""
+            text += f", after {often.start:,} steps" if often.start else ""
         lines.setdefault(text, []).append(drawn.name)
     said = [f"{', '.join(names)} {text}" for text, names in lines.items()]
     return "\n".join([*said, *_passes(plan, student)])
@@ -279,7 +280,8 @@ def _passes(plan: Plan, student: Student) -> list[str]:
     for drawn in student.objective.written.views:
         view = plan.config.views.of(drawn.kind, drawn.size)
         share = (view.size / whole) ** 2 * (1 - view.drop_tokens)
-        shares[drawn.name] = share * (often.rows / often.batch / often.every if drawn.scheduled else 1)
+        part = often.rows / often.batch * plan.config.objective.ssl_steps
+        shares[drawn.name] = share * (part if drawn.scheduled else 1)
     terms = [term.kind.needs_for(term.config) for term in student.objective.written.terms]
     own = {(n.view, n.masked) for needs in terms for n in needs if n.by == "student" and n.view in shares}
     of_teachers = [{n.view for n in needs if n.by == "teacher" and n.view in shares} for needs in terms]

@@ -205,7 +205,7 @@ def _begin(
         dtype=plan.dtype,
         offload=config.training.offload,
         # A class of a user's own may have a head that its loss leaves out. A text tower comes with a logit scale.
-        some_unused=plan.schedule.every > 1
+        some_unused=not plan.schedule.every_step
         or bool(own.named(config.objective.loss))
         or (student.model.logit_scale is not None and LOGIT_SCALE not in plan.loss.needs),
     )

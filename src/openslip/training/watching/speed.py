@@ -243,7 +243,7 @@ class Work:
 def operations_per_sample(config: Config, loss: Loss, schedule: Schedule, length: int) -> float:
     """Return the floating-point operations of training for a sample, before a run: what `Work` counts of its batches.
 
-    length: tokens of the longest caption of a batch. It is the mean over the steps of the schedule, of batches of
+    length: tokens of the longest caption of a batch. The number is the mean over the steps of a run, for batches of
     `schedule.batch` rows. Fixed models are not counted. Returns nan where a step cannot be counted.
     """
     rows = schedule.batch
@@ -260,9 +260,8 @@ def operations_per_sample(config: Config, loss: Loss, schedule: Schedule, length
             return _count_step(config, loss, kind, length)
 
     try:
-        whole, every = step(True), schedule.every
-        mean = whole if every == 1 else (whole + (every - 1) * step(False)) / every
-        return mean / rows
+        share = config.objective.ssl_steps
+        return (share * step(True) + ((1 - share) * step(False) if share < 1 else 0)) / rows
     except NEEDS_NUMBERS:
         return math.nan
 
