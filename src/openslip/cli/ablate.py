@@ -221,7 +221,7 @@ def show(words: list[str]) -> int:
 SLURM = """\
 #!/bin/bash
 # One job for each of the {count} runs of {grid}; finished runs are left as they are.
-# Adapt partition, time and devices. A job that is told to end first saves its run, and continues when it is requeued.
+# Adapt partition, time and devices. A job that is told to end saves its run first, and continues when it is requeued.
 #SBATCH --job-name={name}
 #SBATCH --array=0-{last}
 #SBATCH --ntasks=1
