@@ -24,7 +24,7 @@ SOURCES = (
 """What a source of pictures and captions can be, for help and messages."""
 A_BILLION = 1e9
 OR_CHOSEN = Range("at least 0, or -1 for a good choice", -1)
-OR_NEVER = Range("at least 0, which is never", 0)
+OR_NEVER = Range("at least 0 (0: never)", 0)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -118,7 +118,7 @@ class ViewsConfig:
     views.size, rounded to a multiple of 16 and at least 16: 96 for 224.
     """
 
-    size: Annotated[int, Range("a number of pixels, or 0 for that of the weights that --init names", 0)] = 224
+    size: Annotated[int, Range("a number of pixels, or 0 for the size of the weights", 0)] = 224
     """Side of the images that the trained model takes, and of every view without a size of its own, in pixels.
     0: the size of the weights that `init` names."""
     image: ViewConfig = ViewConfig()
@@ -281,7 +281,7 @@ class OptimizerConfig:
     warmup_epochs: Annotated[float, Range("from 0 to a billion", 0, A_BILLION)] = 1.0
     lr_start: Annotated[float, FROM_0] = 1e-6
     lr_end: Annotated[float, FROM_0] = 1e-5
-    clip_grad: Annotated[float, Range("at least 0, which is no clipping", 0)] = 0.0
+    clip_grad: Annotated[float, Range("at least 0 (0: no clipping)", 0)] = 0.0
     """Largest gradient norm; 0 for no clipping."""
     image: TowerRateConfig = TowerRateConfig()
     text: TowerRateConfig = TowerRateConfig()
@@ -305,10 +305,10 @@ class TrainingConfig:
     of `epochs`."""
     batch: Annotated[int, Range("at least 2: a contrast needs two samples", 2)] = 4096
     """Image-caption pairs in one optimiser step, of all processes together."""
-    micro_batch: Annotated[int, Range("at least 0, which is the whole batch", 0)] = 0
+    micro_batch: Annotated[int, Range("at least 0 (0: the whole batch)", 0)] = 0
     """Pairs that go through the towers at a time; the step remains the exact step of the whole batch. 0: all pairs.
     Not for image towers with BatchNorm."""
-    keep_features: Annotated[int, Range("at least 0, which keeps none", 0)] = 0
+    keep_features: Annotated[int, Range("at least 0 (0: keeps none)", 0)] = 0
     """Outputs of models that do not change (frozen towers, fixed teachers) are computed once for this many epochs of
     views, and kept in the run folder. After these epochs the views repeat. 0: outputs are computed at every step."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
@@ -330,7 +330,7 @@ class TrainingConfig:
     """Steps in a row with a non-finite loss after which the run stops."""
     log_every: Annotated[int, FROM_1] = 10
     """Steps between two lines of metrics.jsonl."""
-    profile: Annotated[int, Range("at least 0, which is none", 0)] = 0
+    profile: Annotated[int, Range("at least 0 (0: none)", 0)] = 0
     """Steps to record for a trace of how they spend their time, after 5 unrecorded steps; 0: no trace."""
 
 
@@ -362,7 +362,7 @@ class CheckpointConfig:
 class EvaluationConfig:
     """What is measured during training."""
 
-    every_epochs: Annotated[float, Range("at least 0, which is at the end alone", 0)] = 1.0
+    every_epochs: Annotated[float, Range("at least 0 (0: only at the end)", 0)] = 1.0
     """0: only at the end."""
     tasks: tuple[str, ...] = ()
     """Tasks, each `protocol:dataset`, for example `zeroshot:scenes` or `knn:/data/birds`. `linear:/data/birds every 5`

@@ -223,7 +223,7 @@ def test_what_is_wrong_is_known_before_anything_is_measured(
     for words, message in (
         (["--templates", "a photo"], "holds {} once"),
         (["--out", str(tmp_path / "no" / "out.json")], "not there"),
-        (["--out", str(tmp_path)], "A folder is where"),
+        (["--out", str(tmp_path)], "There is a folder at"),
         (["--out", "out.txt"], "JSON or CSV"),
     ):
         assert main(["evaluate", str(run), task, *words]) == 1
