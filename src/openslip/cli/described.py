@@ -110,7 +110,7 @@ class Option(NamedTuple):
 
     @property
     def usual(self) -> str:
-        """The default as a user types it; empty for None, False and empty values."""
+        """The default as a user types it; empty for None, False, 0 and empty values."""
         if self.required or self.default in (None, "", (), False):
             return ""
         if isinstance(self.default, tuple):

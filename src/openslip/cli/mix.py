@@ -34,7 +34,7 @@ class Options:
     """What `openslip.load` takes: a run folder, a checkpoint folder, a file of weights, a released SLIP .pt file, or a
     public model such as open_clip:NAME/TAG."""
     b: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
-    """The second model, named like A: usually what A became by further training."""
+    """The second model, as for A: usually what A became by further training."""
     alpha: tuple[float, ...] = (0.5,)
     """Share of B, from 0 to 1. With several shares each has its own file, with alpha in the name."""
     out: Path = Path(f"mixed{ENDING}")

@@ -26,7 +26,7 @@ class Options:
     """Folder for the scenes, the runs and the report."""
     seed: int = 0
     seeds: int = 1
-    """Train each model with this many seeds, from `seed` on, and compare the means. Each seed takes as long as one."""
+    """Train each model with this many seeds, from `seed` on, and compare the means. Each seed takes as long again."""
     scenes: int = 4000
     """Scenes to train on."""
 
