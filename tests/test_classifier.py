@@ -88,7 +88,7 @@ def test_what_cannot_be_used_is_left_out_when_asked(model) -> None:
     [
         ("cat", "several names, not one text"),
         ([], "no classes"),
-        (["cat", "Cat "], "one name cannot be told apart.*cat"),
+        (["cat", "Cat "], "the same name cannot be told apart.*cat"),
         (["cat", ""], "must be text, and not empty"),
         (["cat", 3], "must be text.*3"),
     ],

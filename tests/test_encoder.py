@@ -617,7 +617,7 @@ def test_progress_is_shown_where_it_is_asked_for(encoder: Encoder, monkeypatch, 
     ("options", "told"),
     [
         ({"worker": 2}, "no such option. Got: 'worker'.*workers"),
-        ({"batch": 0}, "`batch` is a whole number from 1 on"),
+        ({"batch": 0}, "`batch` must be a whole number from 1 on"),
         ({"batch": "64"}, "Got: \"batch '64'"),
         ({"workers": 1.5}, "whole number"),
         ({"workers": -2}, "workers -2"),

@@ -8,12 +8,12 @@
     similarity = images @ texts.T
 
     found = model.encode_image(paths, errors="skip")  # goes on without pictures that cannot be used
-    found.values, found.kept, found.skipped           # (K, embed_dim), K indices, and which were left out and why
+    found.values, found.kept, found.skipped           # (K, embed_dim), K indices, and the skipped pictures with reasons
 
     openslip.embed(model, "photos/", "vectors")       # once; then only what is new or has changed
     openslip.Index.open("vectors").search("a red bicycle", top=5)
 
-Models come in evaluation mode, and any number of threads may use one at once. docs/use.md has the whole of it.
+Models come in evaluation mode, and any number of threads may use one at once. docs/use.md describes all calls.
 
 Importing this package is cheap; PyTorch is imported when something is first used.
 """
@@ -92,9 +92,9 @@ _HOMES = {
 def create(recipe: str | Config) -> Encoder:
     """Return a freshly initialised model for a recipe's name or a configuration, ready to encode.
 
-    It is in evaluation mode, as a loaded one is. To train it in a loop of your own, call `encoder.model.train()` first,
-    and `encoder.eval()` before you encode with it. What the configuration's `init` names is for training, and not read
-    here: `openslip.load` takes the same names.
+    The model is in evaluation mode, like a loaded model. To train the model in a loop of your own, first call
+    `encoder.model.train()`, and call `encoder.eval()` before you encode with it. The weights that the configuration's
+    `init` names are for training, and not read here; `openslip.load` takes the same names.
 
     Raises ConfigError for an unknown recipe or a configuration whose values do not fit together.
     """
@@ -107,13 +107,13 @@ def create(recipe: str | Config) -> Encoder:
 def evaluate(model: Encoder | str | Path, *tasks: str, **options: Any) -> Results:
     """Measure a model, and return every number with its interval and sample count; nothing is written.
 
-    The list of results shows itself as a table.
+    The list of results prints as a table.
 
-    model: a loaded model, or what `load` takes. tasks: `zeroshot:photos/`, `retrieval:test.csv`, and what else
-    `slip evaluate` takes. options: fields of the protocols' classes that all these tasks have, such as `k`.
+    model: a loaded model, or what `load` takes. tasks: `zeroshot:photos/`, `retrieval:test.csv`, and all other tasks of
+    `slip evaluate`. options: fields of the protocols' classes that all these tasks have, such as `k`.
 
-    Raises ConfigError for no task or a wrong one, DataError and EvaluationError for what cannot be measured, and what
-    `load` raises.
+    Raises ConfigError for no task or a wrong task, DataError and EvaluationError for a task that cannot be measured,
+    and the errors of `load`.
     """
     from openslip.encoder import Encoder
     from openslip.errors import ConfigError

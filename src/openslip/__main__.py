@@ -1,6 +1,6 @@
 """`slip`, and `python -m openslip`.
 
-Until a command answers to signals itself, Ctrl-C ends the process at once, without a traceback.
+Until a command handles signals itself, Ctrl-C ends the process at once, without a traceback.
 """
 
 import atexit
@@ -21,7 +21,7 @@ def run() -> None:
     status = main()
     if (
         status > 128
-    ):  # a signal: modules are not taken apart first, during which another one would have its own status
+    ):  # a signal: skip the teardown of modules, during which another signal would set another status
         atexit._run_exitfuncs()
         os._exit(status)
     sys.exit(status)

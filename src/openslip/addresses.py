@@ -1,4 +1,4 @@
-"""Web addresses as they may be shown: without the passwords and signatures that open files."""
+"""Show web addresses without the passwords and signatures that open files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 _ADDRESS = re.compile(r"(?<![a-z0-9])[a-z][a-z0-9+.-]*://[^\s'\"<>]*", re.IGNORECASE)
 _LOOSE_QUERY = re.compile(r"\?[\w.~%+-]+=[^\s'\"<>]*")
-"""One that is left where an address has a space or quote in it, or where only its path is in a text."""
+"""A query that remains if an address contains a space or quote, or if a text contains only the address's path."""
 _NAMES_A_FILE = re.compile(r"(\w+=)?[\w./{},%~+-]+\.(tar|parquet)", re.IGNORECASE)
 
 
@@ -17,15 +17,15 @@ def is_url(path: str) -> bool:
 
 
 def is_http(url: str) -> bool:
-    """Whether the URL is one of a web server, which can list nothing."""
+    """Whether the URL is of a web server, which cannot list files."""
     return url.lower().startswith(("http://", "https://"))
 
 
 def shown(path: str) -> str:
-    """Return a path, URL or mixture as it may stand in names, keys and messages: URLs without user names, passwords,
-    queries and fragments, which hold keys; all else as it is.
+    """Return a path, URL or mixture that is safe in names, keys and messages. URLs lose user names, passwords, queries
+    and fragments, which hold keys; all else stays.
 
-    Where only the query of a web address names the file (`https://host/get?file=a.tar`), that part of it stays.
+    If only the query of a web address names the file (`https://host/get?file=a.tar`), that part of the query stays.
     """
     if is_url(path) and not re.search(r"\s\+\s", path):
         return "::".join(map(_bare, path.split("::")))
@@ -41,7 +41,7 @@ def without_keys(text: str) -> str:
 
 
 def _bare(address: str) -> str:
-    """Return one address without what it is opened with."""
+    """Return one address without its user name, password and keys."""
     scheme, separator, rest = address.partition("://")
     if not separator:
         return address

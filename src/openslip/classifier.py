@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 class Classifier(ABC):
     """What the three kinds of classifiers have in common: pictures in, probabilities of the classes out.
 
-    names: of the C classes, in the order of the columns. model: whose `preprocess` prepares pictures, and whose device
-    computes; `classifier.model.to("cuda")` moves a classifier. Any number of threads may call one.
+    names: the names of the C classes, in the order of the columns. model: the encoder. Its `preprocess` prepares
+    pictures, and its device computes; `classifier.model.to("cuda")` moves a classifier. Any number of threads may call
+    one classifier.
     """
 
     names: tuple[str, ...]
@@ -52,8 +53,9 @@ class Classifier(ABC):
     ) -> Tensor | Encoded:
         """Return probabilities (N, C) float32, in the order of the names; each row adds up to 1.
 
-        They are a softmax over the classes. So a picture of none of the classes has a most probable one, too. images,
-        errors, options: as in `Encoder.encode_image`. Tensors are pictures that `classifier.model.preprocess` made.
+        Probabilities are a softmax over the classes. So even a picture of none of the classes has a most probable
+        class. images, errors, options: as in `Encoder.encode_image`. Tensors must come from
+        `classifier.model.preprocess`.
         """
         found = self._encoded(images, errors, options)
         return (
@@ -73,11 +75,11 @@ class Classifier(ABC):
     def logits(
         self, images: Images, *, errors: Literal["raise", "skip"] = "raise", **options: Unpack[Options]
     ) -> Tensor | Encoded:
-        """Return what the probabilities are a softmax of, (N, C) float32. Arguments as those of the call."""
+        """Return the logits (N, C) float32, whose softmax are the probabilities. Arguments as in a call."""
         return self._encoded(images, errors, options)
 
     def _encoded(self, images: Images, errors: Any, options: Mapping[str, Any]) -> Tensor | Encoded:
-        How.of(options)  # others that the encoder has, such as `normalize`, are none of these
+        How.of(options)  # refuses other options of the encoder, such as `normalize`
         found = self._features(images, errors=errors, **options)
         if isinstance(found, Encoded):
             return found._replace(values=self._scores(found.values))
@@ -85,7 +87,7 @@ class Classifier(ABC):
 
     @abstractmethod
     def _features(self, images: Images, **options: Any) -> Tensor | Encoded:
-        """Return what of the pictures the classes are told by, as a call of the encoder does."""
+        """Return the features or embeddings from which the classes follow, as a call of the encoder does."""
 
     @abstractmethod
     def _scores(self, features: Tensor) -> Tensor:
@@ -93,13 +95,13 @@ class Classifier(ABC):
 
 
 class ZeroShotClassifier(Classifier):
-    """Says which of some names goes with a picture, without training (Radford et al. 2021, section 3.1).
+    """Chooses the class name that fits a picture best, without training (Radford et al. 2021, section 3.1).
 
-    model: a loaded model, or what `openslip.load` takes; it needs a text tower. names: of the C classes, each once; or
-    a mapping from the name of a class to the words for it that go into the templates, {"Tshirts": "t-shirt"}.
-    templates: sentences with `{}` where a name goes, the name of a set of them ("imagenet", "cifar"), or a file; empty:
-    those of `slip evaluate zeroshot:…` for pictures in general. `words` are what went into the templates, and `weights`
-    the classes' embeddings (C, embed_dim).
+    model: a loaded model, or what `openslip.load` takes; it needs a text tower. names: the C class names, each once; or
+    a mapping from the name of a class to its words in the templates, {"Tshirts": "t-shirt"}. templates: sentences with
+    `{}` in place of the name, the name of a set of templates ("imagenet", "cifar"), or a file; empty: the templates of
+    `slip evaluate zeroshot:…` for pictures in general. `words` are the texts that fill the templates, and `weights` the
+    classes' embeddings (C, embed_dim).
 
     The logits are cosine similarities times the model's logit scale. Any number of threads may call one classifier.
     Raises ConfigError for names or templates that cannot be used, and EvaluationError for a model without a text tower.
@@ -135,14 +137,14 @@ class ZeroShotClassifier(Classifier):
 
 
 class LinearClassifier(Classifier):
-    """Says which of its classes a picture shows: the linear probe that `slip evaluate RUN linear:DATA` fitted.
+    """Chooses the class that a picture shows, by the linear probe that `slip evaluate RUN linear:DATA` fitted.
 
-    path: what that command keeps, RUN/linear/NAME, or a copy of the folder. model: the model that the probe belongs to,
-    loaded, or what `openslip.load` takes; None: where it was when the probe was fitted.
+    path: the folder that the command keeps, RUN/linear/NAME, or a copy. model: the model that the probe belongs to,
+    loaded, or what `openslip.load` takes; None: the model at its place when the probe was fitted.
 
-    `names` are those of the C classes, `about` says what the probe was fitted on, and `probe` has its arrays. Any
-    number of threads may call one classifier. Raises CheckpointError where the probe or the model is not there or is
-    damaged, and where the model has other weights or prepares pictures in another way than when it was fitted.
+    `names` are the names of the C classes, `about` says what the probe was fitted on, and `probe` has its arrays. Any
+    number of threads may call one classifier. Raises CheckpointError if the probe or the model is missing or damaged,
+    or if the model has other weights or another preprocessing than when the probe was fitted.
     """
 
     def __init__(self, path: str | Path, model: Encoder | str | Path | None = None) -> None:
@@ -168,16 +170,17 @@ class LinearClassifier(Classifier):
 
 
 class FinetunedClassifier(Classifier):
-    """Says which of its classes a picture shows: a tower and a head that `slip evaluate RUN finetune:DATA` trained.
+    """Chooses the class that a picture shows, by a tower and head that `slip evaluate RUN finetune:DATA` trained.
 
-    path: what that command keeps, RUN/finetune/NAME, or a copy of the folder; or what
+    path: the folder that the command keeps, RUN/finetune/NAME, or a copy; or the folder that
     `slip export RUN/finetune/NAME --to openslip` wrote, also as `hf:owner/name` on the hub.
 
-    `names` are those of the C classes, in the order of the columns. `recipe` is the finetuning's, and `about` says what
-    it was of. `model` is an `Encoder` whose image features are the logits; `classifier.model.to("cuda")` moves it.
+    `names` are the names of the C classes, in the order of the columns. `recipe` is the recipe of the finetuning, and
+    `about` describes the finetuned model. `model` is an `Encoder` whose image features are the logits;
+    `classifier.model.to("cuda")` moves the classifier.
 
-    Pictures are prepared as the finetuning's own test did, with its crop. Any number of threads may call one
-    classifier. Raises CheckpointError for a finetuning that is not complete, and what is missing or damaged.
+    Pictures are prepared with the crop of the finetuning's own test. Any number of threads may call one classifier.
+    Raises CheckpointError for a finetuning that is incomplete, and for missing or damaged files.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -215,7 +218,7 @@ class _Logits(Encoder):
 
     @property
     def preprocess(self) -> Preprocess:
-        """What turns one picture into the (3, S, S) float32 tensor that the classifier takes, as its test did."""
+        """The function from one picture to the (3, S, S) float32 tensor that the classifier takes, as in its test."""
         return self._prepare
 
 
@@ -224,12 +227,12 @@ class _AsTested(Preprocess):
     transform: Callable[[Image.Image], Tensor]
 
     def unnamed(self, image: Picture) -> Tensor:
-        # Of the whole size, as the finetuning's test decodes them.
+        # Decoded at full size, as in the finetuning's test.
         return self.transform(Image.fromarray(pixels_of(image)))
 
 
 def _checked(names: Iterable[str], *, alike: bool = False) -> tuple[str, ...]:
-    """Return the names of the classes. Raises ConfigError for no names, one text, and a name that is there twice.
+    """Return the names of the classes. Raises ConfigError for no names, one text, and a repeated name.
 
     alike: names may differ in capitals or spaces alone, as no text tower reads them.
     """
@@ -242,6 +245,8 @@ def _checked(names: Iterable[str], *, alike: bool = False) -> tuple[str, ...]:
         raise ConfigError("There are no classes to choose from", fix="Give the names of the classes")
     if not alike and (twice := named_twice(found)):
         raise ConfigError(
-            "Classes of one name cannot be told apart", got=", ".join(twice[:5]), fix="Name each class once"
+            "Classes with the same name cannot be told apart",
+            got=", ".join(twice[:5]),
+            fix="Name each class once",
         )
     return found

@@ -1,8 +1,8 @@
-"""What processes that train together exchange, differentiably: rows and sums.
+"""Exchange rows and sums between processes that train together, differentiably.
 
-The processes are those of `torch.distributed`'s default group; without one, this process is alone, and nothing is
-copied. Each has a loss of its own, and what is minimised is the sum of them all: the backward of each function here
-gives the exact gradient of that sum.
+The processes are those of `torch.distributed`'s default group. Without a group this process is alone, and nothing is
+copied. Each process has its own loss, and training minimises the sum of all losses. The backward pass of each function
+here gives the exact gradient of that sum.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _alone = False
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Within, this process is the only one: for what is computed on the side."""
+    """Make this process the only one inside: for computations beside training."""
     global _alone
     before, _alone = _alone, True
     try:
@@ -37,12 +37,12 @@ def world() -> int:
 
 
 def rank() -> int:
-    """Return this process's number among them."""
+    """Return this process's rank."""
     return dist.get_rank() if world() > 1 else 0
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Return the rows (n, …) of all processes, by rank: (world · n, …). All give equally many."""
+    """Return the rows (n, …) of all processes, by rank: (world · n, …). All processes give equally many rows."""
     return rows if world() == 1 else _GatherRows.apply(rows)
 
 
@@ -60,7 +60,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
-        """A row's gradient is the sum of what every process has for it."""
+        """Return each row's gradient, summed over all processes."""
         (gradient,) = grad_outputs
         mine = gradient.new_empty((len(gradient) // world(), *gradient.shape[1:]))
         dist.reduce_scatter_tensor(mine, gradient.contiguous())
@@ -76,7 +76,7 @@ class _AddUp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
-        """Every process's loss sees the same sum, so its gradient is the sum of theirs."""
+        """Return the sum of all processes' gradients, because every process's loss uses the same sum."""
         total = grad_outputs[0].clone()
         dist.all_reduce(total)
         return total

@@ -31,10 +31,10 @@ Values = TypeVar("Values", Tensor, np.ndarray, default=Tensor)
 
 
 class Encoded(NamedTuple, Generic[Values]):
-    """What a call with `errors="skip"` returns: the K of N pictures that could be used, and those that could not.
+    """The result of a call with `errors="skip"`: K of N pictures that could be used, and the others.
 
-    values: (K, D) float32, a tensor or an array, in the order of the pictures. kept: their K indices among the N, a
-    list, with which arrays, tensors and data frames can be indexed. skipped: the N - K others.
+    values: (K, D) float32, a tensor or an array, in the order of the pictures. kept: the K indices of these pictures
+    among the N, a list that can index arrays, tensors and data frames. skipped: the N - K other pictures.
     """
 
     values: Values
@@ -48,10 +48,9 @@ class Encoded(NamedTuple, Generic[Values]):
 class Encoder:
     """A model, its tokenizer and its preprocessing.
 
-    The calls compute without gradient and change nothing, neither weights nor buffers nor modes, so that any number of
-    threads may call at once. They are for a model in evaluation mode, as `openslip.load` and `openslip.create` return
-    it, and refuse one in training mode. Results are float32 on the model's device, whatever the precision of its
-    weights.
+    The calls compute without gradient and change no weights, buffers or modes. So any number of threads may call at
+    once. The model must be in evaluation mode, as `openslip.load` and `openslip.create` return it; calls refuse a model
+    in training mode. Results are float32 on the model's device, whatever the precision of its weights.
     """
 
     def __init__(self, model: Model, config: Config) -> None:
@@ -69,7 +68,7 @@ class Encoder:
 
         if not config.views.size:
             raise ConfigError(
-                f"The configuration {config.name} is for a run that starts from a model, and is none by itself",
+                f"The configuration {config.name} is for a run that starts from a model, and makes no model by itself",
                 got="views.size 0, the size of the weights",
                 fix="Load the model with openslip.load, train with openslip.train(..., init=MODEL), or set views.size",
             )
@@ -99,14 +98,14 @@ class Encoder:
 
     @property
     def tokenizer(self) -> Tokenizer | OwnTokenizer:
-        """What turns texts into token ids: CLIP's, or that which the weights bring with them."""
+        """The tokenizer that turns texts into token ids: CLIP's, or the one that the weights bring with them."""
         tower, text = self.model.text_tower, self.config.model.text
         held = getattr(tower, "tokenizer", None)
         if tower is None or held is None:
             return tokenizer_of(text, b"")
         if (
             self._tokenizer is None or self._tokenizer[0] is not held
-        ):  # of weights that may lie on another device
+        ):  # the weights may be on another device now
             self._tokenizer = held, tokenizer_of(text, tower.own_tokenizer)
         return self._tokenizer[1]
 
@@ -197,13 +196,13 @@ class Encoder:
         `openslip.find_pictures` lists them. One picture gives N = 1. A model without text gives its image tower's
         features.
 
-        errors: with "raise" the result is a tensor, and an unusable picture raises DataError, which names it and
-        counts all others that are. With "skip" the result is an `Encoded`: the embeddings of those that can be used,
-        their indices, and which were left out and why. numpy: whether the values are an array; each batch then leaves
-        the model's device when it is done. options: see `Options`.
+        errors: with "raise" the result is a tensor, and unusable pictures raise a DataError that names and counts
+        them. With "skip" the result is an `Encoded`: the embeddings of the usable pictures, their indices, and the
+        skipped pictures with reasons. numpy: whether the values are an array; each batch then leaves the model's device
+        when it is done. options: see `Options`.
 
-        Raises DataError on what is no picture, ConfigError on another value of an option, EvaluationError on a model in
-        training mode.
+        Raises DataError for anything that is no picture, ConfigError for a wrong value of an option, EvaluationError
+        for a model in training mode.
         """
         projection, width = self.model.image_projection, self.model.image_tower.width
         dim = width if projection is None else projection.shape[1]
@@ -267,8 +266,8 @@ class Encoder:
     def project(self, features: Tensor, *, normalize: bool = True) -> Tensor:
         """Return the embeddings (N, embed_dim) float32 of features (N, width), as `image_features` gives them.
 
-        They are what `encode_image` gives of the same images. A model without text gives the features themselves. Their
-        length is 1 unless `normalize` is false. Raises EvaluationError on a model in training mode.
+        They equal the embeddings that `encode_image` gives for the same images. A model without text gives the features
+        themselves. Their length is 1 unless `normalize` is false. Raises EvaluationError on a model in training mode.
         """
         return self._through(
             self.model.project_image, [features], features.shape[-1], How(), normalize, False
@@ -306,7 +305,7 @@ class Encoder:
 
         texts: one text, several, or token ids (N, L) or (L,) as `tokenize` gives. numpy, options: as in `encode_image`;
         texts need no workers. Raises EvaluationError when the model has no text tower or is in training mode,
-        DataError for what is no text, ConfigError on another value of an option.
+        DataError for anything that is no text, ConfigError for a wrong value of an option.
         """
         how = How.of(options)
         if self.model.text_tower is None:
@@ -324,9 +323,9 @@ class Encoder:
             return self._through(self.model.encode_text, done, dim, how, normalize, numpy)
 
     def tokenize(self, texts: str | Iterable[str]) -> Tensor:
-        """Return token ids (N, longest), int64, zero-padded; of a model whose features depend on it, (N, context).
+        """Return token ids (N, longest), int64, zero-padded; (N, context) if the model's features depend on padding.
 
-        Raises EvaluationError without a text tower, DataError for what is no text.
+        Raises EvaluationError without a text tower, DataError for anything that is no text.
         """
         if self.model.text_tower is None:
             raise self._no_text("tokenize")
@@ -334,15 +333,15 @@ class Encoder:
 
     @property
     def preprocess(self) -> Preprocess:
-        """What turns one picture into the (3, S, S) float32 tensor that the model takes, as the configuration's `views`
-        say. It holds no weights, and can be a data set's `transform`."""
+        """The function from one picture to the (3, S, S) float32 tensor that the model takes, by the configuration's
+        `views`. It holds no weights, and can be a data set's `transform`."""
         return Preprocess.of(self.config.views)
 
     def compile(self, **options: Any) -> Encoder:
         """Have `torch.compile` compile the towers, at their first call for each kind of shape; return this encoder.
 
         options: those of `torch.compile`. Results differ by rounding. Assigning `torch.compile(encoder.model)` instead
-        would compile nothing: that compiles `forward`, which training calls, and encoding does not.
+        has no effect: it compiles `forward`, which training calls and encoding does not.
         """
         for tower in self.model.towers:
             tower.compile(**options)
@@ -356,7 +355,7 @@ class Encoder:
         return f"<table>{rows}</table>"
 
     def _described(self) -> list[tuple[str, str]]:
-        """Return what the model is, in pairs of a name and a value."""
+        """Return a description of the model, in pairs of a name and a value."""
         millions = {
             name: sum(p.numel() for p in tower.parameters()) / 1e6
             for name, tower in (
@@ -385,7 +384,7 @@ class Encoder:
         normalize: bool,
         numpy: bool,
     ) -> Encoded[Any]:
-        """Return `call` of all pictures that can be used; raise DataError for the others unless they are skipped."""
+        """Return `call` of all usable pictures; raise DataError for the others unless they are skipped."""
         if errors not in ERRORS:
             raise ConfigError("`errors` has no such value", got=errors, fix=did_you_mean(str(errors), ERRORS))
         if isinstance(images, Tensor) and images.ndim == 4:
@@ -419,7 +418,9 @@ class Encoder:
                         kept.append(index)
                     else:
                         bad.append((Unusable(index, name_of(picture, index), str(made)), made))
-                if ready and (errors == "skip" or not bad):  # else the rest is looked at, to be counted
+                if ready and (
+                    errors == "skip" or not bad
+                ):  # else the rest is only checked, to count bad pictures
                     yield torch.stack([pixels.to(ready[0].device, self.dtype) for pixels in ready])
                 advance(len(chunk))
 
@@ -439,7 +440,7 @@ class Encoder:
                 return self.preprocess.unnamed(image)
         if image.ndim == 4:
             raise DataError(
-                "This tensor holds several images, and stands for one",
+                "This tensor holds several images in the place of one",
                 got=f"shape {tuple(image.shape)}",
                 fix="Pass them as one tensor, `torch.cat(tensors)`, or one after the other",
             )
@@ -455,7 +456,7 @@ class Encoder:
             last = "" if images.shape[-1] == 3 else ".movedim(-3, -1)"
             fix = f"If these are RGB levels, pass `tensor{last}.cpu().numpy()`"
         raise DataError(
-            f"A tensor of images must be preprocessed: floats of shape (3, {side}, {side}), or several of these",
+            f"A tensor of images must be preprocessed: floats of shape (3, {side}, {side}), or several of this shape",
             got=f"{images.dtype}, shape {tuple(images.shape)}",
             fix=fix,
         )
@@ -476,10 +477,10 @@ class Encoder:
         )
 
     def _ended(self, rows: Tensor, end: int) -> Tensor:
-        """Return token ids (N, L) whose rows have one end of their text each, or raise DataError.
+        """Return token ids (N, L) with one end-of-text token in each row, or raise DataError.
 
-        Hugging Face's tokenizer fills rows with that token, where ours and open_clip's fill them with zeros; a feature
-        is read at the last one that a row has.
+        Hugging Face's tokenizer pads rows with that token, while ours and open_clip's pad with zeros. A feature is read
+        at the last such token of a row.
         """
         ends = rows == end
         keeps = self.config.model.text.truncation == "keep-end" and self.tokenizer.end == end
@@ -508,7 +509,7 @@ class Encoder:
         device, dtype = self.device, self.dtype
         results = []
         precision = torch.autocast(device.type, AUTOCAST.get(how.autocast or ""), enabled=bool(how.autocast))
-        # Not inference_mode: its tensors could not be what a linear probe is trained on.
+        # Not inference_mode: a linear probe could not be trained on its tensors.
         with torch.no_grad():
             for part in parts:
                 if len(part):
@@ -522,12 +523,12 @@ class Encoder:
     def _check_mode(self) -> None:
         """Raise EvaluationError for a model in training mode.
 
-        It could be switched, and switched back; but other threads use it meanwhile, and may be training it.
+        The mode is not switched and switched back, because other threads may use or train the model meanwhile.
         """
         if any(module.training for module in self.model.modules()):
             raise EvaluationError(
                 "The model is in training mode, so its embeddings would depend on chance and on the batch",
-                cause="Where it has BatchNorm, encoding would change its statistics for good",
+                cause="If the model has BatchNorm, encoding would change its statistics for good",
                 fix="Call `encoder.eval()` first, and `encoder.model.train()` to go on training",
             )
 
@@ -535,7 +536,7 @@ class Encoder:
         return EvaluationError(
             f"This model has no text tower, so there is no {call}",
             got=f"a model trained with {self.config.objective.loss!r}",
-            fix="Use its image features (linear probe, k-NN, finetuning), or a model with 'clip' in its objective.",
+            fix="Use the image features (linear probe, k-NN, finetuning), or a model with 'clip' in its objective.",
         )
 
 
@@ -545,7 +546,7 @@ def _within(tokens: Tensor, vocabulary: int) -> bool:
 
 @contextmanager
 def _counting(what: str, total: int | None, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Yield a function that counts what is done, and shows it where that is asked for."""
+    """Yield a function that counts what is done, and shows the progress if `shown`."""
     if not shown:
         yield lambda done: None
         return
@@ -560,7 +561,7 @@ def _told(part: Tensor, advance: Callable[[int], None]) -> Tensor:
 
 
 def _texts(texts: Any) -> list[str]:
-    """Return the texts in what a call was given, one or many; whether each is text is for the tokenizer to say."""
+    """Return the texts that a call was given, one or many. The tokenizer checks that each is a text."""
     if isinstance(texts, np.ndarray) and texts.dtype.kind in "OUT":
         texts = texts.tolist()
     if isinstance(texts, str):
@@ -571,7 +572,7 @@ def _texts(texts: Any) -> list[str]:
         return list(texts)
     except TypeError:
         raise DataError(
-            "This is neither a text nor several",
+            "This is neither a text nor several texts",
             got=type(texts).__name__,
-            fix="Pass a `str`, or a list of these",
+            fix="Pass a `str`, or a list of them",
         ) from None

@@ -12,7 +12,7 @@ from functools import lru_cache
 from openslip.addresses import without_keys
 
 LONGEST = 600
-"""Characters of a value seen that a message shows; a whole picture in base64 helps nobody."""
+"""Characters of a value that a message shows at most; a whole picture in base64 helps nobody."""
 _UNPRINTABLE = re.compile(
     r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
 )
@@ -21,9 +21,9 @@ _UNPRINTABLE = re.compile(
 class SlipError(Exception):
     """Base of every error this package raises on purpose.
 
-    The message is one paragraph: `what` happened, the value `got`, the likely `cause`, and the `fix`. Of addresses in
-    them, what these are opened with is left out.
-    The command line prints it without a traceback and exits with `status`, 1 if the error has no other.
+    The message is one paragraph: `what` happened, the value `got`, the likely `cause`, and the `fix`. Passwords and
+    signatures of addresses are left out.
+    The command line prints the message without a traceback and exits with `status`, by default 1.
     """
 
     status = 1
@@ -49,7 +49,7 @@ class ConfigError(SlipError):
 
 
 class UsageError(ConfigError):
-    """A command line is wrong: an unknown command, an option given twice, one without effect."""
+    """A command line is wrong: an unknown command, an option that is given twice or has no effect."""
 
     status = 2
 
@@ -71,7 +71,7 @@ class TrainingError(SlipError):
 
 
 class ProcessError(SlipError):
-    """Another of the processes that work together has ended, has failed, or cannot be reached."""
+    """Another process of the run has ended, has failed, or cannot be reached."""
 
 
 class EvaluationError(SlipError):
@@ -81,7 +81,7 @@ class EvaluationError(SlipError):
 def printable(text: str) -> str:
     """Return text with its control characters spelled out (`\\x1b`), so that data cannot steer a terminal.
 
-    Line breaks stay. Marks that turn the direction of writing and halves of characters are spelled out as well.
+    Line breaks stay. Marks that change the direction of writing, and halves of characters, are spelled out as well.
     """
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
@@ -93,13 +93,13 @@ def encodable(text: str) -> str:
 
 @lru_cache(maxsize=1024)
 def note(message: str) -> None:
-    """Tell the user something that the numbers alone would hide; each message once a process."""
+    """Warn the user of something that the numbers alone would hide; each message appears once in a process."""
     logging.getLogger("openslip").warning(printable(message))
 
 
 @contextmanager
 def unsaid() -> Iterator[None]:
-    """Within, nothing is told the user by `note`: the first process says the same."""
+    """Silence `note` inside, because rank 0 gives the same warnings."""
     logger = logging.getLogger("openslip")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -117,7 +117,7 @@ def shortened(text: str, longest: int = LONGEST) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the sentence that helps with an unknown `name`: the closest known ones, else all; "" without any."""
+    """Return the sentence that helps with an unknown `name`: the closest known names, else all; "" if none is known."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
@@ -126,8 +126,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _in_lines(text: str) -> str:
-    """Return text whose lines, but for the first, are indented, as our own lists are: a line break in data cannot make
-    what follows pass for a message of its own."""
+    """Return text without line breaks, except before the indented lines of our own lists. So text after a line break in
+    data cannot pass for a message of its own."""
     return re.sub(r"\s*\n(?!  )", " ", text)
 
 

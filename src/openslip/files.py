@@ -1,4 +1,4 @@
-"""Files that are opened only where they are files, and replaced whole or not at all."""
+"""Open only regular files, and replace files whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from typing import IO, Any
 from openslip.errors import ConfigError, encodable
 
 RUN_FILE = 64 << 20
-"""Bytes of a JSON or TOML file, or of a line of one, that is read: a run's own have some kilobytes."""
+"""Most bytes of a JSON or TOML file, or of one line, that is read; a run's own files have some kilobytes."""
 LARGEST = 2**63
-"""Whole numbers are below it: nothing that is counted here comes near, and floats and tensors hold no more."""
+"""Whole numbers must be below this: no count here comes near, and floats and tensors hold no more."""
 
 TEMPORARY = ".writing-"
-"""Prefix of names that are not finished; safe to delete."""
+"""Prefix of the names of unfinished files; safe to delete."""
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
     """Open a regular file for reading, as bytes.
 
-    Raises OSError where there is none, also for a pipe or device, which might never answer or never end, and for what
-    the kernel makes up under /proc and /sys; ValueError for a path that no file can have.
+    Raises OSError if there is none, also for a pipe or device, which might never answer or never end, and for the
+    kernel's files under /proc and /sys; ValueError for a path that no file can have.
     """
     return os.fdopen(open_descriptor(path)[0], "rb")
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
-    """Return a path with `~` and `~user` at its beginning replaced; as it is where there is no such user."""
+    """Return a path with `~` or `~user` at its beginning replaced; unchanged if there is no such user."""
     return Path(os.path.expanduser(path))
 
 
@@ -45,7 +45,7 @@ def read_whole(path: str | os.PathLike[str], most: int) -> bytes:
     try:
         parts, have = [], 0
         while have <= most:
-            # A byte more than the file has tells its end in one go.
+            # Asking for one byte more than the file has finds its end in one read.
             asked = min(max(size, have) + 1 - have, most + 1 - have)
             part = os.read(descriptor, asked)
             parts.append(part)
@@ -63,7 +63,7 @@ def check_regular(path: str | os.PathLike[str]) -> None:
 
 
 def open_descriptor(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Open a regular file; return the descriptor, and how many bytes it has. Raises as `open_regular` does."""
+    """Open a regular file; return the descriptor and the size in bytes. Raises as `open_regular` does."""
     descriptor = os.open(path, _FLAGS)
     try:
         status = os.fstat(descriptor)
@@ -83,18 +83,18 @@ def read_json(path: str | os.PathLike[str], most: int = RUN_FILE) -> Any:
 
 
 def parse_json(data: bytes | str) -> Any:
-    """Return the value of JSON text that anybody may have written.
+    """Return the value of untrusted JSON text.
 
-    Raises ValueError for whatever is none: other bytes than UTF-8, values within values without end, whole numbers
-    that nothing here could hold. Halves of characters in texts (`"\\ud800"`), which can be neither printed nor
-    written, become `?`.
+    Raises ValueError for anything that is no JSON, bytes other than UTF-8, values nested too deeply, and whole numbers
+    that are too large. Halves of characters in texts (`"\\ud800"`), which can be neither printed nor written, become
+    `?`.
     """
     try:
         text = data if isinstance(data, str) else data.decode("utf-8-sig")
         value = json.loads(text, parse_int=_whole_number)
         return _whole_characters(value) if "\\ud" in text or "\\uD" in text else value
     except RecursionError:
-        raise ValueError("Its values lie within each other too deeply") from None
+        raise ValueError("Its values are nested too deeply") from None
 
 
 def _whole_number(digits: str) -> int:
@@ -117,7 +117,7 @@ def _whole_characters(value: Any) -> Any:
 
 @cache
 def _made_up() -> frozenset[int]:
-    """Return the devices of file systems whose files are no files."""
+    """Return the devices of file systems whose files the kernel makes up."""
     return frozenset(os.stat(path).st_dev for path in ("/proc", "/sys") if os.path.isdir(path)) - {
         os.stat("/").st_dev
     }
@@ -126,7 +126,7 @@ def _made_up() -> frozenset[int]:
 def _refuse_to_replace(path: Path) -> None:
     try:
         mode = os.stat(path).st_mode
-    except OSError:  # whether a file can be there is seen soon
+    except OSError:  # opening the file will soon show whether it is possible
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError(errno.EINVAL, "A pipe, a device or the like is there", str(path))
@@ -136,8 +136,8 @@ def _refuse_to_replace(path: Path) -> None:
 def whole_or_not(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a file that appears at `path` when it is complete. Any number of processes may do so at once.
 
-    `durable`: it is on disk by then, so that it stays whole when the machine fails.
-    Raises OSError where a pipe or device is, such as /dev/null, which a file must not take the place of.
+    `durable`: the file is on disk by then, so that it stays whole when the machine fails.
+    Raises OSError if a pipe or device such as /dev/null is there, which a file must not replace.
     """
     try:
         _refuse_to_replace(path)
@@ -145,7 +145,7 @@ def whole_or_not(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
             raise ValueError("NUL")
         temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
     except ValueError as error:
-        raise OSError(errno.EINVAL, "No file can be called so", str(path)) from error
+        raise OSError(errno.EINVAL, "No file can have this name", str(path)) from error
     try:
         with open(temporary, "xb") as file:
             yield file
@@ -159,11 +159,11 @@ def whole_or_not(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 
 
 def unwritable(path: Path) -> str:
-    """Return why no file can be put at `path`, "" where one can."""
+    """Return the reason why no file can be written at `path`; "" if one can."""
     probe = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
     try:
         with suppress(FileNotFoundError):
-            os.lstat(path)  # its name may be too long
+            os.lstat(path)  # the name may be too long
         with open(probe, "xb"):
             pass
         probe.unlink()
@@ -173,12 +173,12 @@ def unwritable(path: Path) -> str:
 
 
 def check_free(place: Path, what: str) -> None:
-    """Raise ConfigError where something is at a place that is to be written, or nothing can be written there."""
+    """Raise ConfigError if the place to write to exists already, or if nothing can be written there."""
     if os.path.lexists(place):
         raise ConfigError(
             f"{what} would take the place of something that is there",
             got=str(place),
-            fix="Name a place that is not there yet with --out",
+            fix="Name a place that does not exist yet with --out",
         )
     if place.parent.is_dir() and (why := unwritable(place)):
         raise ConfigError(
@@ -191,13 +191,13 @@ def check_replaceable(
 ) -> None:
     """Raise ConfigError unless a table can be written to `out`, and no other file is lost by it.
 
-    what: what it is of, in the plural, for messages. example: how it may be called. ours: says whether a file is such a
-    table, or empty. option: what named the file.
+    what: the contents of the table, in the plural, for messages. example: a possible name. ours: returns whether a file
+    is such a table, or empty. option: the option that named the file.
     """
     got = f"{option} {out}"
     if out.is_dir():
         raise ConfigError(
-            f"A folder is where the {what} are to be written",
+            f"There is a folder at the place for the {what}",
             got=got,
             fix=f"Name a file, as in {option} {out / example}",
         )
@@ -205,13 +205,13 @@ def check_replaceable(
         raise ConfigError(
             f"The {what} would be written into a folder that is not there",
             got=got,
-            fix="Make the folder, or name one that is there",
+            fix="Make the folder, or name another one",
         )
     if os.path.lexists(out) and not ours(out):
         raise ConfigError(
-            f"The file that {what} are to be written to holds something else, or is none",
+            f"The file for the {what} holds something else, or is no regular file",
             got=got,
-            fix="Name a file that is not there yet",
+            fix="Name a file that does not exist yet",
         )
     if why := unwritable(out):
         raise ConfigError(f"The {what} cannot be written there", got=got, cause=why, fix="Name another path")
@@ -221,9 +221,9 @@ def check_replaceable(
 def usual_permissions(path: Path) -> Iterator[None]:
     """Let a library write a file at `path` inside; give the file the permissions that any new file has here.
 
-    Some libraries write a temporary file that only its owner may read (mode 0600), and rename it. The umask, and what
-    the folder says, should decide: people share weights with others. A file that was there keeps its permissions.
-    Raises OSError where no file can be written.
+    Some libraries write a temporary file that only its owner may read (mode 0600), and rename it. But the umask and the
+    folder should decide, because people share weights. A file that was there keeps its permissions. Raises OSError if
+    no file can be written.
     """
     with open(path, "ab") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -239,12 +239,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_bytes` of UTF-8 text."""
+    """Replace the file at `path` by one that holds UTF-8 text."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_bytes` of indented JSON, in UTF-8; names of files that are no UTF-8 keep their bytes, as JSON escapes."""
+    """Replace the file at `path` by indented JSON in UTF-8. File names outside UTF-8 keep their bytes as escapes."""
     text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 

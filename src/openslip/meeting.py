@@ -1,4 +1,4 @@
-"""Where the processes that `torchrun` starts meet, and how they tell each other from those that were there before."""
+"""The meeting point of the processes that `torchrun` starts, which separates them from processes of earlier starts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def rank_and_world() -> tuple[int, int]:
-    """Return this process's number and how many there are, as `torchrun` says in the environment; 0 of 1 without.
+    """Return this process's rank and the world size, from `torchrun`'s environment variables; (0, 1) without them.
 
-    Raises ConfigError where that does not fit together.
+    Raises ConfigError if the variables do not fit together.
     """
     rank, world = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
     if rank is None or world is None:
@@ -28,21 +28,21 @@ def rank_and_world() -> tuple[int, int]:
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
     if int(world) > 1 and not (address and port.isdecimal()):
         raise ConfigError(
-            f"This is process {rank} of {world}, and is not told where they meet",
+            f"This is process {rank} of {world}, and the environment does not say where they meet",
             got=f"MASTER_ADDR={address} MASTER_PORT={port}",
-            fix="Start all by `torchrun`",
+            fix="Start all processes by `torchrun`",
         )
     return int(rank), int(world)
 
 
 def meet(rank: int, world: int, timeout: timedelta) -> Store:
-    """Return a store that the processes of the environment share, and that is empty.
+    """Return an empty store that the processes of the environment share.
 
-    torchrun's store still holds the addresses of the processes that it has started anew, and whoever reads one of them
-    waits for the dead. So the first one hands out a fresh name, under which all that follows is kept, to whoever
-    answers now: each asks by a number that no earlier one has had.
+    After a restart torchrun's store still holds the addresses of the earlier processes, and whoever reads such an
+    address waits for a dead process. So rank 0 gives a fresh name to every process that asks now, and all later keys
+    are kept under that name. Each process asks with a number that no earlier process has had.
 
-    Raises DistStoreError when one of them has not answered in time.
+    Raises DistStoreError when a process has not answered in time.
     """
     import torch.distributed as dist
 
@@ -58,7 +58,7 @@ def meet(rank: int, world: int, timeout: timedelta) -> Store:
         if time.monotonic() > end:
             raise dist.DistStoreError(f"Nothing has been heard of rank {min(missing)} for {timeout}")
         for other in sorted(missing):
-            if store.check([f"slip/asks/{other}"]):  # perhaps of a process that is gone, so again and again
+            if store.check([f"slip/asks/{other}"]):  # perhaps from a process that is gone, so again and again
                 store.set(f"slip/name for/{store.get(f'slip/asks/{other}').decode()}", number)
             if store.check([f"slip/has/{number}/{other}"]):
                 missing.remove(other)
@@ -68,7 +68,7 @@ def meet(rank: int, world: int, timeout: timedelta) -> Store:
 
 @functools.cache
 def _rendezvous(rank: int, world: int, timeout: timedelta) -> Store:
-    """Return the store of the environment, kept: whoever meets again must find the same one, not one that is ending."""
+    """Return the store of the environment. It is cached: a second meeting must use this store, not a closing one."""
     import torch.distributed as dist
 
     return next(iter(dist.rendezvous("env://", rank, world, timeout=timeout)))[0]

@@ -1,7 +1,7 @@
-"""What an objective asks for: the views that are drawn of an image, and what the towers make of them.
+"""What an objective asks for: views of an image, and outputs of the towers for these views.
 
-The data draw the views, the model computes the features, and neither knows which objective asked. `TEXT` is the one
-input that is no view: the captions.
+The data draw the views, the model computes the features, and neither knows which objective asked. Only the input
+`TEXT`, the captions, is no view.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 from openslip.errors import ConfigError
 
 TEXT = "text"
-"""In the place of a view's name: the captions."""
+"""The captions, in place of a view's name."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class View:
     """The section of the configuration that says how the view is drawn: `ssl` is `views.ssl`."""
     scheduled: bool = True
     """Whether the view is drawn only on the steps and rows that `objective.ssl_every`, `ssl_from` and `ssl_share`
-    choose, and from the images of `data.ssl` where there are any; such a view needs no caption. Else it is drawn of
-    every row of every step."""
+    choose, and from the images of `data.ssl` if there are any. Such a view needs no caption. Any other view is drawn
+    for every row of every step."""
     size: int = 0
-    """Side in pixels, in the place of that of the kind; 0: the kind's."""
+    """Side in pixels; 0: the size of the kind."""
     like: str = ""
-    """Name of another view, whose crop and augmentations this one has; empty: it has its own. Both are of one kind, and
+    """Name of another view whose crop and augmentations this view shares; empty: none. Both views are of one kind, and
     scheduled alike."""
 
 
@@ -42,11 +42,11 @@ class View:
 class Need:
     """One input of an objective. The features of N rows of a view are a tensor whose first dimension is N.
 
-    out: `feature` is the tower's pooled output (N, width). `embedding` is that in the space which images and texts
-    share (N, embed_dim), not normalised. `tokens` are a vision transformer's patch tokens after the last norm
-    (N, T, width). `ids` are the captions' token ids (N, L) int64. `logit_scale` is the model's logit scale, a scalar.
-    `labels` are the records' classes (N,) int64, -1 for a record without one. `records` are their numbers in the source
-    that is trained on (N,) int64, the same in every epoch. For neither has a caption to be read.
+    out: `feature` is the tower's pooled output (N, width). `embedding` is the feature projected to the space that
+    images and texts share (N, embed_dim), not normalised. `tokens` are a vision transformer's patch tokens after the
+    last norm (N, T, width). `ids` are the captions' token ids (N, L) int64. `logit_scale` is the model's logit scale, a
+    scalar. `labels` are the records' classes (N,) int64, -1 for a record without a class. `records` are the records'
+    numbers in the training source (N,) int64, the same in every epoch. Neither `labels` nor `records` needs captions.
 
     With several `captions` the features of a caption have them as a second dimension: (N, captions, embed_dim).
     """
@@ -55,12 +55,12 @@ class Need:
     """Name of a view, or `TEXT`."""
     out: Literal["feature", "embedding", "tokens", "ids", "logit_scale", "labels", "records"] = "feature"
     by: Literal["student", "teacher", "fixed"] = "student"
-    """Whose output: the student's; that of a teacher, which follows the student; or that of a fixed model, which the
-    objective names (`Objective.fixed_model`) and which does not change."""
+    """Which model's output: the student's, a teacher's, which follows the student, or a fixed model's. The objective
+    names the fixed model (`Objective.fixed_model`), which does not change."""
     masked: bool = False
     """Whether the objective masks some of the view's patches before they enter the tower."""
     captions: int = 1
-    """Of `TEXT`: how many captions of each record. The first is the one that all needs of a single caption get."""
+    """For `TEXT`: how many captions of each record. Needs of a single caption get the first of these captions."""
 
 
 IMAGE = View("image", kind="image", scheduled=False)
@@ -71,14 +71,14 @@ LOGIT_SCALE = Need(TEXT, "logit_scale")
 LABELS = Need(TEXT, "labels")
 RECORDS = Need(TEXT, "records")
 OF_RECORDS = (LABELS, RECORDS)
-"""What is known of a record itself: no tower sees it, and no caption is read for it."""
+"""Needs that concern the record itself: no tower computes them, and no caption is read for them."""
 
 
 def joined(views: Iterable[View]) -> tuple[View, ...]:
     """Return each view once: those that go with the caption first, otherwise in the order given.
 
-    Raises ConfigError where two views share a name and are not the same, and where one is like another that is not
-    drawn, or is drawn otherwise.
+    Raises ConfigError if two different views share a name, or if a view is like another view that is not drawn, or is
+    drawn in another way.
     """
     found: dict[str, View] = {}
     for view in views:
@@ -96,6 +96,6 @@ def joined(views: Iterable[View]) -> tuple[View, ...]:
             raise ConfigError(
                 f"The view '{view.name}' cannot have the crop of the view '{view.like}'",
                 got=f"{view}; {other or 'no such view is drawn'}",
-                fix="Name a view of the same kind that is scheduled alike and is drawn with numbers of its own",
+                fix="Name a view of the same kind that is scheduled alike and has a crop of its own",
             )
     return tuple(sorted(found.values(), key=lambda view: view.scheduled))

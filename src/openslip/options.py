@@ -15,12 +15,13 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Options(TypedDict, total=False):
-    """How a call goes about many pictures or texts; `workers` and `progress` do not change a bit of the result.
+    """How a call processes many pictures or texts; `workers` and `progress` do not change a bit of the result.
 
-    batch: how many go through the model at a time, 256 by default; another number may round otherwise. workers: threads
-    that read and decode pictures while the model computes; -1, the default, takes one for each core, up to 8, and 0
-    none. autocast: "bf16" or "fp16" lets torch compute in this precision where it deems it safe, with weights as they
-    are. progress: whether to show how far it is, with a bar on a terminal, else with a line now and then.
+    batch: how many go through the model at a time, 256 by default; another number may round differently. workers:
+    threads that read and decode pictures while the model computes; -1, the default, takes one for each core, up to 8,
+    and 0 none. autocast: "bf16" or "fp16" lets torch compute in this precision where torch considers it safe; weights
+    keep their precision. progress: whether to show the progress, with a bar on a terminal, else with a line now and
+    then.
     """
 
     batch: int
@@ -49,7 +50,7 @@ class How:
         whole = isinstance(how.batch, int) and isinstance(how.workers, int)
         if not whole or how.batch < 1 or how.workers < -1:
             raise ConfigError(
-                "`batch` is a whole number from 1 on, and `workers` one from 0 on, or -1 for the machine's number",
+                "`batch` must be a whole number from 1 on, and `workers` from 0 on, or -1 for the machine's number",
                 got=f"batch {how.batch!r}, workers {how.workers!r}",
             )
         if how.autocast not in (None, *AUTOCAST):

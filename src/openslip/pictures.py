@@ -1,4 +1,4 @@
-"""The pictures that a call was given, one or many: told apart, made ready by threads, and those that cannot be used."""
+"""The pictures that a call was given, one or many: find them, prepare them in threads, and report unusable ones."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ Ready = TypeVar("Ready")
 Images = Tensor | Picture | Iterable[Tensor | Picture]
 
 LISTED = 5
-"""Unusable pictures that an error shows; the others are counted."""
+"""How many unusable pictures an error lists; it counts the others."""
 ALONE = (Tensor, np.ndarray, Image.Image, bytes, bytearray, memoryview, str, os.PathLike)
-"""What one picture can be, apart from arrays and tensors that hold several, and a folder's path."""
+"""Types of one picture, apart from arrays and tensors that hold several, and a folder's path."""
 
 _TURNS = tuple(threading.Lock() for _ in range(64))
-"""Of a Pillow image's file, which is where its last reader left it: one thread at a time."""
+"""Locks for Pillow images: their files have one position, so only one thread may read at a time."""
 
 
 class Unusable(NamedTuple):
-    """A picture that could not be used: its place among those that were given, what to call it, and why."""
+    """A picture that could not be used: its index among the given pictures, its name, and the reason."""
 
     index: int
     name: str
@@ -46,11 +46,11 @@ class Unusable(NamedTuple):
 def find_pictures(place: str | os.PathLike[str]) -> list[str]:
     """Return the paths of the pictures in a folder and below, or those that a pattern such as `photos/*.jpg` matches.
 
-    The order is the same every time: by name, a folder's own pictures before those of its subfolders. What is a picture
-    is told by the ending of its name. Hidden files and folders are passed over; links to folders are not followed.
-    `encode_image("photos/")` takes a folder's pictures in this order.
+    The order is the same every time: by name, a folder's own pictures before those of its subfolders. In folders, the
+    ending of a file's name shows whether it is a picture. Hidden files and folders are ignored, and links to folders
+    are not followed. `encode_image("photos/")` takes a folder's pictures in this order.
 
-    Raises DataError where there is nothing, no picture, or a folder that cannot be read.
+    Raises DataError if there is nothing, no picture, or a folder that cannot be read.
     """
     found: list[str] = []
     for path in find_paths(os.fspath(place)):
@@ -59,14 +59,14 @@ def find_pictures(place: str | os.PathLike[str]) -> list[str]:
         raise DataError(
             "There is no picture in this folder",
             got=str(place),
-            cause="Pictures are files whose names end as those of pictures do, in the folder or below",
+            cause="Neither the folder nor its subfolders have a file whose name ends like a picture's",
             fix=f"Endings that count: {', '.join(sorted(EXTENSIONS))}",
         )
     return found
 
 
 def _below(folder: str) -> list[str]:
-    """Return the pictures in a folder and below. Raises DataError where a folder cannot be read."""
+    """Return the pictures in a folder and below. Raises DataError if a folder cannot be read."""
 
     def refuse(error: OSError) -> None:
         raise DataError(
@@ -85,14 +85,14 @@ def _below(folder: str) -> list[str]:
 
 
 def several(images: Any) -> Iterable[Tensor | Picture]:
-    """Return the pictures in what a call was given, one or many. Raises DataError for what is neither."""
+    """Return the pictures that a call was given, one or many. Raises DataError for anything else."""
     if isinstance(images, np.ndarray):
         return _in_array(images)
     if isinstance(images, str | os.PathLike) and os.path.isdir(images):
         return find_pictures(images)
     if isinstance(images, ALONE):
         return [images]
-    # Going through these would give names of columns, keys, or lines of a file.
+    # Iterating over these would give names of columns, keys, or lines of a file.
     if isinstance(images, Mapping) or hasattr(images, "read") or type(images).__name__ == "DataFrame":
         raise not_a_picture(images)
     try:
@@ -127,11 +127,11 @@ def _in_array(images: np.ndarray) -> Iterable[Any]:
 def chunks_ahead(
     prepare: Callable[[Given], Ready], given: Iterable[Given], chunk: int, threads: int = -1
 ) -> Iterator[Iterator[list[Ready]]]:
-    """Give an iterator of lists: what `prepare` makes of each, `chunk` at a time, in their order.
+    """Give an iterator over lists of `chunk` results of `prepare`, in the order of `given`.
 
-    While a list is in use, threads prepare the next one. A single item is prepared where it is asked for, unless
-    `chunk` is 1. threads: -1 takes one for each core, up to 8; 0 prepares all where it is asked for. `given` is gone
-    through by the caller's thread. What threads have not begun is dropped when the block is left, as by Ctrl-C.
+    While a list is in use, threads prepare the next list. The caller's thread prepares a single item, unless `chunk` is
+    1. threads: -1 takes one for each core, up to 8; 0 prepares everything in the caller's thread. The caller's thread
+    iterates over `given`. Leaving the block, as by Ctrl-C, drops what threads have not begun.
     """
     pool: ThreadPoolExecutor | None = None
     most = reading_threads() if threads < 0 else threads
@@ -160,7 +160,7 @@ def chunks_ahead(
 
 @contextmanager
 def in_turn(picture: object) -> Iterator[None]:
-    """Keep other threads from a Pillow image meanwhile, which a list may hold twice."""
+    """Keep other threads from a Pillow image inside, because a list may hold the image twice."""
     if isinstance(picture, Image.Image):
         with _TURNS[(id(picture) >> 6) % len(_TURNS)]:
             yield
@@ -169,7 +169,7 @@ def in_turn(picture: object) -> Iterator[None]:
 
 
 def name_of(picture: object, index: int) -> str:
-    """Return what to call one picture of several: its path, else what and where it is."""
+    """Return the name of one picture of several: its path, else its type and index."""
     if path := path_of(picture):
         return path
     kinds = ((Image.Image, "PIL image"), (np.ndarray, "array"), (Tensor, "tensor"))
@@ -178,7 +178,7 @@ def name_of(picture: object, index: int) -> str:
 
 
 def refusal(bad: Sequence[tuple[Unusable, DataError]], total: int, *, alone: bool) -> DataError:
-    """Return the error about pictures that cannot be used: of `total` that were given, or of the one given alone."""
+    """Return the error about unusable pictures among `total` given pictures, or about the one given alone."""
     (first, error), *others = bad
     if alone:
         return named(error, "" if first.name.startswith("the ") else first.name)

@@ -1,6 +1,6 @@
 """The processes that `torchrun` starts, perhaps on many machines: how they agree, and wait for each other.
 
-torch is imported where there are several: work on records needs it for nothing else.
+torch is imported only for several processes: work on records needs torch for nothing else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TIMEOUT = "SLIP_TIMEOUT"
-"""Environment variable: seconds that processes wait for a word of each other. Unless given, what torch takes."""
+"""Environment variable: seconds that processes wait for a sign of life of each other; by default torch's timeout."""
 _WORD_EVERY = 5.0  # seconds
 _MESSAGE = 2**26  # bytes sent at a time
 
@@ -33,9 +33,9 @@ _MESSAGE = 2**26  # bytes sent at a time
 class Processes:
     """This process and those that work with it; alone unless it has joined others (see `joined`).
 
-    Small things are agreed on between CPUs, by the group `control`, so that no device is waited for; and where some
-    may take long, all tell each other by a second one, `alive`, that they are still there, every so many seconds.
-    device: where the models live, if there are any.
+    The processes agree on small things between CPUs, by the group `control`, so that nothing waits for a device. If
+    some may take long, all tell each other every `word_every` seconds by a second group, `alive`, that they still run.
+    device: the device of the models, if there are any.
     """
 
     def __init__(
@@ -52,17 +52,17 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files, measures, and speaks to people."""
+        """Whether this is rank 0, the process that prints, and writes what there is one of."""
         return self.rank == 0
 
     def share(self, parts: Sequence[T]) -> Sequence[T]:
-        """Return this process's parts: neighbours, so that what lies together is read by one process. A single part is
-        the first process's, which alone tells the user of what it meets."""
+        """Return this process's parts: neighbours, so that one process reads what lies together. A single part goes to
+        rank 0, which alone prints warnings about it."""
         first, last = (-(-len(parts) * rank // self.world) for rank in (self.rank, self.rank + 1))
         return parts[first:last]
 
     def mean(self, values: Sequence[float]) -> list[float]:
-        """Return the means of some numbers over the processes, the same bits on each."""
+        """Return the means of numbers over the processes, with the same bits on each process."""
         if self._control is None:
             return list(values)
         import torch
@@ -73,11 +73,11 @@ class Processes:
         return (total / self.world).tolist()
 
     def any(self, *flags: bool) -> list[bool]:
-        """Return of each flag whether it is set for any of the processes."""
+        """Return for each flag whether any process has set it."""
         return [share > 0 for share in self.mean([float(flag) for flag in flags])]
 
     def from_first(self, number: int) -> int:
-        """Return the first process's number."""
+        """Return rank 0's number."""
         if self._control is None:
             return number
         import torch
@@ -88,7 +88,7 @@ class Processes:
         return int(told)
 
     def bytes_from_first(self, payload: bytes) -> bytes:
-        """Return the first process's bytes, however many."""
+        """Return rank 0's bytes, however many."""
         size = self.from_first(len(payload))
         if self._control is None:
             return payload
@@ -101,7 +101,7 @@ class Processes:
         return told.numpy().tobytes()
 
     def all_gather(self, payload: bytes) -> list[bytes]:
-        """Return every process's bytes, by rank, on all of them: of a few."""
+        """Return every process's bytes, by rank, on all processes. For few bytes."""
         if self._control is None:
             return [payload]
         import torch.distributed as dist
@@ -115,7 +115,7 @@ class Processes:
         return [parts[r, :size].numpy().tobytes() for r, size in enumerate(sizes)]
 
     def gather(self, payload: bytes) -> list[bytes]:
-        """Return every process's bytes, by rank, on the first; nothing on the others. However many."""
+        """Return every process's bytes, by rank, on rank 0; nothing on the others. For any number of bytes."""
         if self._control is None:
             return [payload]
         import torch
@@ -125,7 +125,7 @@ class Processes:
         if not self.first:
             for part in _messages(_tensor(payload)):
                 dist.send(part, dst=0, group=self._control)
-            dist.barrier(group=self._control)  # whoever leaves takes what is on its way along
+            dist.barrier(group=self._control)  # a process that leaves would take messages on their way along
             return []
         received = [torch.empty(size, dtype=torch.uint8) for size in sizes[1:]]
         for rank, tensor in enumerate(received, 1):
@@ -145,9 +145,9 @@ class Processes:
 
     @contextmanager
     def first_goes_ahead(self) -> Iterator[None]:
-        """Let the others in when the first process is through, so that what it leaves in a cache is theirs too.
+        """Let the others in when rank 0 is through, so that they can use what rank 0 leaves in a cache.
 
-        All leave together.
+        All processes leave together.
         """
         for goes_now in (self.first, not self.first):
             with self.together():
@@ -156,12 +156,13 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Leave when every process is through with what it does within, for however long; all must enter.
+        """Leave when every process is through with its work inside, for however long; all processes must enter.
 
-        One that ends is noticed, and one that vanishes too: a second thread of each says every few seconds that it is
-        alive, and the others wait for that no longer than for anything else.
+        A process that ends or vanishes is noticed: a second thread of each process says every few seconds that the
+        process is alive, and the others wait for this sign no longer than for anything else.
 
-        Raises ProcessError when another one failed within; RuntimeError, as torch.distributed does, when one is gone.
+        Raises ProcessError when another process failed inside; RuntimeError, as torch.distributed does, when one is
+        gone.
         """
         if self._alive is None:
             yield
@@ -191,8 +192,8 @@ class Processes:
             count_through, count_failed = counts.tolist()
             if count_failed:
                 raise ProcessError(
-                    "Another process of the run has failed, at what this one waited for",
-                    fix="Look at what it printed",
+                    "Another process of the run has failed, while this process waited for it",
+                    fix="Look at what the other process printed",
                 )
 
 
@@ -200,19 +201,19 @@ class Processes:
 def joined(device: torch.device | None = None) -> Iterator[Processes]:
     """Meet the processes that `torchrun` started, for as long as the context lasts.
 
-    device: where the models live, which picks how they exchange: NCCL between CUDA devices, gloo for what is in the
-    CPU's memory, and where there are no models. A group that the program has set up by itself is used as it is.
+    device: the device of the models, which decides how processes exchange: by NCCL between CUDA devices, by gloo in the
+    CPU's memory, and without models. A group that the program has set up itself is used unchanged.
 
-    A machine that vanishes without a word, as behind a cut cable, is noticed when nothing has been heard of it for half
-    an hour, ten minutes of NCCL, or the seconds in the environment variable SLIP_TIMEOUT.
+    A machine that vanishes without a message, as behind a cut cable, is noticed after half an hour of silence, ten
+    minutes with NCCL, or the seconds in the environment variable SLIP_TIMEOUT.
 
-    Raises ProcessError when another process ends meanwhile, or cannot be reached; ConfigError for an odd SLIP_TIMEOUT,
-    and an odd environment.
+    Raises ProcessError when another process ends meanwhile, or cannot be reached; ConfigError for an odd SLIP_TIMEOUT
+    or an odd environment.
     """
     own, timeout = not _program_has_joined(), _timeout()
     rank, world = rank_and_world() if own else (0, 1)
     on_gpu = device is not None and device.type == "cuda"
-    if on_gpu:  # what asks for "the" GPU, as FSDP does, means this process's
+    if on_gpu:  # code that asks for "the" GPU, such as FSDP, means this process's GPU
         import torch
 
         torch.cuda.set_device(device)
@@ -225,7 +226,7 @@ def joined(device: torch.device | None = None) -> Iterator[Processes]:
     try:
         if own:
             options: dict[str, Any] = {"backend": "gloo", "timeout": timeout}
-            if on_gpu:  # what FSDP keeps in the CPU's memory is exchanged from there
+            if on_gpu:  # gloo exchanges what FSDP keeps in the CPU's memory
                 options = {"backend": "cpu:gloo,cuda:nccl", "device_id": device}
                 options["timeout"] = timeout or default_pg_nccl_timeout
             store = meet(rank, world, default_pg_timeout)
@@ -246,19 +247,19 @@ def joined(device: torch.device | None = None) -> Iterator[Processes]:
 
 
 def _timeout() -> timedelta | None:
-    """Return how long processes wait for a word of each other; None where that is left to torch."""
+    """Return how long processes wait for a sign of life of each other; None for torch's own timeout."""
     seconds = os.environ.get(TIMEOUT, "")
     if not seconds:
         return None
     if not (seconds.isdecimal() and int(seconds)):
         raise ConfigError(
-            f"{TIMEOUT} is a whole number of seconds", got=seconds, fix="As in SLIP_TIMEOUT=300"
+            f"{TIMEOUT} is a whole number of seconds", got=seconds, fix="Write it as in SLIP_TIMEOUT=300"
         )
     return timedelta(seconds=int(seconds))
 
 
 def _program_has_joined() -> bool:
-    """Whether the program around us has set up torch.distributed, for which it has imported it."""
+    """Whether the calling program has set up torch.distributed, and so has imported it."""
     dist = sys.modules.get("torch.distributed")
     return dist is not None and dist.is_available() and dist.is_initialized()
 
@@ -287,6 +288,6 @@ def _gone(cause: str) -> ProcessError:
     return ProcessError(
         "Another process of the run has ended, or cannot be reached",
         cause=cause,
-        fix="Look at what the other processes printed. Under `torchrun --max-restarts 3` all are started anew; "
-        "training goes on from its newest checkpoint with `--resume`, and shards that are finished are kept",
+        fix="Look at what the other processes printed. `torchrun --max-restarts 3` starts all processes anew; "
+        "training goes on from its newest checkpoint with `--resume`, and finished shards are kept",
     )

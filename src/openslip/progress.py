@@ -1,4 +1,4 @@
-"""How far a long piece of work is: a live bar on a terminal, else a line of text now and then."""
+"""Progress of long work: a live bar on a terminal, else a line of text now and then."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_LINE_SECONDS = 30.0
-"""Without a terminal (a log file), a line of text this often."""
+"""Seconds between lines of text without a terminal (a log file)."""
 WORKING_SECONDS = 5.0
-"""Without a terminal, nothing is told of work that cannot be counted before it has taken this long."""
+"""Without a terminal, work that cannot be counted is not reported before it has taken this long."""
 
 
 def print_text(console: Console, text: str) -> None:
-    """Print text as it is: `[b]` and `:smile:` are parts of names, and control characters are spelled out."""
+    """Print text literally: `[b]` and `:smile:` are parts of names, and control characters are spelled out."""
     console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def redraws(console: Console) -> bool:
-    """Return whether a line can be drawn anew where `console` prints.
+    """Return whether a line of `console` can be redrawn.
 
-    It can on a terminal that moves its cursor (not `TERM=dumb`), and in a notebook that has ipywidgets. It cannot in a
-    file or pipe, even if FORCE_COLOR asks for colours there.
+    A terminal that moves its cursor (not `TERM=dumb`) can redraw, and so can a notebook with ipywidgets. A file or pipe
+    cannot, even if FORCE_COLOR asks for colours there.
     """
     if console.is_jupyter:
         return find_spec("ipywidgets") is not None
@@ -38,10 +38,10 @@ def redraws(console: Console) -> bool:
 
 
 class Bar:
-    """A live line: a title, what is done of a total, numbers beside it, time left. Nothing where there is no terminal.
+    """A live line: a title, the count done of a total, numbers, time left. Shows nothing without a terminal.
 
-    `total`: None where it is not known. `console`: default the standard error output. `transient`: it is gone when the
-    work is done. `shown`: whether it is shown at all.
+    `total`: None if unknown. `console`: by default standard error. `transient`: the line disappears when the work is
+    done. `shown`: whether the line is shown at all.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Bar:
     def update(
         self, *, done: int | None = None, numbers: str | None = None, title: str | None = None
     ) -> None:
-        """Show what has changed of these."""
+        """Show new values of any of these."""
         self.done = self.done if done is None else done
         self.numbers = self.numbers if numbers is None else numbers
         self.title = self.title if title is None else title
@@ -93,14 +93,14 @@ class Bar:
 
 
 _working: list[Working] = []
-"""What is shown now of work that cannot be counted."""
+"""Uncountable work that is shown now."""
 
 
 class Working:
-    """Work that cannot be counted, such as reading weights: what is done, and for how long already.
+    """Show work that cannot be counted, such as reading weights, and how long it has taken so far.
 
-    On a terminal a live line, which is gone when the work is done. Without one, lines of work that takes long alone:
-    after WORKING_SECONDS, and then every PLAIN_LINE_SECONDS. A bar that begins meanwhile takes its place.
+    A terminal shows a live line, which disappears when the work is done. Without a terminal only long work is reported:
+    after WORKING_SECONDS, and then every PLAIN_LINE_SECONDS. A bar that begins meanwhile replaces the live line.
     """
 
     def __init__(self, title: str, *, console: Console | None = None, shown: bool = True) -> None:
@@ -133,7 +133,7 @@ class Working:
             _working.remove(self)
 
     def close(self) -> None:
-        """Show nothing of it any more."""
+        """Stop showing the work."""
         if not self._ended.is_set() and hasattr(self, "_progress"):
             self._progress.stop()
         self._ended.set()
@@ -146,13 +146,13 @@ class Working:
 
 
 def _shares_screen() -> bool:
-    """Return whether standard output goes to the terminal that the live line is on, so that it has to be drawn around
-    what is printed. Into a file or a pipe it goes as it is."""
+    """Return whether standard output goes to a terminal, so that the live line must be drawn around printed text. A
+    file or a pipe gets printed text unchanged."""
     return sys.stdout.isatty()
 
 
 class PlainLines:
-    """Lines of text in a log, where a bar would be on a terminal; at most one every PLAIN_LINE_SECONDS."""
+    """Lines of text in a log, which replace a terminal's bar; at most one every PLAIN_LINE_SECONDS."""
 
     def __init__(self, console: Console) -> None:
         self.console, self._said = console, -math.inf
@@ -168,10 +168,10 @@ class PlainLines:
 
 
 class Progress(Bar):
-    """A bar of records with how many a second; without a terminal, lines at the start, at times, and at the end.
+    """A bar of records with records per second; without a terminal, lines at the start, now and then, and at the end.
 
-    `title`: what is done to the records, such as `checking`. `brief`: without a terminal, nothing of work that is done
-    before the first of these times, and no line at the end.
+    `title`: what is done to the records, such as `checking`. `brief`: without a terminal, only the lines now and then,
+    none at the start or the end.
     """
 
     def __init__(

@@ -21,19 +21,19 @@ METHODS = ("CLIP", "SimCLR", "SLIP")
 SIZE = 64
 """Side of the stored scenes in pixels; views are cropped from them."""
 LEARNING_RATES = {"CLIP": 1.5e-3}
-"""Where a method does better with another learning rate than the recipe's: chosen on scenes that nothing reports."""
+"""Learning rates of methods that do better with another rate than the recipe's, chosen on scenes never reported."""
 PICTURE_SIZE = 192
 """Side of the scenes shown in the report."""
 
 INTRO = """Models with the same small image tower saw the same number of pictures: CLIP learned from pictures and
-captions, SimCLR from the pictures alone, SLIP from both. That is not the same compute: of each picture SLIP puts three
-views through the tower, SimCLR two, CLIP one.{cost} The scenes are painted by this program: 24 kinds of things in many
-poses, colours, places and lights, with captions like people's. What was measured on held-out pairs shows things in
-colours that training never showed them in."""
+captions, SimCLR from the pictures alone, SLIP from both. The compute is not the same: for each picture SLIP puts three
+views through the tower, SimCLR two, CLIP one.{cost} This program paints the scenes: 24 kinds of things in many poses,
+colours, places and lights, with captions like people's. The held-out pairs show things in colours that training never
+showed them in."""
 
 
 def commands(out: Path, folders: Sequence[Path]) -> list[tuple[str, str]]:
-    """Return what there is to do next: (what it does, command) pairs. They work where quickstart was called."""
+    """Return the next things to do, as pairs (what it does, command). They work in the folder of the call."""
     vectors = out / "vectors"
     return [
         (
@@ -64,7 +64,7 @@ def commands(out: Path, folders: Sequence[Path]) -> list[tuple[str, str]]:
 
 
 def cost(runs: Mapping[str, Run]) -> str:
-    """Return in a sentence how much more SLIP computes for a sample than CLIP, as far as their logs say."""
+    """Return a sentence on how much more SLIP computes for a sample than CLIP; "" if their logs do not say."""
     each = {method: run.operations for method, run in runs.items() if run.operations}
     if "CLIP" not in each or "SLIP" not in each:
         return ""
@@ -84,7 +84,7 @@ def method_config(method: str, base: Config, seed: int) -> Config:
 
 
 def paint(folder: Path, scenes: int, seed: int, *, shown: bool = False) -> Path:
-    """Write the scenes to train on as two shards, by two processes; what is there already is kept. Returns `folder`.
+    """Write the training scenes as two shards, in two processes, keeping what is there already. Returns `folder`.
 
     shown: whether the progress is shown.
 
@@ -110,10 +110,10 @@ def quickstart(
 ) -> Path:
     """Train and measure every method of `methods` on `scenes` rendered scenes; return the path of report.html.
 
-    out: the folder for the scenes, a run folder for each method, and the report. Finished parts are kept when it is
-    called again, unfinished ones are continued. base: the configuration that the methods share (default: recipe
-    `scenes-tiny`). seeds: how many times each is trained, on the same scenes, with the seeds from `seed` on; what is
-    reported are the means.
+    out: the folder for the scenes, a run folder for each method, and the report. Another call keeps finished parts and
+    continues unfinished ones. base: the configuration that the methods share (default: recipe `scenes-tiny`). seeds:
+    how many times each method is trained, on the same scenes, with the seeds from `seed` on; the report shows the
+    means.
 
     Raises ConfigError without a seed, and what `openslip.training.train.train` raises.
     """
@@ -124,12 +124,12 @@ def quickstart(
     from openslip.scenes import TEMPLATES, Scenes
 
     if seeds < 1:
-        raise ConfigError("Nothing would be trained", got=f"{seeds} seeds", fix="Take 1 or more")
+        raise ConfigError("Nothing would be trained", got=f"{seeds} seeds", fix="Take 1 seed or more")
     console = console or Console(stderr=True)
     out, base = Path(out), base or recipes.get("scenes-tiny")
     for number in (seed, seed + seeds - 1):  # before the scenes are painted
         check_ranges(method_config(methods[0], base, number))
-    # The server of processes loads once what all the processes that follow need.
+    # The process server loads once what all later processes need.
     start_context(["openslip.tools.convert", "openslip.data.loader"])
     console.print(f"[bold]Painting {scenes:,} scenes[/bold]")
     base = replace(
@@ -159,9 +159,9 @@ def quickstart(
 def _trained(
     out: Path, base: Config, methods: Sequence[str], seeds: range, console: Console
 ) -> dict[tuple[str, int], Path]:
-    """Train and measure each method with each seed, those that are not done yet; return their run folders.
+    """Train and measure each method with each seed, unless done already; return the run folders.
 
-    Seed by seed, so that a quickstart that is stopped has compared something.
+    The order is seed by seed, so that a stopped quickstart has compared something.
     """
     from openslip.data.sources import open_source
     from openslip.evaluation import suite

@@ -1,4 +1,4 @@
-"""What the numbers of a configuration may be: marks in the annotations of its fields, and the walk that checks them."""
+"""The allowed ranges of a configuration's numbers: marks in the annotations of fields, and the check of all fields."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from openslip.errors import ConfigError
 
 @dataclass(frozen=True)
 class Range:
-    """What a number may be, in the annotation of its field: `lr: Annotated[float, ABOVE_0]`.
+    """The allowed range of a number, in the annotation of its field: `lr: Annotated[float, ABOVE_0]`.
 
-    Of a tuple the range is that of each number. words: the same for people.
+    For a tuple, the range applies to each number. words: the range as messages show it.
     """
 
     words: str
@@ -29,7 +29,7 @@ class Range:
 
 
 ANY = Range("a finite number")
-"""Of a field whose annotation names no range."""
+"""The range of a field whose annotation names none."""
 ABOVE_0 = Range("above 0", 0, without_ends=True)
 FROM_0 = Range("at least 0", 0)
 FROM_1 = Range("at least 1", 1)
@@ -44,9 +44,9 @@ def range_of(hint: Any) -> Range | None:
 
 
 def check_ranges(config: Any, where: str = "") -> None:
-    """Raise ConfigError for a number of a dataclass, or of those in it, that is out of its range or not finite.
+    """Raise ConfigError for a number of a dataclass, or of a nested one, that is out of its range or not finite.
 
-    where: what comes before the names of its fields, as `objective.simclr.`.
+    where: the prefix of its fields' names, such as `objective.simclr.`.
     """
     hints = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):

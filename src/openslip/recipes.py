@@ -1,4 +1,4 @@
-"""Named complete configurations: the paper's, and ours for small data. A variant is `dataclasses.replace` away."""
+"""Complete configurations by name: the paper's, and ours for small data. `dataclasses.replace` makes variants."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Recipe:
 
 
 def get(name: str) -> Config:
-    """Return the configuration of recipe `name`; ConfigError with the closest names if there is none."""
+    """Return the configuration of recipe `name`. Raises ConfigError with the closest names for an unknown name."""
     if name not in RECIPES:
         raise ConfigError(
             f"There is no recipe {name!r}", fix=did_you_mean(name, RECIPES) + " `slip recipes` lists them"
@@ -80,7 +80,7 @@ SMALL_DATA = Config(
 def _fast(config: Config, name: str) -> Config:
     """Return a recipe of cheaper steps: self-supervised views of 5/8 the side, half of the image view's tokens dropped.
 
-    What a step costs then, what it keeps of SLIP's lead, and other ways to spend as much, are in docs/cheaper.md.
+    docs/cheaper.md measures the cost of such a step, how much of SLIP's lead remains, and other ways to save cost.
     """
     views, patch = config.views, config.model.image.patch
     low, high = views.ssl.blur_sigma  # in pixels of the view
@@ -99,7 +99,7 @@ SCENES_TINY = replace(
         ssl=replace(SMALL_DATA.views.ssl, scale=(0.5, 1.0), blur_sigma=(0.1, 0.6)),
     ),
     model=ModelConfig(
-        # A residual network of 0.4 M parameters: of the towers tried it learned most from so few pictures.
+        # A residual network of 0.4 M parameters, which learned most from so few pictures of all towers tried.
         image=ImageTowerConfig(name="test_resnet"),
         text=TextTowerConfig(width=128, depth=2, heads=4, context=32),
         embed_dim=128,
@@ -137,7 +137,7 @@ FINETUNE = Config(
     checkpoint=CheckpointConfig(every_minutes=5),
     evaluation=EvaluationConfig(every_epochs=1),
 )
-"""Small rates and layer decay as FLYP and BEiT have them; the strong views of SimCLR at a lower weight."""
+"""Small learning rates and layer decay as in FLYP and BEiT; the strong views of SimCLR at a lower weight."""
 
 LIT = replace(
     FINETUNE,
@@ -161,9 +161,7 @@ RECIPES: dict[str, Recipe] = (
             "small-data with self-supervision at a fraction of its cost", _fast(SMALL_DATA, "small-data-fast")
         ),
         "finetune": Recipe("a model that --init names, trained further on pairs of your own", FINETUNE),
-        "lit": Recipe(
-            "a text tower for an image tower that --init names and that stays as it is; seconds an epoch", LIT
-        ),
+        "lit": Recipe("a text tower for a frozen image tower that --init names; seconds an epoch", LIT),
     }
     | {
         f"{method}-vit-{size}16-yfcc15m": Recipe(

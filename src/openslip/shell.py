@@ -1,4 +1,4 @@
-"""Command lines that messages and pages show: to be pasted as they are, with the sources and columns that were used."""
+"""Command lines for messages and pages, ready to be pasted, with the sources and columns that were used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from openslip.addresses import shown
 
 
 def command(*words: object) -> str:
-    """Return a command line, each word quoted where the shell needs it."""
+    """Return a command line, with each word quoted if the shell needs it."""
     return shlex.join(map(str, words))
 
 
@@ -23,5 +23,5 @@ def data_options(values: Mapping[str, object]) -> list[str]:
 
 
 def can_be_shown(*words: str) -> bool:
-    """Say whether words may be shown as they are: addresses with passwords or signatures may not."""
+    """Return whether words may be shown as they are; addresses with passwords or signatures may not."""
     return all(shown(word) == word for word in words)

@@ -15,10 +15,10 @@ from openslip.errors import ConfigError, did_you_mean, printable, shortened
 from openslip.files import LARGEST, read_whole
 
 LONGEST = 1 << 18
-"""Bytes of a configuration file that is read; ours have three thousand."""
+"""Most bytes of a configuration file; ours have three thousand."""
 MOST_DOTS = 1000
-"""In a line of it. The parser's work and memory grow with the square of a key's parts: 256 kB of `a.a.a.a` take all
-there is."""
+"""Most dots in a line of a configuration file. The parser's time and memory grow with the square of a key's parts: 256
+kB of `a.a.a.a` take all memory."""
 
 MOVED = {
     "training.tensorboard": ("tracking.tensorboard",),
@@ -29,14 +29,14 @@ MOVED = {
     "model.ssl.dim": ("objective.simclr.dim",),
     "model.image.pretrained": ("init",),
 }
-"""Where keys of earlier versions are now, so that their run folders can still be read."""
+"""Keys of earlier versions → their present places, so that old run folders can still be read."""
 _told: set[tuple[str, ...]] = set()
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Return the nested plain form of a configuration (tuples become lists).
 
-    The sections that a field of mappings holds stand beside the fields: `options["simclr"]` of `objective` as
+    Sections in a field of mappings become sections beside the fields: `options["simclr"]` of `objective` becomes
     `objective.simclr`.
     """
     plain: dict[str, Any] = {}
@@ -59,7 +59,7 @@ def _plain(value: Any) -> Any:
 
 
 def _open_field(cls: type) -> str:
-    """Return the field of a class that holds the sections whose names are no fields, as `ObjectiveConfig.options`."""
+    """Return the field of a class that holds sections whose names are no fields, such as `ObjectiveConfig.options`."""
     hints = typing.get_type_hints(cls)
     return next((name for name, hint in hints.items() if typing.get_origin(hint) is Mapping), "")
 
@@ -90,22 +90,22 @@ def dumps(config: Config) -> str:
         raise ConfigError(
             "A value cannot be written into a configuration file",
             got=text[max(0, error.start - 60) : error.end + 20],
-            cause="It has characters that are no text, as a name of a file has that is not in UTF-8",
+            cause="It has characters that are no text, like the name of a file that is not in UTF-8",
             fix="Rename the file or folder",
         ) from None
     return text
 
 
 def shareable(config: Config) -> dict[str, Any]:
-    """Return `to_dict` of a configuration without what its addresses are opened with: for what leaves this machine."""
+    """Return `to_dict` of a configuration without passwords and signatures of addresses, to leave this machine."""
     return tomllib.loads(without_keys(dumps(config)))
 
 
 def from_dict(data: dict[str, Any], cls: type = Config, base: Any = None, where: str = "") -> Any:
     """Build a `cls` from its nested plain form; keys left out keep the value of `base` (default: the defaults).
 
-    Raises ConfigError on an unknown key (with the closest known one) or a value of the wrong type. Sections of names
-    that only others know, as `objective.NAME`, are taken as they are: who knows the name checks them.
+    Raises ConfigError on an unknown key (with the closest known one) or a value of the wrong type. Sections with open
+    names, such as `objective.NAME`, are taken unchecked: the code that knows the name checks them.
     """
     base = cls() if base is None else base
     hints, field = typing.get_type_hints(cls), _open_field(cls)
@@ -133,7 +133,7 @@ def from_dict(data: dict[str, Any], cls: type = Config, base: Any = None, where:
 def loads(text: str, base: Config | None = None, *, only: Collection[str] = ()) -> Config:
     """Parse TOML text into a configuration; keys left out keep the value of `base`.
 
-    only: sections and keys that are looked at (`model`, `objective.loss`), where others may be of another version.
+    only: the sections and keys to read (`model`, `objective.loss`), if others may be of another version.
     """
     data = parsed(text)
     _move(data)
@@ -141,7 +141,7 @@ def loads(text: str, base: Config | None = None, *, only: Collection[str] = ()) 
 
 
 def parsed(text: str, what: str = "The configuration") -> dict[str, Any]:
-    """Return the values of TOML text that anybody may have written. Raises ConfigError; what: the file is called so."""
+    """Return the values of untrusted TOML text. Raises ConfigError. what: the name of the file in the error."""
     try:
         if any(line.count(".") > MOST_DOTS for line in text.split("\n")):
             raise RecursionError
@@ -149,13 +149,11 @@ def parsed(text: str, what: str = "The configuration") -> dict[str, Any]:
     except ValueError as error:  # also of a number of more digits than Python converts
         raise ConfigError(f"{what} is not valid TOML", cause=shortened(str(error))) from None
     except RecursionError:
-        raise ConfigError(
-            f"{what} is not valid TOML", cause="Its values lie within each other too deeply"
-        ) from None
+        raise ConfigError(f"{what} is not valid TOML", cause="Its values are nested too deeply") from None
 
 
 def _kept(data: dict[str, Any], only: Collection[str]) -> dict[str, Any]:
-    """Return the sections and keys of a configuration that are named."""
+    """Return only the named sections and keys of a configuration."""
     kept: dict[str, Any] = {}
     for path in only:
         section, _, key = path.partition(".")
@@ -168,10 +166,10 @@ def _kept(data: dict[str, Any], only: Collection[str]) -> dict[str, Any]:
 
 
 def _move(data: dict[str, Any]) -> tuple[str, ...]:
-    """Put what an earlier version wrote where it belongs now; return the keys that were found so."""
+    """Move keys of an earlier version to their present places; return the old keys that were found."""
     found = []
     if _take(data, ["model", "image", "pretrained"]):
-        # Where it was false, nothing is left to say.
+        # If it was false, nothing follows from it.
         found.append("model.image.pretrained")
         name = data.get("model", {}).get("image", {}).get("name", "")
         data.setdefault("init", f"timm:{name}")
@@ -185,7 +183,7 @@ def _move(data: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _take(data: dict[str, Any], path: list[str]) -> Any:
-    """Take a value out, with the sections that hold nothing else; return it, None where there is none."""
+    """Remove a value, with sections that hold nothing else; return the value, None if there is none."""
     name, *rest = path
     inner = data.get(name)
     if isinstance(inner, dict) != bool(rest):
@@ -199,9 +197,9 @@ def _take(data: dict[str, Any], path: list[str]) -> Any:
 
 
 def _put(data: dict[str, Any], path: list[str], value: Any) -> None:
-    """Set a value unless the key is there: the new name counts.
+    """Set a value unless the key exists: the new name takes precedence.
 
-    Where something else lies in the way, `from_dict` says what is wrong with it.
+    If a section's name has another value, nothing is set, and `from_dict` reports the error.
     """
     *sections, key = path
     for section in sections:
@@ -212,7 +210,7 @@ def _put(data: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def load(path: str | Path) -> Config:
-    """Read a configuration file written by `dumps` or by hand. Keys of an earlier version are told of, once."""
+    """Read a configuration file written by `dumps` or by hand. Warns once about keys of an earlier version."""
     text = read(path)
     try:
         data = parsed(text)

@@ -110,7 +110,7 @@ def test_places_where_nothing_can_be_written(tmp_path) -> None:
         (tmp_path / "labels.xlsx", "CSV, JSON lines or Parquet"),
         (tmp_path / "labels", "CSV, JSON lines or Parquet"),
         (tmp_path / "gone" / "labels.csv", "folder that is not there"),
-        (tmp_path / "folder.csv", "A folder is where"),
+        (tmp_path / "folder.csv", "There is a folder at"),
     ):
         (tmp_path / "folder.csv").mkdir(exist_ok=True)
         with pytest.raises(ConfigError, match=told):

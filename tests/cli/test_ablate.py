@@ -112,5 +112,5 @@ def test_a_table_does_without_the_data(grid, monkeypatch, capsys) -> None:
     assert main([*words, "--table"]) == 0
     out, err = capsys.readouterr()
     assert "clip" in out
-    assert "FLOPs are those that the logs have: The data are gone" in err
+    assert "FLOPs are taken from the logs: The data are gone" in err
     assert main(words) == 1

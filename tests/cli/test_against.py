@@ -170,7 +170,7 @@ def test_a_task_that_one_model_cannot_have_is_shown_alone(run, photos, tmp_path,
     assert f"Not compared, of {run} alone:" in printed.out
     assert "of 1 task" in printed.out
     assert main(["evaluate", str(run), f"zeroshot:{photos}", "--against", str(silent)]) == 1
-    assert f"Nothing can be measured of {silent}: it has no text tower" in capsys.readouterr().err
+    assert f"No task can be measured on {silent}: the model has no text tower" in capsys.readouterr().err
 
 
 def test_a_task_that_fails_leaves_the_others(run, fresh, photos, tmp_path, capsys) -> None:

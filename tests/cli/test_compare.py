@@ -79,7 +79,7 @@ def test_several_models_and_seeds(tmp_path, capsys) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        ([], 2, "Two models or more"),
+        ([], 2, "needs two models or more"),
         (["{a}"], 2, "slip compare 'runs/clip-*' 'runs/slip-*'"),
         (["{a}", "{b}", "--by-seed"], 1, "paired by seed where both sides have the same seeds"),
         (["{a}", "gone"], 1, "There is nothing of that name"),

@@ -86,7 +86,7 @@ def test_convert(table: str, tmp_path: Path, capsys) -> None:
 def test_convert_with_nothing_to_convert(tmp_path: Path, capsys) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no image")
     assert main(["data", "convert", str(tmp_path), str(tmp_path / "out"), "--processes", "1"]) == 1
-    assert "Not one record could be written" in capsys.readouterr().err
+    assert "No record could be written" in capsys.readouterr().err
     assert json.loads((tmp_path / "out" / "skipped.jsonl").read_text())["key"] == "a.jpg"
 
 
@@ -327,7 +327,7 @@ def test_help(capsys) -> None:
 def test_metadata_of_a_compressed_pickle(name, tmp_path, capsys) -> None:
     (tmp_path / name).write_bytes(gzip.compress(pickle.dumps([(3, "a title", "")])))
     assert main(["data", "metadata", str(tmp_path / name), str(tmp_path / "out.parquet")]) == 1
-    assert "Unpack it first" in capsys.readouterr().err
+    assert "Unpack the pickle first" in capsys.readouterr().err
 
 
 def test_metadata(tmp_path: Path, capsys) -> None:

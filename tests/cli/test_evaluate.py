@@ -183,7 +183,7 @@ def test_a_run_that_cannot_be_written_is_measured(run, photos, short, monkeypatc
     assert main(["evaluate", str(run), f"finetune:{photos}"]) == 0
     printed = capsys.readouterr()
     assert "Read-only file system" in printed.err
-    assert "No file keeps the results; --out FILE would." in printed.err
+    assert "No file keeps the results; --out FILE writes them." in printed.err
     assert "nothing is kept of the finetuning" in caplog.text
     assert "finetune:photos" in printed.out
     assert not (run / "results.json").exists()
@@ -218,12 +218,12 @@ def test_what_is_wrong_is_known_before_anything_is_measured(
     task, file = f"linear:{photos}", tmp_path / "file"
     file.touch()
     assert main(["evaluate", str(run), task, "--keep", str(file)]) == 1
-    assert "kept in a folder, and this is none" in capsys.readouterr().err
+    assert "kept in a folder, and this is not a folder" in capsys.readouterr().err
     task = f"zeroshot:{photos}"
     for words, message in (
         (["--templates", "a photo"], "holds {} once"),
         (["--out", str(tmp_path / "no" / "out.json")], "not there"),
-        (["--out", str(tmp_path)], "A folder is where"),
+        (["--out", str(tmp_path)], "There is a folder at"),
         (["--out", "out.txt"], "JSON or CSV"),
     ):
         assert main(["evaluate", str(run), task, *words]) == 1

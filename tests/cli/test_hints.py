@@ -130,7 +130,7 @@ def test_answers_name_commands_and_options_that_there_are() -> None:
         (["train", "small-data", "--seed", "1"], "called --training.seed"),
         (["train", "small-data", "--fp16"], "called --training.precision, and takes a value: fp16"),
         (["train", "small-data", "--wandb", "x"], "called --tracking.wandb"),
-        (["train", "small-data", "--patience", "3"], "Early stopping is not there"),
+        (["train", "small-data", "--patience", "3"], "There is no early stopping"),
         (["evaluate", "runs/x", "knn:x", "--gpu", "0"], "called --device"),
         (["evaluate", "runs/x", "knn:x", "--training.device", "cpu"], "called --device"),
         (["data", "check", "x", "--num-workers", "0"], "called --processes"),

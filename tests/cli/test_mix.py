@@ -85,8 +85,8 @@ def test_the_best_checkpoint_of_a_run(run, tmp_path) -> None:
     [
         (["A"], "B", 2),
         (["A", "B", "--alpha", "1.5"], "from 0, which is the first model", 1),
-        (["A", "B", "--alpha", "0.5", "0.50"], "Each alpha is given once", 1),
-        (["A", "B", "--alpha"], "Each alpha is given once", 1),
+        (["A", "B", "--alpha", "0.5", "0.50"], "Give each alpha once", 1),
+        (["A", "B", "--alpha"], "Give each alpha once", 1),
         (["A", "nowhere"], "no such file or folder", 1),
         (["A", "B", "--out", "mixed.pt"], "--out mixed.pt.safetensors", 1),
         (["A", "B", "--out", "."], "--out mixed.safetensors", 1),

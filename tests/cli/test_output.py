@@ -70,7 +70,7 @@ def test_a_full_disk_is_said(words, full, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "stdout", full)
     assert main(words) == 1
     said = capsys.readouterr().err
-    assert said.startswith("slip: What the command prints cannot be written. No space left on device")
+    assert said.startswith("slip: The output of the command cannot be written. No space left on device")
     assert said.count("\n") == 1
 
 

@@ -18,8 +18,8 @@ from openslip.cli import main
         (["a", "b", "c"], 2, "takes the folder of an index"),
         (["model", "vectors", "--model", "other"], 2, "The model is named twice"),
         (["vectors", "--which", "best"], 2, "picks a checkpoint"),
-        (["vectors", "--port", "70000"], 1, "--port is from 0 to 65535"),
-        (["vectors", "--max-upload", "0"], 1, "--max-upload from above 0"),
+        (["vectors", "--port", "70000"], 1, "--port must be from 0 to 65535"),
+        (["vectors", "--max-upload", "0"], 1, "--max-upload above 0"),
         (["vectors"], 1, "There is no such folder"),
     ],
 )

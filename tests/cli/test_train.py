@@ -104,13 +104,13 @@ def test_resume_of_a_named_file_takes_the_data_that_it_does_not_name(tmp_path, m
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--resume"], "Which run is to go on.*--resume --out RUN.*runs/mine"),
+        (["--resume"], "The run to continue was not named.*--resume --out RUN.*runs/mine"),
         (
             ["--resume", "--out", "runs/mien"],
             r"no run at runs/mien. There is no such folder. Did you mean runs/mine\?",
         ),
         (["--resume", "--out", "mine"], r"Did you mean runs/mine\?"),
-        (["--resume", "--out", "runs"], "no run at runs. It has no config.toml. Runs: runs/mine"),
+        (["--resume", "--out", "runs"], "no run at runs. The folder has no config.toml. Runs: runs/mine"),
         (
             ["small-data", "--resume", "--out", "runs/mien"],
             "No training data.*no run at runs/mien.*Did you mean",
@@ -125,10 +125,10 @@ def test_resume_of_a_named_file_takes_the_data_that_it_does_not_name(tmp_path, m
         ),
         (["--resume=runs/mine"], "takes no value.*`--resume --out runs/mine`"),
         (["--continue", "--out", "runs/mine"], "Here it is called --resume"),
-        (["--resume-from-checkpoint", "runs/mine"], "takes no value: the run is named by --out"),
+        (["--resume-from-checkpoint", "runs/mine"], "takes no value: --out names the run"),
         (
             ["runs/mine", "--resume"],
-            "runs/mine is a run, and no recipe. `slip train --resume --out runs/mine`",
+            "runs/mine is a run, not a recipe. `slip train --resume --out runs/mine`",
         ),
     ],
 )
@@ -142,7 +142,7 @@ def test_a_run_that_is_not_there_is_asked_for_by_near_names(tmp_path, monkeypatc
 def test_checkpoints_without_a_configuration_are_named(tmp_path) -> None:
     (tmp_path / "checkpoints" / "step-00000010").mkdir(parents=True)
     with pytest.raises(
-        ConfigError, match=r"no config\.toml that says of what run\. Put its config\.toml back"
+        ConfigError, match=r"no config\.toml that describes the run\. Put the run's config\.toml back"
     ):
         resolve(["--resume", "--out", str(tmp_path)])
 
@@ -177,7 +177,7 @@ def test_what_a_run_depends_on_is_refused_before_its_data_are_opened(tmp_path, m
     assert main(["train", "small-data", "--data.train", "y.csv", "--out", "mine"]) == 1
     assert "already holds a run" in capsys.readouterr().err
     assert main(["train", "--resume", "--out", "mine"]) == 1  # of the data that it names
-    assert "as seen from the folder where it was started" in capsys.readouterr().err
+    assert "relative to the folder where it was started" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["small-data", "--data.train", "nowhere.csv"], ["--resume"]])
@@ -309,7 +309,7 @@ def test_a_share_of_the_training_data_is_held_out(tmp_path, monkeypatch) -> None
         (["--data.val=-5%"], "above 0 % and below 100 %"),
         (["--data.val", "10%%"], "neither a source nor a share"),
         (["--data.val", "1/10"], "written in percent, as in --data.val 10%"),
-        (["--data.val", "90%"], r"less than a batch of 16. Got: .* of 40 records.*Lower --training.batch"),
+        (["--data.val", "90%"], r"fewer than a batch of 16. Got: .* of 40 records.*Lower --training.batch"),
         (["--data.val", "20%", "--objective.loss", "simclr"], "embeddings of images and captions"),
         (["--data.val", "20%", "--evaluation.tasks", "knn:nowhere"], "no labelled images at this place"),
     ],

@@ -71,7 +71,7 @@ def test_a_value_that_is_no_number_is_kept_and_shown_without_a_unit(tmp_path):
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "out.json")
-    with pytest.raises(ConfigError, match="holds something else, or is none"):
+    with pytest.raises(ConfigError, match="holds something else, or is no regular file"):
         Ledger(None, tmp_path / "out.json")
 
 
@@ -156,8 +156,8 @@ def test_a_broken_results_file_is_known_at_the_start(tmp_path):
         ("out.txt", "JSON or CSV"),
         ("out.xlsx", "JSON or CSV"),
         ("nowhere/out.json", "not there"),
-        ("folder", "A folder is where"),
-        ("folder.csv", "A folder is where"),
+        ("folder", "There is a folder at"),
+        ("folder.csv", "There is a folder at"),
         ("file.json/out.json", "not there"),
         ("captions.csv", "holds something else"),
         ("other.json", "holds something else"),

@@ -20,7 +20,7 @@ COMMANDS = {
     "train": "train a recipe on your own pictures and captions",
     "data": "check a set of pictures and captions, convert it to tar shards, show what the model sees of it",
     "evaluate": "measure a run or checkpoint: zero-shot, linear, k-NN, retrieval, pairs, segmentation, finetuning",
-    "datasets": "list the public data sets that it knows how to measure on, or show one's card",
+    "datasets": "list the public data sets that `slip evaluate` knows by name, or show the card of one",
     "compare": "compare models that have been measured: differences with intervals and verdicts, also over seeds",
     "ablate": "train variants of a recipe with several seeds: resumable, one table, equal compute",
     "embed": "embed all pictures of a source, to search them",
@@ -52,7 +52,7 @@ slip search vectors "a red bicycle"
 """
 STATUSES = {
     0: "done, also where `slip search` finds nothing",
-    1: "an error, said in words: a value, file or model that cannot be used; for `slip evaluate`: a task has failed; "
+    1: "an error, with a message: a value, file or model that cannot be used; for `slip evaluate`: a task has failed; "
     "for `slip data check`: these data cannot be trained on; for `slip compare --fail-if worse`: a model is worse; for "
     "`slip ablate`: a run has failed; for `slip doctor`: something does not work",
     2: "a wrong command line: something missing, an unknown command or option, one given twice or without effect, a "
@@ -62,8 +62,8 @@ STATUSES = {
     141: "ended because nobody reads the output any more, as behind `| head`",
     143: "ended by SIGTERM",
 }
-"""Exit status → what has happened: 128 and the number of the signal where one ended the command, also a run that saved
-its state first. The table of docs/command-line.md; an error's own status is `SlipError.status`."""
+"""Exit status → what has happened. A signal that ended the command gives 128 plus its number, even if a run saved its
+state first. docs/command-line.md has the same table; an error's own status is `SlipError.status`."""
 CLOSED = 141
 
 
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         except SystemExit:
             raise
         except SlipError as error:
-            if signals.number:  # what it was about was caused by the signal, most likely
+            if signals.number:  # most likely the signal caused the error
                 return _ended(signals.end())
             _let_the_first_speak(error)
             if error.status < 128 or _is_first():  # all of torchrun's processes stop together
@@ -125,7 +125,7 @@ def _run(words: list[str]) -> int:
 
 
 def _ended(number: int) -> int:
-    # Python keeps in mind that Ctrl-C has ended a text that it executed, a dataclass' say, and would end by the signal.
+    # Python remembers that Ctrl-C ended code in exec(), such as that of a dataclass, and would end by the signal.
     exec("")
     if _is_first():
         _complain("Interrupted." if number == signal.SIGINT else f"Ended by {signal.Signals(number).name}.")
@@ -138,7 +138,7 @@ def _complain(text: str) -> None:
 
 
 def _let_the_first_speak(error: SlipError) -> None:
-    """Before an error that the first of torchrun's processes meets alike, or causes, give it the time to end all."""
+    """Wait if rank 0 of torchrun's processes meets or causes the same error, so that rank 0 has time to end all."""
     if type(error) in (ConfigError, ProcessError, TrainingError) and not _is_first():
         time.sleep(3)
 
@@ -157,7 +157,7 @@ def usage() -> str:
         f"{listed(COMMANDS)}\n\n"
         f"{examples_text(EXAMPLES)}\n\n"
         "`slip COMMAND --help` describes a command, and `slip COMMAND --help-all` all of its options.\n"
-        "`slip --print-completion --help` says how a shell completes them with Tab.\n\n"
+        "`slip --print-completion --help` explains how to complete commands with Tab.\n\n"
         f"{filled('Exit status: ' + statuses + '.')}"
     )
 

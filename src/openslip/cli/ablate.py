@@ -41,15 +41,15 @@ class Options:
     grid: Annotated[Path, tyro.conf.Positional]
     """The grid file: base, shared values, variants, seeds."""
     out: Path | None = None
-    """Folder of the runs, in place of the grid's own `out` and of runs/GRID."""
+    """Folder of the runs. By default the grid's own `out`, else runs/GRID."""
     dry_run: bool = False
     """Print the plan, and write nothing."""
     table: bool = False
     """Print the table of what is finished, and train nothing."""
     index: int | None = None
-    """Train this run alone, by its number in the plan: `$SLURM_ARRAY_TASK_ID`."""
+    """Train only the run with this number in the plan, such as `$SLURM_ARRAY_TASK_ID`."""
     run: str = ""
-    """Train this run alone, by its name in the plan."""
+    """Train only the run with this name in the plan."""
     slurm: bool = False
     """Print a batch script that trains the runs as a SLURM array, and train nothing."""
     all: bool = False
@@ -120,17 +120,19 @@ def _check(options: Options, typed: set[str]) -> None:
         refuse_idle(
             typed, "all", "format", "json", "save", "report",
             because=f"No table is made with --{ways[0].replace('_', '-')}",
-            fix="`slip ablate GRID --table` makes it at any time",
+            fix="`slip ablate GRID --table` makes the table at any time",
         )  # fmt: skip
 
 
 def _chosen(grid: Grid, options: Options) -> list[int]:
-    """Return the numbers of the runs that are to be trained."""
+    """Return the numbers of the runs to train."""
     names = [run.name for run in grid.runs]
     if options.index is not None:
         if not 0 <= options.index < len(names):
             raise UsageError(
-                "The grid has no run of that number", got=options.index, fix=f"Runs are 0 to {len(names) - 1}"
+                "The grid has no run with that number",
+                got=options.index,
+                fix=f"Runs are 0 to {len(names) - 1}",
             )
         return [options.index]
     if options.run:
@@ -141,9 +143,9 @@ def _chosen(grid: Grid, options: Options) -> list[int]:
 
 
 def _planned(grid: Grid, processes: Processes, *, needed: bool) -> tuple[Grid, dict[str, Cost]]:
-    """Return the lengths and costs. The first process opens the data before the others do.
+    """Return the grid with its lengths, and the costs. Rank 0 opens the data before the others do.
 
-    needed: whether the data must be there; a table can do without counts, unless lengths follow from them.
+    needed: whether the data must exist; a table works without counts, unless lengths follow from the counts.
     """
     from openslip.ablation import compute
 
@@ -154,13 +156,13 @@ def _planned(grid: Grid, processes: Processes, *, needed: bool) -> tuple[Grid, d
     except DataError as error:
         if needed or any(variant.equal_compute for variant in grid.variants):
             raise
-        say(f"FLOPs are those that the logs have: {error}")
+        say(f"FLOPs are taken from the logs: {error}")
         return grid, {}
     return found[0]
 
 
 def _train(grid: Grid, runs: list[GridRun], processes: Processes) -> int:
-    """Train those of the runs that are not finished; return 1 where one has failed."""
+    """Train the runs that are not finished; return 1 if one has failed."""
     from openslip.ablation.running import run_all
     from openslip.cli import main as slip
 
@@ -170,14 +172,14 @@ def _train(grid: Grid, runs: list[GridRun], processes: Processes) -> int:
     )
     if first:
         for name in outcome.held:
-            say(f"{name} is left to another process, which trains it")
+            say(f"{name} is left out: another process trains it")
         for name, why in outcome.failed.items():
             say(f"FAILED     {name}: {why}")
     return 1 if outcome.failed else 0
 
 
 def _print(table: Table, save: Path | None, give: Callable[[Any], None]) -> None:
-    """Print and write the table. give: takes its rows, for whoever asked for JSON."""
+    """Print and write the table. give: receives its rows if the user asked for JSON."""
     from openslip.ablation import table as tables
 
     rows = tables.rows(table)
@@ -220,8 +222,8 @@ def show(words: list[str]) -> int:
 
 SLURM = """\
 #!/bin/bash
-# One job for each of the {count} runs of {grid}; a run that is finished is left as it is.
-# Adapt partition, time and devices. A job that is told to end saves its run first, and goes on when it is requeued.
+# One job for each of the {count} runs of {grid}; finished runs are left as they are.
+# Adapt partition, time and devices. A job that is told to end saves its run first, and continues when it is requeued.
 #SBATCH --job-name={name}
 #SBATCH --array=0-{last}
 #SBATCH --ntasks=1

@@ -36,11 +36,11 @@ def parse(
 ) -> T:
     """Parse `argv` into dataclass `cls`; a wrong option ends the process with status 2 and a suggestion.
 
-    With `--help` among the words, print the help and end the process with status 0. examples: command lines, and
-    indented below each what it does. first: names of the options that `--help` shows, where `--help-all` shows more.
+    With `--help` among the words, print the help and end the process with status 0. examples: command lines, each with
+    an indented explanation below. first: names of the options that `--help` shows, if `--help-all` shows more.
 
-    Raises UsageError for an option that is given twice, or called otherwise here, and ConfigError for what the shell
-    has made of a pattern that did not stand in quotes.
+    Raises UsageError for an option that is given twice or has another name here, and ConfigError for the files to which
+    the shell has expanded a pattern without quotes.
     """
     if asks_for_help(argv):
         every = [*described.options(cls, default)]
@@ -67,21 +67,21 @@ def parse(
         raise UsageError(
             "There are more words than the command takes",
             got=" ".join(unknown),
-            fix=f"Values follow the name of their option; `{prog} --help` lists these",
+            fix=f"Values follow the name of their option; `{prog} --help` lists the options",
         )
     return run() if unknown else parsed
 
 
 def given(cls: type, argv: list[str]) -> set[str]:
-    """Return the options of dataclass `cls` that `argv` holds, by the names that they have in Python: `out`,
-    `data.image_column`. An alias counts as what it stands for."""
+    """Return the options of dataclass `cls` that `argv` gives, by their names in Python: `out`, `data.image_column`.
+    An alias counts as the option that it stands for."""
     known = by_spelling(cls)
     return {known[word].name for _, word in _spelled(argv) if word in known}
 
 
 def refuse_idle(given: Collection[str], *names: str, because: str, fix: str = "Leave it out") -> None:
-    """Raise UsageError if one of the options `names`, or one of a section `views.ssl.`, was `given`, which would have
-    no effect: `because`."""
+    """Raise UsageError if one of the options `names` was `given`, which has no effect: `because`. A name such as
+    `views.ssl.` stands for all options of a section."""
     for name in names:
         for found in sorted(given):
             if found == name or (name.endswith(".") and found.startswith(name)):
@@ -89,7 +89,7 @@ def refuse_idle(given: Collection[str], *names: str, because: str, fix: str = "L
 
 
 def _check_options(cls: type, argv: list[str]) -> None:
-    """Raise UsageError for an option that is given twice, or is called otherwise here."""
+    """Raise UsageError for an option that is given twice, or has another name here."""
     known, positions = by_spelling(cls), dict[str, int]()
     for i, word in _spelled(argv):
         option = known.get(word)
@@ -120,8 +120,8 @@ def _refuse_twice(argv: list[str], first: int, second: int, option: Option) -> N
 
 
 def _spelled(argv: list[str]) -> Iterator[tuple[int, str]]:
-    """Yield the index of each word before `--` that may be an option, and how help spells it: without a value that is
-    joined to it by `=`."""
+    """Yield the index of each word before `--` that may be an option, and the option as help spells it, without
+    `=VALUE`."""
     for i, word in enumerate(takewhile(lambda word: word != "--", argv)):
         name = word.partition("=")[0]
         if name.startswith("--"):
@@ -140,7 +140,7 @@ def _hyphens(name: str) -> str:
 
 
 def _file_runs(argv: list[str]) -> Iterator[list[str]]:
-    """Yield each several files of one ending that follow one another in `argv`."""
+    """Yield each group of several files with one ending that follow one another in `argv`."""
     for ending, found in groupby(argv, key=lambda word: os.path.splitext(word)[1]):
         files = list(found)
         if len(files) > 1 and ending and all(map(os.path.isfile, files)):
@@ -148,18 +148,18 @@ def _file_runs(argv: list[str]) -> Iterator[list[str]]:
 
 
 def _refuse_expanded(files: list[str]) -> None:
-    """Raise ConfigError if a pattern stands for these files: the shell has put them in its place."""
+    """Raise ConfigError if a pattern matches these files: the shell has probably expanded it."""
     if pattern := _pattern(files, os.path.splitext(files[0])[1]):
         raise ConfigError(
             f"The shell has put {len(files):,} files in the place of a pattern",
             got=f"{files[0]} … {files[-1]}",
-            cause="Patterns are for this command to expand, and the shell leaves those in quotes alone",
+            cause="This command expands patterns itself, and the shell leaves patterns in quotes alone",
             fix=f"Put it in quotes: {pattern!r}",
         )
 
 
 def _pattern(files: list[str], ending: str) -> str:
-    """Return the pattern that the files were probably named by: one for these alone, else for more, else ""."""
+    """Return the pattern that the user probably typed: one for exactly these files, else for more, else ""."""
     stems = [file.removesuffix(ending) for file in files]
     head = stems[0][: sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*stems)))]
     parts = [part[0] if len({*part}) == 1 else "*" for part in zip(*(file.split("/") for file in files))]
@@ -181,7 +181,7 @@ def _found(pattern: str) -> set[str]:
 
 
 def chosen_device(name: str) -> torch.device:
-    """Return the device that --device names. Raises ConfigError where the machine has none."""
+    """Return the device that --device names. Raises ConfigError if the machine does not have it."""
     from openslip.training.precision import choose_device
 
     try:
@@ -191,15 +191,15 @@ def chosen_device(name: str) -> torch.device:
 
 
 def refuse_several_processes(command: str, why: str, fix: str = "Start it without torchrun") -> None:
-    """Raise ConfigError under torchrun with several processes, on the first of them: each would do the same.
+    """Raise ConfigError on rank 0 if torchrun has started several processes, each of which would do the same.
 
-    command: what works in one process, as `slip evaluate` does. why: what several would do.
+    command: the command, which works in one process. why: what several processes would do.
     """
     if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
         return
     if os.environ.get("RANK", "0") != "0":
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # without a word
-        time.sleep(10)  # torchrun ends all when one has ended: the first, which says why
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # without a message
+        time.sleep(10)  # torchrun ends all processes once rank 0 has printed the reason and ended
         sys.exit(1)
     raise ConfigError(
         f"`{command}` works in one process", got=f"WORLD_SIZE={os.environ['WORLD_SIZE']}", cause=why, fix=fix
@@ -207,7 +207,7 @@ def refuse_several_processes(command: str, why: str, fix: str = "Start it withou
 
 
 def print_notes(source: Source) -> None:
-    """Print to stderr what was guessed when a source was opened, and what of it is not used, if so much is lost."""
+    """Print to stderr what was guessed when a source was opened, and large losses of records, if any."""
     from openslip.data.contents import losses
 
     for line in filter(None, (source.note, *losses(source))):
@@ -222,7 +222,7 @@ def take_positional(argv: list[str]) -> tuple[str | None, list[str]]:
 
 
 def take_option(argv: list[str], name: str) -> tuple[str | None, list[str]]:
-    """Split `name VALUE` or `name=VALUE` off `argv`. Raises UsageError where it has no value, or stands there twice."""
+    """Split `name VALUE` or `name=VALUE` off `argv`. Raises UsageError if it has no value, or is given twice."""
     positions = [i for i, word in enumerate(argv) if word.partition("=")[0] == name]
     if not positions:
         return None, argv

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Say which class each picture shows.
 
-MODEL is a model with --classes, which are asked for by their names (zero-shot); or a classifier that `slip evaluate`
-trained and kept, RUN/linear/NAME or RUN/finetune/NAME, which brings its classes. PICTURES is a folder, a pattern in
-quotes, one picture, or whatever else `slip train` reads: tar shards, Parquet, a table; captions are not needed.
+MODEL is a model that classifies by the names in --classes (zero-shot), or a classifier that `slip evaluate` trained and
+kept, RUN/linear/NAME or RUN/finetune/NAME, with classes of its own. PICTURES is a folder, a pattern in quotes, one
+picture, or anything else that `slip train` reads: tar shards, Parquet, a table. Captions are not needed.
 
 Without --out the answers go to standard output: as CSV in a pipe or file, as lines on a terminal. Every picture has a
-row; one that cannot be used has its reason in the column `error`."""
+row. If a picture cannot be used, the column `error` has the reason."""
 EXAMPLES = """\
 slip classify runs/mine photos/ --classes classes.txt --out labels.csv
     Ask for the classes in a file, a class a line.
@@ -50,28 +50,29 @@ class Options:
     """Which classifier, which pictures, and where the answers go."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A run folder or whatever else `openslip.load` takes; or RUN/linear/NAME, RUN/finetune/NAME."""
+    """A run folder or anything else that `openslip.load` takes; or RUN/linear/NAME, RUN/finetune/NAME."""
     pictures: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PICTURES")] = ""
     """Folder, pattern, picture or source. May be left out to calibrate alone."""
     classes: str = ""
-    """A text file with a class a line; a .json list, or mapping from a class to its words; or 'dress,shirt,shoe'."""
+    """A text file with a class a line; a .json list, or mapping from a class to its name in prompts; or
+    'dress,shirt,shoe'."""
     templates: tuple[str, ...] = ()
-    """Sentences with {} for the class; or the name of a set of them, or a file. By default those that suit the
+    """Prompts with {} for the class; or the name of a set of prompts, or a file. By default the prompts that suit the
     classes."""
     top: int = 3
-    """How many of the most probable classes are told of each picture."""
+    """How many of the most probable classes to give for each picture."""
     threshold: float | None = None
-    """Probability from 0 to 1 below which the answer is none of the classes. By default there is none, or the
-    calibration's."""
+    """Probability from 0 to 1 below which the answer is none of the classes. By default the threshold of the
+    calibration, if there is one."""
     none_class: str = "none"
-    """What a picture below the threshold is called, and the class of --calibrate whose pictures are none of the
+    """Answer for a picture below the threshold, and the class of --calibrate whose pictures show none of the
     classes."""
     calibrate: str = ""
-    """Labelled pictures, in any layout that `slip evaluate` reads, to choose threshold and temperature on."""
+    """Labelled pictures, in any layout that `slip evaluate` reads, on which to choose threshold and temperature."""
     keep_temperature: bool = False
-    """With --calibrate: leave the probabilities as the model gives them, and choose the threshold alone."""
+    """With --calibrate: keep the model's probabilities, and choose only the threshold."""
     calibration: Path | None = None
-    """A .json file: with --calibrate the calibration is kept there, without it is read from there."""
+    """A .json file. With --calibrate, the calibration is written there; without, it is read from there."""
     out: Path | None = None
     """The file of answers: .csv, .jsonl or .parquet."""
     sort_into: Path | None = None
@@ -81,7 +82,7 @@ class Options:
     which: Literal["latest", "best"] = "latest"
     """Which checkpoint of a run folder."""
     encoder: str = ""
-    """Of a linear probe: the model that it belongs to, if that is not where it was."""
+    """For a linear probe: its model, if the model has moved."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     batch: int = 64
     """Pictures that go through the model at a time."""
@@ -96,8 +97,8 @@ class Options:
 
 
 def main(argv: list[str]) -> None:
-    """Check everything, load, classify, and say what there is."""
-    refuse_several_processes("slip classify", "Several would classify the same pictures, each all of them")
+    """Check everything, load, classify, and print a summary."""
+    refuse_several_processes("slip classify", "Several processes would each classify all pictures")
     options = parse(
         Options, argv, prog="slip classify", description=DESCRIPTION, examples=EXAMPLES, first=FIRST
     )
@@ -132,7 +133,7 @@ def main(argv: list[str]) -> None:
 
 
 def _check(options: Options) -> None:
-    """Raise ConfigError for values and places that cannot be, before anything is read."""
+    """Raise ConfigError for impossible values and places, before anything is read."""
     from openslip.classifying import calibration
     from openslip.classifying.labels import Rule
     from openslip.errors import ConfigError
@@ -146,7 +147,7 @@ def _check(options: Options) -> None:
 
 
 def _open(options: Options) -> Source:
-    """Open the pictures, and say what was guessed and what is left out."""
+    """Open the pictures, and print what was guessed and what is left out."""
     from openslip.data.contents import described
     from openslip.data.sources import open_source
 
@@ -165,7 +166,7 @@ def _open(options: Options) -> Source:
 
 
 def _rule(options: Options, classifier: Classifier) -> Rule:
-    """Return how logits become answers: as a calibration says, made now or read, or as the options say."""
+    """Return the rule from logits to answers: from a calibration, made now or read, or from the options."""
     from openslip.classifying import calibration
     from openslip.classifying.labels import Rule
 
@@ -215,7 +216,7 @@ def _classify(
     out: Path | None,
     sorter: Sorter | None,
 ) -> None:
-    """Classify, write and sort the pictures a batch at a time, and say how many there are of what."""
+    """Classify, write and sort the pictures a batch at a time, and print how many got which answer."""
     from openslip.classifying import tables
     from openslip.classifying.labels import label_pictures
     from openslip.classifying.summary import Summary
@@ -260,7 +261,7 @@ def _classify(
 
 
 def _printing(names: Sequence[str], *, human: bool) -> Callable[[Sequence[Any]], None]:
-    """Return what prints answers: lines on a terminal, else CSV, whose header is printed now."""
+    """Return a function that prints answers: lines on a terminal, else CSV, whose header is printed now."""
     from openslip.classifying import tables
 
     width = 0

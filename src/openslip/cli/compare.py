@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from openslip.evaluation.comparison import Comparison
 
 DESCRIPTION = """Compare models that `slip evaluate` or `slip train` has measured; nothing is measured. Each is a run
-folder or a results.json; the first is what the others are compared with. A pattern in quotes stands for runs that
-differ in their seeds alone ('runs/slip-*'), and so do words with the same name in front (slip=runs/a slip=runs/b):
-their means are compared, with intervals for other seeds, too."""
+folder or a results.json; the others are compared with the first. A pattern in quotes ('runs/slip-*') stands for runs
+that differ only in their seeds, and so do models with the same name in front (slip=runs/a slip=runs/b). Their means are
+compared, and the intervals also cover other seeds."""
 LONGEST = 24
-"""Characters of a name that the table has; longer ones are A and B there."""
+"""Longest name in characters that the table shows; longer names become A and B."""
 EXAMPLES = """\
 slip compare runs/before runs/after
     Compare two models that have been measured.
@@ -39,15 +39,16 @@ class Options:
     all: bool = False
     """All metrics, rather than the first of each task."""
     by_seed: bool = False
-    """Pair the runs of both sides by their seeds: narrower where equal seeds go up and down together, else wider."""
+    """Pair the runs of both sides by their seeds. Intervals become narrower if equal seeds go up and down together,
+    else wider."""
     fail_if: Literal["never", "worse"] = "never"
-    """worse: exit with 1 where a model is worse than the first in a number that is shown."""
+    """worse: exit with status 1 if a model is worse than the first in a number that is shown."""
     format: Literal["table", "json"] = "table"
     """json: a list with everything about each difference."""
     json: bool = False
     """Short for --format json: one JSON document on standard output, and everything else on standard error."""
     out: Path | None = None
-    """Also write the differences to this file: as CSV where its name ends in .csv, else as JSON."""
+    """Also write the differences to this file: as CSV if its name ends in .csv, else as JSON."""
 
 
 def main(argv: list[str]) -> int:
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> int:
     models, notes = open_models(options.models)
     if len(models) < 2:
         raise UsageError(
-            "Two models or more are compared",
+            "A comparison needs two models or more",
             got=" ".join(options.models),
             fix="For example `slip compare runs/before runs/after`, or `slip compare 'runs/clip-*' 'runs/slip-*'`",
         )
@@ -96,7 +97,7 @@ def main(argv: list[str]) -> int:
 
 
 def as_text(comparison: Comparison) -> str:
-    """Return who is compared, the table, and who is ahead in what."""
+    """Return the names of both models, the table, and sentences on which model is ahead in what."""
     from openslip.evaluation.compare import sentences, table
 
     models = comparison.before, comparison.after

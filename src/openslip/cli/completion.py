@@ -1,7 +1,7 @@
 """slip --print-completion bash|zsh|fish
 
-The script knows the commands and their options when it is printed, so that Tab is answered by the shell alone, at once.
-Options of objectives (`--objective.simclr.…`) are not in it: which there are is known when torch has been imported.
+The printed script contains the commands and their options, so the shell answers Tab alone and at once. Options of
+objectives (`--objective.simclr.…`) are not in the script: listing them would need to import torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHELLS = ("bash", "zsh", "fish")
 PROGRAMS = "slip openslip"
 HOW = """usage: slip --print-completion bash|zsh|fish
 
-Print a script that completes commands and options in a shell. It is written once, to where the shell looks for it:
+Print a script that completes commands and options in a shell. Write it once to the place where the shell looks for it:
   bash  slip --print-completion bash > ~/.local/share/bash-completion/completions/slip
   zsh   slip --print-completion zsh > ~/.slip-completion.zsh; echo 'source ~/.slip-completion.zsh' >> ~/.zshrc
   fish  slip --print-completion fish > ~/.config/fish/completions/slip.fish"""
@@ -29,7 +29,7 @@ Print a script that completes commands and options in a shell. It is written onc
 
 @dataclass(frozen=True)
 class Command:
-    """A command as one completes it. words: what may follow it in the place of a file. text: what it does."""
+    """A command to complete. words: what may follow it in the place of a file. text: what the command does."""
 
     path: tuple[str, ...]
     text: str
@@ -38,12 +38,12 @@ class Command:
 
     @property
     def name(self) -> str:
-        """How one types the command, behind `slip`."""
+        """The command as typed after `slip`."""
         return " ".join(self.path)
 
 
 def main(argv: list[str]) -> int:
-    """Print the script for a shell. Raises UsageError for a shell that there is none for."""
+    """Print the script for a shell. Raises UsageError for an unknown shell."""
     match argv:
         case ["bash"]:
             print(bash(commands()))
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
 
 
 def commands() -> list[Command]:
-    """Return every command with its options, those of two words behind the one that they begin with."""
+    """Return every command with its options. A command of two words follows the command of its first word."""
     names = tuple(recipes.RECIPES)
     follow = {
         "train": names, "data": tuple(data.COMMANDS), "evaluate": ("suite",), "datasets": ("show",),
@@ -124,7 +124,7 @@ complete -o bashdefault -o default -F _slip {PROGRAMS}"""
 
 
 def _bash_case(command: Command) -> Iterator[str]:
-    """Yield the lines that set what may follow a command, and the values of its options that are a few words."""
+    """Yield the lines that set what may follow a command, and the possible values of its options."""
     names = " ".join(_spellings(command))
     yield f"        {quote(' ' + command.name)})"
     yield f'            words="{" ".join(command.words)}"'
@@ -139,7 +139,7 @@ def _bash_case(command: Command) -> Iterator[str]:
 
 
 def zsh(commands: Iterable[Command]) -> str:
-    """Return the script for zsh, which takes that of bash."""
+    """Return the script for zsh, which contains the script for bash."""
     return f"""\
 # Completes commands and options of slip. Printed by `slip --print-completion zsh`.
 autoload -U +X compinit && compinit

@@ -37,8 +37,8 @@ def main(argv: list[str]) -> None:
         argv,
         prog="slip consolidate",
         examples=EXAMPLES,
-        description="Write a model's weights to one safetensors file: whole tensors under PyTorch's names for them. "
-        "Its header holds the model's configuration, so that `openslip.load` and `slip evaluate` take the file alone.",
+        description="Write a model's weights to one safetensors file: whole tensors under their PyTorch names. The "
+        "header holds the model's configuration, so `openslip.load` and `slip evaluate` need nothing but the file.",
     )
     idle.which(given(Options, argv), options.model)
 

@@ -15,11 +15,11 @@ from openslip.errors import UsageError, did_you_mean, printable
 from openslip.evaluation import datasets
 from openslip.evaluation.datasets import places, table
 
-DESCRIPTION = """List the public data sets that have a card: what is measured of each, and where it is found on disk.
+DESCRIPTION = """List the public data sets that have a card: what is measured on each, and where it is found on disk.
 `slip datasets show food101` prints a card with its prompts, and where to get the set.
 
-`slip evaluate MODEL zeroshot:food101` measures on such a set. It is looked for in the folders of --datasets and of the
-environment variable OPENSLIP_DATASETS."""
+`slip evaluate MODEL zeroshot:food101` measures on such a set. The command searches for the set in the folders of
+--datasets and of the environment variable OPENSLIP_DATASETS."""
 EXAMPLES = """\
 slip datasets --datasets /data
     List the sets, and which of them are below /data.
@@ -33,9 +33,9 @@ class Options:
     """What to list."""
 
     words: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[show NAME]")] = ()
-    """Nothing for a list of all, or show and a name for one card."""
+    """Nothing to list all cards, or show and a name to print one card."""
     datasets: tuple[Path, ...] = ()
-    """Folders that data sets are looked for in."""
+    """Folders to search for data sets."""
     json: bool = False
     """Print JSON."""
 

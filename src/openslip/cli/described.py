@@ -22,11 +22,11 @@ from typing_extensions import Doc
 from openslip.ranges import range_of
 
 VALUES = {str: "STR", int: "INT", float: "FLOAT", Path: "PATH"}
-"""What help calls the value of an option, by its type."""
+"""The name of an option's value in help, by its type."""
 
 
 class Section(NamedTuple):
-    """Options that share the beginning of their names: `data` of `--data.train`; "" of those that share none."""
+    """Options whose names begin alike, as with `data` in `--data.train`; "" is the section of all others."""
 
     name: str
     text: str
@@ -42,7 +42,7 @@ class Option(NamedTuple):
     hint: Any
     """Its type, with the marks of its annotation."""
     default: Any
-    """The value where it is not given; dataclasses.MISSING where it has to be."""
+    """The value if the option is not given; dataclasses.MISSING if the option is required."""
     owner: type
     """The dataclass that has it as a field."""
     section: Section
@@ -73,7 +73,7 @@ class Option(NamedTuple):
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values that it can have, where these are a few words."""
+        """The possible values, if the type is a Literal; else empty."""
         one = typing.get_args(self.bare)[0] if self.several else self.bare
         return tuple(map(str, typing.get_args(one))) if typing.get_origin(one) is Literal else ()
 
@@ -85,7 +85,7 @@ class Option(NamedTuple):
 
     @property
     def value(self) -> str:
-        """What help calls its value: `INT`, `{cpu,cuda}`, `STR ...`; empty for a flag."""
+        """The name of its value in help: `INT`, `{cpu,cuda}`, `STR ...`; empty for a flag."""
         named = _marked(self.marks, "metavar")
         if named or self.flag:
             return named or ""
@@ -98,7 +98,7 @@ class Option(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What it is for: a paragraph, empty where nobody says so."""
+        """The help text, a line for each paragraph; empty if there is none."""
         said = next((mark.documentation for mark in self.marks if isinstance(mark, Doc)), "")
         said = _marked(self.marks, "help") or said or _docs(self.owner).get(self.name.rpartition(".")[2], "")
         return paragraphs(said)
@@ -110,7 +110,7 @@ class Option(NamedTuple):
 
     @property
     def usual(self) -> str:
-        """The default as one types it; empty where it says nothing."""
+        """The default as a user types it; empty for None, False, 0 and empty values."""
         if self.required or self.default in (None, "", (), False):
             return ""
         if isinstance(self.default, tuple):
@@ -121,10 +121,10 @@ class Option(NamedTuple):
 def options(
     cls: type, values: object = None, *, within: str = "", spelled: str = "", section: Section | None = None
 ) -> Iterator[Option]:
-    """Yield the options of dataclass `cls`, those of dataclasses in it among them, in the order of help.
+    """Yield the options of dataclass `cls`, including those of nested dataclasses, in the order of help.
 
-    values: an instance whose values are the defaults; None for those of `cls`. within, spelled: what comes before the
-    names of its fields, in Python and on the command line.
+    values: an instance whose values are the defaults; None for the defaults of `cls`. within, spelled: the prefix of
+    its fields' names, in Python and on the command line.
     """
     import tyro
 
@@ -188,7 +188,7 @@ def _value(kind: Any) -> str:
 
 @cache
 def _docs(cls: type) -> dict[str, str]:
-    """Return what stands in quotes below each field of a class, or of one that it derives from."""
+    """Return the docstring below each field of a class, or of a class that it derives from."""
     found = dict[str, str]()
     for base in reversed(cls.__mro__):
         try:

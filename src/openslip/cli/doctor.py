@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from openslip.doctor.machine import Machine
     from openslip.doctor.selftest import Step
 
-DESCRIPTION = """Say what is installed, which extras are missing and what for, and what the machine has; then test the
-installation by training, loading and searching for a few seconds. Ends with status 0 if everything works, else 1."""
+DESCRIPTION = """Print what is installed, which extras are missing and what for, and what the machine has. Then test the
+installation by training, loading and searching for a few seconds. The status is 0 if everything works, else 1."""
 EXAMPLES = """\
 slip doctor
     Look at the installation and test it.
 slip doctor --quick --json
-    Print what is there as JSON, without the test: for a report of a problem.
+    Print all findings as JSON, without the test, to report a problem.
 """
 
 
@@ -40,7 +40,7 @@ class Options:
 
 
 def main(argv: list[str]) -> int:
-    """Look, test, and print what was found; return 1 where something does not work."""
+    """Look, test, and print what was found; return 1 if something does not work."""
     options = parse(Options, argv, prog="slip doctor", description=DESCRIPTION, examples=EXAMPLES)
     with one_document(options.json) as give:
         return _examine(options, give)
@@ -114,7 +114,7 @@ def _extra(extra: Extra) -> str:
 
 
 def _machine(problems: list[str], notes: list[str]) -> Machine | None:
-    """Print what the machine has. Without torch nothing can be said, which is a problem."""
+    """Print what the machine has. If torch cannot be used, add a problem and return None."""
     from openslip.doctor import machine as machines
     from openslip.doctor.machine import size
 
@@ -125,7 +125,7 @@ def _machine(problems: list[str], notes: list[str]) -> Machine | None:
         return None
     notes += machines.advice(found)
     if not found.writable:
-        notes.append(f"The folder {found.folder} cannot be written: name another one with --out")
+        notes.append(f"The folder {found.folder} cannot be written: name another folder with --out")
     shared = found.shared
     built = f"torch for CUDA {found.cuda}" if found.cuda else "torch without CUDA"
     _print(
@@ -142,7 +142,7 @@ def _machine(problems: list[str], notes: list[str]) -> Machine | None:
 
 
 def _test(problems: list[str]) -> list[Step]:
-    """Run the self-test, each step in a line when it is done."""
+    """Run the self-test, and print a line for each step."""
     from openslip.cli.output import say
     from openslip.doctor.selftest import selftest
 

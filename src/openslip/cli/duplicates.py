@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Find copies among pictures that `slip embed` has embedded: the same bytes, and near copies, whose
 embeddings are nearly the same. Nothing is deleted. Near copies are a guess of the model: look at them first
-(--sheet), for two products can look alike. A copy with a caption of its own is told apart: the caption is worth
-keeping."""
+(--sheet), because two products can look alike. Copies with a caption of their own are listed apart, because the
+caption is worth keeping."""
 EXAMPLES = """\
 slip duplicates vectors --sheet near.png
     List copies, and draw near copies to look at.
@@ -39,13 +39,13 @@ class Options:
     threshold: float = 0.97
     """The least cosine similarity of near copies. It depends on the model: see docs/search.md."""
     format: Literal["auto", "table", "json"] = "auto"
-    """auto: a table on a terminal, a JSON line of each copy in a pipe."""
+    """auto: a table on a terminal, a JSON line for each copy in a pipe."""
     top: int = 20
-    """Groups that the table shows, the largest first."""
+    """How many groups the table shows, the largest first."""
     list: Path | None = None
-    """Also write a JSON line of each copy to this file, for `slip data convert --without`."""
+    """Also write a JSON line for each copy to this file, for `slip data convert --without`."""
     sheet: Path | None = None
-    """Also draw near copies beside what they are copies of, the least similar first, on a PNG file."""
+    """Also draw near copies beside their originals, the least similar first, as a PNG file."""
 
 
 def main(argv: list[str]) -> None:
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
         form = "table" if sys.stdout.isatty() else "json"
     if form != "table":
         refuse_idle(
-            given(Options, argv), "top", because="The lines of a pipe, and of --format json, are all copies"
+            given(Options, argv), "top", because="A pipe, and --format json, get the lines of all copies"
         )
 
     from openslip.search.duplicates import check_threshold, find_duplicates, write_list
@@ -87,18 +87,18 @@ def main(argv: list[str]) -> None:
 
 
 def draw(path: Path, found: Duplicates) -> str:
-    """Write the sheet of near copies; return what to say of it."""
+    """Write the sheet of near copies; return a line about it."""
     from openslip.search.contact import duplicates_sheet
     from openslip.tools.sheet import write_sheet
 
     sheet, shown, lost = duplicates_sheet(found)
     write_sheet(path, sheet)
     said = f"wrote {path}, {shown:,} groups with near copies, the least similar first"
-    return said + f"; {lost:,} pictures are not there any more, or have changed" * bool(lost)
+    return said + f"; {lost:,} pictures are gone or have changed" * bool(lost)
 
 
 def as_text(found: Duplicates, most: int) -> str:
-    """Return the largest groups, a line a picture: what it is, how similar to the first, where it lies, its caption."""
+    """Return the largest groups, a line a picture: what it is, similarity to the first, path or key, and caption."""
     import numpy as np
 
     lines = []

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from openslip.processes import Processes
 
 DESCRIPTION = """Embed all pictures of a source, once, for `slip search`, `slip duplicates` and `slip serve`. The folder
-holds vectors.npy, a memory-map in half precision, and records.parquet with keys, paths, captions and your own columns,
-which other programs open as they are. Interrupted, the same command goes on where it was; run again, it embeds what is
-new or has changed. Under `torchrun` the pictures are shared out among the ranks, which need one folder in common."""
+holds vectors.npy, a memory-map in half precision, and records.parquet with keys, paths, captions and your own columns;
+other programs can open both files. After an interruption the same command goes on where it stopped. When it runs again,
+it embeds what is new or has changed. Under `torchrun` the ranks share the pictures, and need one folder in common."""
 EXAMPLES = """\
 slip embed runs/mine photos/ --out vectors
-    Embed a folder of pictures; run again, it embeds those that are new.
+    Embed a folder of pictures; when run again, embed only new ones.
 slip embed open_clip:ViT-B-32/openai 'shards/*.tar' --out vectors --captions
     Embed pictures and captions of tar shards with a public model.
 """
@@ -43,17 +43,18 @@ class Options(ColumnOptions):
         tyro.conf.arg(metavar="SOURCE", help=f"What `slip train` reads: {SOURCES}. Several: 'A + B'."),
     ]
     out: Path
-    """Folder of the index. Of an index that is there, embeddings of the same pictures are kept."""
+    """Folder of the index. An existing index keeps its embeddings of the same pictures."""
     which: Literal["latest", "best"] = "latest"
     """Which checkpoint of a run."""
     captions: bool = False
-    """Embed all captions as well, into captions.npy."""
+    """Also embed all captions, into captions.npy."""
     map: bool = False
-    """Lay the pictures out on a plane, by UMAP (extra `map`) or else PCA: columns x, y and neighbors of the records."""
+    """Lay the pictures out on a plane, by UMAP (extra `map`) or else PCA. The records get columns x, y and
+    neighbors."""
     replace: bool = False
-    """Let an index go that was made with another model, or of other pictures."""
+    """Replace an index that was made with another model, or from other pictures."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the arithmetic; auto: bf16 where the hardware computes in it, else fp32. Vectors are kept in fp16."""
+    """Precision of the arithmetic; auto: bf16 where the hardware has it, else fp32. Vectors are kept in fp16."""
     batch: int = 256
     """Pictures that go through the model at a time."""
     workers: int = -1
@@ -64,7 +65,7 @@ class Options(ColumnOptions):
 
 
 def main(argv: list[str]) -> None:
-    """Embed, and say what has become of the records."""
+    """Embed, and print what has become of the records."""
     options = parse(Options, argv, prog="slip embed", description=DESCRIPTION, examples=EXAMPLES)
     idle.which(given(Options, argv), Path(options.model))
 
@@ -80,8 +81,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(options: Options, ranks: Processes, give: Callable[[Any], None]) -> None:
-    """Embed what is this process's to embed; the first one says what has become of it all. give: takes the numbers, for
-    whoever asked for JSON."""
+    """Embed this process's share; rank 0 prints the summary. give: receives the numbers if the user asked for JSON."""
     from openslip.data.contents import described
     from openslip.data.record import reasons
     from openslip.search.embed import embed
@@ -110,7 +110,7 @@ def run(options: Options, ranks: Processes, give: Callable[[Any], None]) -> None
         return
     lines = [f"{options.out}: {done.rows:,} embeddings, {done.new:,} of them new"]
     lines += [
-        f"{done.gone:,} of the index before are gone: their pictures are not in the source any more"
+        f"{done.gone:,} earlier embeddings are gone: their pictures are not in the source any more"
     ] * bool(done.gone)
     lines += [*described(source), *done.notes]
     if done.skipped:

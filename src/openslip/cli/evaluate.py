@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from openslip.evaluation.compare import Difference
     from openslip.processes import Processes
 
-DESCRIPTION = """Measure a run folder, a checkpoint folder of one, a file of weights, a released SLIP .pt file, or a
+DESCRIPTION = """Measure a run folder, one of its checkpoint folders, a file of weights, a released SLIP .pt file, or a
 model of open_clip (`open_clip:NAME/TAG`), the hub (`hf:owner/name`) or timm (`timm:NAME`).
 
 A task is PROTOCOL:DATASET. Protocols: zeroshot, linear, fewshot, knn, finetune (DATASET is a folder of images by class,
@@ -38,16 +38,16 @@ datasets` lists), retrieval and geometry (DATASET is what `slip train` reads), p
 of pictures with right and wrong captions), segmentation and zeroshot-segmentation (pictures with masks, or `scenes`),
 mieb (DATASET is `lite`, `eng`, `multilingual` or a task's name: the benchmark MIEB, by mteb).
 
-A run keeps its results in results.json: those of the same model, data and settings are replaced, all others stay. With
---against BASE both models are measured, and the differences have intervals and a verdict. `slip evaluate suite --help`
-describes how to measure several models on many sets."""
+A run keeps its results in results.json. New results replace those of the same model, data and settings; all others
+stay. With --against BASE both models are measured, and the differences have intervals and a verdict. `slip evaluate
+suite --help` describes how to measure several models on many sets."""
 EXAMPLES = """\
 slip evaluate runs/mine zeroshot:photos/ linear:photos/ knn:photos/
     Measure three ways on pictures in a folder for each class.
 slip evaluate open_clip:ViT-B-32/openai retrieval:'shards/test-*.tar' --out results.csv
     Measure retrieval of captions and pictures with a public model.
 slip evaluate runs/mine zeroshot:photos/ --general zeroshot:other/ --against runs/before
-    Measure what a model has gained and lost since another one.
+    Measure what a model has gained and lost compared with another model.
 """
 FIRST = (
     "against", "general", "out", "json", "which", "datasets", "templates", "preset", "keep", "cache", "device",
@@ -67,34 +67,34 @@ class Options(ColumnOptions):
     data: str = ""
     """Data set of the tasks that name none."""
     which: Literal["latest", "best"] = "latest"
-    """Checkpoint of a run folder, also of --against."""
+    """Which checkpoint of a run folder, also of --against."""
     datasets: tuple[Path, ...] = ()
-    """Folders that data sets named by their card, as zeroshot:food101, are looked for in."""
+    """Folders to search for data sets that are named by their card, as in zeroshot:food101."""
     templates: tuple[str, ...] = ()
-    """Zero-shot prompts, each with {} for the class name; or a file of them, or the name of a set of them; by default
-    those that suit the data set."""
+    """Zero-shot prompts, each with {} for the class name; or a file of prompts, or the name of a set of prompts. By
+    default the prompts that suit the data set."""
     classnames: Path | None = None
-    """JSON or text file with what zero-shot prompts call the classes, of one data set or by data set."""
+    """JSON or text file with the class names for zero-shot prompts, of one data set or by data set."""
     preset: Literal["auto", "paper", "small-data"] = "auto"
-    """Recipe of finetune; with paper also linear is measured as in the paper, by SGD on augmented pictures, and not by
-    L-BFGS on features."""
+    """Recipe of finetune. paper also measures linear as in the paper, by SGD on augmented pictures instead of L-BFGS
+    on features."""
     captions: int = 0
-    """Retrieval: the first so many captions of a picture; 0: all. COCO's protocol has 5."""
+    """Retrieval: use only the first N captions of each picture; 0: all. COCO's protocol has 5."""
     folds: int = 1
-    """Retrieval: parts of the pictures, in their order, that are ranked each for itself. COCO's 1k protocol has 5."""
+    """Retrieval: parts of the pictures, in their order, that are ranked separately. COCO's 1k protocol has 5."""
     against: Path | None = None
-    """A second model, mostly the one that training started from: measured on the same, before and after."""
+    """A second model, usually the one that training started from, to measure on the same tasks: before and after."""
     general: tuple[str, ...] = ()
-    """Further tasks, on what the model was not trained for; with --against they have a verdict of their own."""
+    """More tasks, which the model was not trained for; with --against they have a verdict of their own."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """What the image tower computes in; auto: fp32 on a CPU, on a GPU what training computed in."""
+    """Precision of the image tower; auto: fp32 on a CPU, and on a GPU the precision of training."""
     cache: Path | None = None
-    """Folder that keeps features of pictures, from which they are taken when the same model is measured again."""
+    """Folder that keeps features of pictures. Measuring the same model again reads the features from there."""
     out: Path | None = None
-    """Also write the results to this file: as CSV where its name ends in .csv, else as JSON."""
+    """Also write the results to this file: as CSV if its name ends in .csv, else as JSON."""
     keep: Path | None = None
-    """Folder for trained classifiers, in its linear/NAME, linear-paper/NAME and finetune/NAME. A run has them in its
+    """Folder for trained classifiers, in linear/NAME, linear-paper/NAME and finetune/NAME. A run keeps them in its
     own folder."""
     json: bool = False
     """Print one JSON document to standard output, and everything else to standard error."""
@@ -102,10 +102,10 @@ class Options(ColumnOptions):
 
 @dataclass
 class Side:
-    """A model that is measured: as it was named, what is loaded, its run if it has one, and where its results go.
+    """A model to measure: its name, what is loaded, its run if it has one, and the place of its results.
 
-    keep: a folder for trained classifiers, in place of the run's. ranks: the processes that share the work; the first
-    one keeps the results.
+    keep: a folder for trained classifiers that replaces the run's. ranks: the processes that share the work; rank 0
+    keeps the results.
     """
 
     name: Path
@@ -124,14 +124,14 @@ class Side:
         self.ledger = Ledger(self.run, self.out) if first else Ledger()
 
     def load(self) -> None:
-        """Load the model. Raises EvaluationError where every task would be left out."""
+        """Load the model. Raises EvaluationError if every task would be left out."""
         from openslip.interop import load
 
         self.encoder = load(self.path, which=self.which if self.path == self.run else "latest")
         _refuse_nothing(self.name, self.tasks, text=self.text)
 
     def keeping(self, protocol: str, dataset: str) -> dict[str, Any]:
-        """Return the options of a task that trains a classifier: where the classifier is kept, if anywhere."""
+        """Return the options of a task that trains a classifier: where to keep the classifier, if anywhere."""
         from openslip.evaluation.datasets.places import short_name
 
         place = expand(self.keep) if self.keep else self.run
@@ -180,9 +180,9 @@ def main(argv: list[str]) -> int:
         raise UsageError("No task was named", fix="For example `slip evaluate RUN zeroshot:scenes`")
     if options.keep is not None and os.path.lexists(keep := expand(options.keep)) and not keep.is_dir():
         raise ConfigError(
-            "Trained classifiers are kept in a folder, and this is none",
+            "Trained classifiers are kept in a folder, and this is not a folder",
             got=f"--keep {options.keep}",
-            fix="Name a folder, which need not be there yet",
+            fix="Name a folder, which need not exist yet",
         )
     from openslip.processes import joined
 
@@ -192,7 +192,7 @@ def main(argv: list[str]) -> int:
 
 
 def by_the_first(ranks: Processes, work: Callable[[], int]) -> int:
-    """Do what processes share; the first one says and writes all there is, and the others compute."""
+    """Do the work that processes share; rank 0 prints and writes everything, and the others only compute."""
     if ranks.first:
         return work()
     with unsaid(), open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
@@ -200,8 +200,8 @@ def by_the_first(ranks: Processes, work: Callable[[], int]) -> int:
 
 
 def _measure(options: Options, device: torch.device, ranks: Processes, give: Callable[[Any], None]) -> int:
-    """Measure one model or two, the work shared between processes; return the exit status. give: takes the numbers, for
-    whoever asked for JSON."""
+    """Measure one or two models in all processes together; return the exit status. give: receives the numbers if the
+    user asked for JSON."""
     from openslip.evaluation import suite
 
     kept = {"out": options.out, "keep": options.keep, "ranks": ranks}
@@ -221,8 +221,8 @@ def _measure(options: Options, device: torch.device, ranks: Processes, give: Cal
         say(f"Measuring {side} on {device}.")
         if not (side.run or side.keep) and any(hasattr(task, "recipe_for") for task in tasks):
             say(
-                "A finetuning, or a linear layer by SGD, keeps its state in a run folder, and this is none: "
-                "interrupted, it starts anew. --keep FOLDER keeps it there."
+                "Finetuning, and a linear layer by SGD, keep their state in a run folder, and this is none. After an "
+                "interruption they start anew. --keep FOLDER keeps their state in FOLDER."
             )
     for line in lines:
         say(line)
@@ -243,8 +243,8 @@ def _measure(options: Options, device: torch.device, ranks: Processes, give: Cal
 def _checked(sides: Sequence[Side], ranks: Processes) -> list[str]:
     """Check the data of all tasks, then load the models; return sentences about the data.
 
-    A task that needs texts is left out for a model without any, whatever its data are. So where nobody knows yet
-    whether a model has a text tower, what is wrong with such a task is said after the models were loaded.
+    A task that needs texts is left out for a model without a text tower, whatever the task's data are. If it is not yet
+    known whether a model has a text tower, errors of such a task appear only after the models are loaded.
     """
     from openslip.evaluation import suite
     from openslip.interop import check_place, has_text
@@ -272,8 +272,8 @@ def _checked(sides: Sequence[Side], ranks: Processes) -> list[str]:
 
 @dataclass
 class Measurement:
-    """What is measured of one model, or of two. before: the one of --against. own: names of the tasks not general.
-    ranks: the processes that share the work."""
+    """The measurement of one model or two. before: the model of --against. own: names of the tasks that are not
+    general. ranks: the processes that share the work."""
 
     before: Side | None
     after: Side
@@ -284,7 +284,7 @@ class Measurement:
     done: int = 0
 
     def measure(self, side: Side, device: torch.device) -> int:
-        """Measure one of the models; return how much went wrong, which has been said."""
+        """Measure one of the models; return the number of failures, each of which has been printed."""
         from openslip.evaluation import suite
         from openslip.evaluation.feature_cache import FeatureCache
 
@@ -315,7 +315,7 @@ class Measurement:
         return failed
 
     def _beside(self, name: str, results: Sequence[Result]) -> list[dict[str, Any]]:
-        """Note the differences of a task; return what stands beside each of its results in a file."""
+        """Record the differences of a task; return the additional values of each result in a file."""
         from openslip.evaluation.compare import compare
 
         if self.before is None:
@@ -330,7 +330,7 @@ class Measurement:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all numbers: results of the model, each with its difference to the other one's, if it has one."""
+        """Return all numbers: the results of the model, each with its difference to the other model, if any."""
         ledger = self.after.ledger
         return {
             "model": self.after.name,
@@ -341,7 +341,7 @@ class Measurement:
         }
 
     def print(self, wanted: set[str]) -> None:
-        """Print tables of what there is, and where it is kept; `wanted` tasks were to be measured."""
+        """Print tables of the results, and where they are kept. wanted: the tasks that were to be measured."""
         from openslip.errors import printable
         from openslip.evaluation import suite
 
@@ -358,7 +358,10 @@ class Measurement:
                 print(printable(suite.table(rest)))
         many = "" if self.done == len(wanted) else f"{self.done} of {len(wanted)} tasks measured. "
         files = " and ".join(str(file) for side in sides for file in side.ledger.files)
-        say(many + (f"Results kept in {files}." if files else "No file keeps the results; --out FILE would."))
+        say(
+            many
+            + (f"Results kept in {files}." if files else "No file keeps the results; --out FILE writes them.")
+        )
         for classifier in dict.fromkeys(one.classifier for side in sides for one in side.ledger.results):
             if classifier:
                 say(_how_to_use(classifier))
@@ -389,7 +392,7 @@ class Measurement:
 
 
 def _is_same(one: Path, other: Path) -> bool:
-    """Whether two models are one; what names a public model is no file."""
+    """Whether two names are of one model; the name of a public model is no file."""
     try:
         return os.path.samefile(one, other)
     except OSError:
@@ -400,16 +403,16 @@ def _same(options: Options) -> ConfigError:
     return ConfigError(
         "A model is compared with itself",
         got=f"{options.model} --against {options.against}",
-        fix="Name the model that training started from with --against, or leave it out",
+        fix="Name the model that training started from with --against, or leave --against out",
     )
 
 
 def _tasks(options: Options, side: Side, like: Sequence[Evaluator] = ()) -> list[Evaluator]:
-    """Return what is to be measured of a model; `like` of another one, whose data it shares."""
+    """Return the tasks to measure a model on. like: the tasks of another model, whose data are shared."""
     named = [*_each(options.tasks, options), *_each(options.general, options)]
     if not like:
         return [evaluator(task, options, side) for task in named]
-    # What is trained to be measured is kept by the model that it is of.
+    # Each model keeps the classifiers that are trained on its own features.
     return [
         evaluator(task, options, side) if task.partition(":")[0] in TRAINED else one
         for task, one in zip(named, like)
@@ -417,14 +420,14 @@ def _tasks(options: Options, side: Side, like: Sequence[Evaluator] = ()) -> list
 
 
 def _each(tasks: Sequence[str], options: Options) -> list[str]:
-    """Return tasks without those that name several, in the place of which these stand."""
+    """Return tasks, with each text that names several tasks replaced by these tasks."""
     from openslip.evaluation import suite
 
     return [one for task in tasks for one in suite.each(f"mieb:{options.data}" if task == "mieb" else task)]
 
 
 def evaluator(task: str, options: Options, side: Side) -> Evaluator:
-    """Return what measures a task by the options of the command; nothing is opened yet."""
+    """Return the evaluator of a task with the options of the command; nothing is opened yet."""
     from openslip.evaluation import suite
 
     protocol, separator, dataset = task.partition(":")
@@ -444,7 +447,7 @@ def evaluator(task: str, options: Options, side: Side) -> Evaluator:
     if protocol in ("segmentation", "mieb"):
         return suite.parse_task(task)
     if protocol == "finetune":
-        # So that the same command goes on after an interruption.
+        # So that the same command can continue after an interruption.
         kept = side.keeping(protocol, dataset)
         return suite.parse_task(task, preset=options.preset, columns=columns, **kept)
     if protocol == "linear" and options.preset == "paper":
@@ -467,7 +470,7 @@ def evaluator(task: str, options: Options, side: Side) -> Evaluator:
 
 @cache
 def _prompts(options: Options) -> dict[str, Any]:
-    """Return what zero-shot is told about names and prompts of classes."""
+    """Return the options of zero-shot about names and prompts of classes."""
     from openslip.data.labelled.names import read_names
     from openslip.data.labelled.prompts import given_templates
 
@@ -476,9 +479,9 @@ def _prompts(options: Options) -> dict[str, Any]:
 
 
 def _checkpoint(model: Path, which: Literal["latest", "best"]) -> tuple[Path, Path | None]:
-    """Return what to load, of a run the checkpoint that is meant, and the run, if it is one.
+    """Return what to load (for a run, the chosen checkpoint) and the run's folder, None if `model` is not a run.
 
-    A run that trains meanwhile writes further ones: that which is named is that which is measured.
+    A run that is still training writes more checkpoints. So the checkpoint is chosen once, and that one is measured.
     """
     from openslip.interop.ours import pick
 
@@ -488,14 +491,14 @@ def _checkpoint(model: Path, which: Literal["latest", "best"]) -> tuple[Path, Pa
 
 
 def _refuse_nothing(model: Path, tasks: Sequence[Evaluator], *, text: bool) -> None:
-    """Raise EvaluationError where every task would be left out."""
+    """Raise EvaluationError if every task would be left out."""
     from openslip.errors import EvaluationError
 
     if tasks and not text and all(getattr(task, "needs_text", False) for task in tasks):
         raise EvaluationError(
-            f"Nothing can be measured of {model}: it has no text tower, which every task needs",
+            f"No task can be measured on {model}: the model has no text tower, which every task needs",
             got=", ".join(task.name for task in tasks),
-            cause="It is an image tower alone, such as one of timm or of SimCLR",
+            cause="The model is an image tower alone, as are models of timm and SimCLR",
             fix="Add knn, linear or finetune, which need no texts",
         )
 
@@ -509,7 +512,7 @@ def _how_to_use(classifier: str) -> str:
 
 
 def main_number(results: Sequence[Result]) -> str:
-    """Return the first of a task's results in a few words."""
+    """Return the first result of a task as a short text."""
     from openslip.evaluation import measure
 
     first = results[0]

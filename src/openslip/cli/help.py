@@ -31,8 +31,8 @@ def help_text(
 ) -> str:
     """Return the help of a command.
 
-    examples: command lines, and indented below each what it does. first: names of the options that are shown, in
-    their order; without any, all.
+    examples: command lines, each with an indented explanation below. first: names of the options to show, in their
+    order; empty: all.
     """
     options = list(options)
     words = [option for option in options if not option.spellings]
@@ -57,13 +57,13 @@ def help_text(
 
 
 def examples_text(examples: str) -> str:
-    """Return examples as help shows them. A command line stays one line, to be pasted, however wide the terminal is."""
+    """Return examples as help shows them. A command line stays one line in any terminal, so that it can be pasted."""
     lines = (filled(line, indent=6) if line[:1] == " " else f"  {line}" for line in examples.splitlines())
     return "\n".join(["Examples:", *lines]) if examples else ""
 
 
 def command_lines(examples: str) -> list[str]:
-    """Return the command lines among examples, which what they do is indented below."""
+    """Return the command lines among examples, without the indented explanations."""
     return [line for line in examples.splitlines() if line[:1] != " "]
 
 
@@ -88,8 +88,8 @@ def filled(text: str, indent: int = 0) -> str:
 
 
 def _sections(named: list[Option]) -> list[str]:
-    """Return the options by their sections: those of none first, and among these what must be given, and last what
-    columns and folders are called."""
+    """Return the options by section. Options without a section come first: the required ones, then the others, and last
+    those with several spellings, which name columns and folders."""
     named = sorted(named, key=lambda one: (one.section.name != "", not one.required, len(one.spellings) > 1))
     parts = []
     for section, several in groupby(named, key=lambda option: option.section):
@@ -104,7 +104,7 @@ def _spelled(option: Option) -> str:
 
 
 def _entry(head: str, option: Option) -> str:
-    """Return an option and what it is for, in lines."""
+    """Return an option and its help text, in lines."""
     notes = [f"[{option.range}]"] * bool(option.range)
     if option.required and option.spellings:
         notes.append("(required)")

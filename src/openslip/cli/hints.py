@@ -1,4 +1,4 @@
-"""Words that people type who know other tools, and where that is here, or that it is not there yet."""
+"""Commands and options of other tools that users may type: what to use here, or that it does not exist yet."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ COMMANDS = {
     "predict label infer inference tag sort": (
         "`slip classify MODEL PICTURES --classes classes.txt` says which class each picture shows; `--sort-into "
         "FOLDER` copies pictures into folders of classes. `slip evaluate MODEL zeroshot:FOLDER` measures how often "
-        "that is right"
+        "the answers are right"
     ),
     "query find lookup similar nearest retrieve": (
         "`slip search FOLDER QUERY` finds pictures by a text or a picture, once `slip embed MODEL SOURCE --out FOLDER` "
@@ -64,7 +64,7 @@ COMMANDS = {
         "`slip serve VECTORS` shows a page to search embedded pictures, with a JSON API; `slip embed` makes them"
     ),
     "caption generate describe": (
-        "These models compare pictures with texts, they write none. Captions of one's own are given as "
+        "These models compare pictures with texts, and write no texts. Pass captions of your own as "
         "`--data.train`"
     ),
     "finetune fine-tune ft": (
@@ -80,7 +80,7 @@ COMMANDS = {
         "These are tasks of `slip evaluate`, as in `slip evaluate runs/mine zeroshot:photos/ linear:photos/"
         " knn:photos/ retrieval:pairs.csv`"
     ),
-    "resume continue restart": "`slip train --resume --out RUN` goes on with a run",
+    "resume continue restart": "`slip train --resume --out RUN` continues a run",
     "run start fit learn pretrain pre-train training": (
         "`slip train RECIPE --data.train SOURCE` trains; `slip recipes` lists the recipes"
     ),
@@ -97,7 +97,7 @@ COMMANDS = {
         "`slip recipes` lists the recipes, `slip recipes show NAME` prints one as TOML, and `slip train "
         "--config FILE` takes one"
     ),
-    "cards card sets benchmarks": "`slip datasets` lists the public data sets that it knows how to measure on",
+    "cards card sets benchmarks": "`slip datasets` lists the public data sets that `slip evaluate` knows by name",
     "list ls models zoo": (
         "`slip recipes` lists the recipes, `slip datasets` the public data sets. Runs are folders, in `runs/` unless "
         "`--out` says otherwise"
@@ -111,7 +111,7 @@ COMMANDS = {
     ),
     "plot dashboard html page logs curves status monitor tensorboard wandb": (
         "`slip report RUN RUN …` turns runs into a page, also while they train. Trackers are options of "
-        "`slip train`, `--tracking.tensorboard` for one"
+        "`slip train`, such as `--tracking.tensorboard`"
     ),
     "selftest self-test diagnose env environment versions collect-env": (
         "`slip doctor` says what is installed and what is missing, and tests that everything works"
@@ -126,7 +126,7 @@ COMMANDS = {
     "clip simclr": "That is an objective: `slip train RECIPE --objective.loss 'clip + 1.0 * simclr'`",
     "install update upgrade uninstall": "`pip` does that: `pip install --upgrade openslip`",
 }
-"""Words that are no commands → what there is. One that several could mean stands where most people would look."""
+"""Words that are no commands → what there is instead. A word with several meanings has its most likely one."""
 DATA = {
     "validate verify inspect stats statistics info count summary lint test": "`slip data check SOURCE`",
     "view preview sample samples browse visualize visualise augment display": "`slip data show SOURCE`",
@@ -198,17 +198,17 @@ OPTIONS = {
     "task": "evaluation.tasks",
     "continue restart resume-from resume-from-checkpoint auto-resume": "resume",
 }
-"""Names of options elsewhere → the names here, of which a command has one or none."""
+"""Names of options in other tools → the names here, which not every command has."""
 MISSING = {
     "patience early-stopping early-stop": (
-        "Early stopping is not there: the learning rate falls to the end of the schedule. The best "
-        "checkpoint is kept besides, by `--evaluation.best`"
+        "There is no early stopping: the learning rate falls until the end of the schedule. The best "
+        "checkpoint, by `--evaluation.best`, is kept as well"
     ),
     "verbose v debug quiet q silent": (
-        "How much is printed cannot be chosen; progress goes to standard error, and `2> log` keeps it"
+        "The amount of output is fixed; progress goes to standard error, and `2> log` keeps it"
     ),
     "nnodes nproc-per-node world-size local-rank dist-url": (
-        "Several processes are started by torchrun: `torchrun --nproc-per-node 8 -m openslip train …`"
+        "torchrun starts several processes: `torchrun --nproc-per-node 8 -m openslip train …`"
     ),
     "optimizer opt": "The optimiser is AdamW; its values are options such as --optimizer.lr",
     "scheduler lr-scheduler sched": (
@@ -218,7 +218,7 @@ MISSING = {
     "force overwrite f exist-ok": "Nothing is overwritten: name another folder, or remove this one first",
     "yes y": "Nothing asks for confirmation",
 }
-"""Options elsewhere that have no counterpart → what there is."""
+"""Options of other tools that have no counterpart → what there is instead."""
 
 
 def unknown_command(
@@ -249,19 +249,19 @@ def _about(word: str, known: list[str], words: Mapping[str, str], prog: str) -> 
 
 
 FEW = 8
-"""Options of one name in different sections that an error names."""
+"""How many options of one name, in different sections, an error lists at most."""
 
 
 def unknown_option(word: str, known: Collection[str]) -> UsageError | None:
-    """Return the error for an option `word`, `--epochs`, that is not among `known`, `training.epochs`, if there is
-    something better to say than what looks like it."""
+    """Return the error for an option `word` (`--epochs`) that is not among `known` (`training.epochs`); None if similar
+    names are the best advice."""
     name = word.lstrip("-").partition("=")[0].replace("_", "-").lower()
     if moved := MOVED.get(name.replace("-", "_")):
         fix = f"It is {' and '.join(f'--{new}' for new in moved)} now".replace("_", "-")
         return UsageError(f"There is no option {word.partition('=')[0]}", fix=fix)
     answers = {other: ours for names, ours in OPTIONS.items() for other in names.split()}
     ours = answers.get(name, name).split()
-    # By that name, or by its last part in one section or, as by commands other than `slip train`, in none.
+    # An option of that name, or with that last part: in a section, or in commands other than `slip train` without one.
     found = [option for option in known if option in ours or option.rpartition(".")[2] in ours]
     found = found or [option for option in known if option == name.rpartition(".")[2]]
     if len(found) == 1:
@@ -279,13 +279,13 @@ def unknown_option(word: str, known: Collection[str]) -> UsageError | None:
 
 
 def _takes(name: str) -> str:
-    """Return what to add where the option here takes another value than elsewhere."""
+    """Return a remark for an option that takes another kind of value here than elsewhere."""
     values = {
         "fp16 half float16 amp mixed-precision": ", and takes a value: fp16, bf16 or auto",
         "bf16 bfloat16": ", and takes a value: bf16",
         "fp32": ", and takes a value: fp32",
-        "gpu gpus cuda use-gpu accelerator": ", and takes cuda, or auto, which takes a GPU if there is one. Which of "
-        "several: `CUDA_VISIBLE_DEVICES=1`",
+        "gpu gpus cuda use-gpu accelerator": ", and takes cuda, or auto, which uses a GPU if there is one. "
+        "`CUDA_VISIBLE_DEVICES=1` picks one of several",
         "cpu": ", and takes a value: cpu",
         "time max-time hours": ", and takes a time: 2h",
         "steps max-steps num-steps iterations iters train-num-samples": ", and takes samples, steps times the batch: "
@@ -297,18 +297,18 @@ def _takes(name: str) -> str:
         "lock-image-unlocked-groups lock-text-unlocked-layers": ", and takes -2 for all but the last 2 blocks",
         "fsdp": ", and takes a value: fsdp",
         "ddp": ", and takes a value: ddp",
-        "resume-from resume-from-checkpoint": ", and takes no value: the run is named by --out",
+        "resume-from resume-from-checkpoint": ", and takes no value: --out names the run",
     }
     return next((words for names, words in values.items() if name in names.split()), "")
 
 
 def check_train(recipe: str | None, recipes: Collection[str], rest: Sequence[str]) -> None:
-    """Raise for words after `slip train` that stand where they mean nothing: a `recipe` that is none, and among the
-    `rest` a second one, and a run after `--resume`."""
+    """Raise ConfigError for misplaced words after `slip train`: an unknown `recipe`, and in `rest` a second word or a
+    run after `--resume`."""
     if recipe and recipe not in recipes:
         raise _no_recipe(recipe, recipes)
     if rest and not rest[0].startswith("-"):
-        fix = f"Pictures to train on are given as `--data.train {rest[0]}`"
+        fix = f"Pass pictures to train on as `--data.train {rest[0]}`"
         raise UsageError(
             "Only one word comes before the options, the recipe", got=" ".join(rest[:2]), fix=fix
         )
@@ -316,19 +316,19 @@ def check_train(recipe: str | None, recipes: Collection[str], rest: Sequence[str
         value = word.removeprefix("--resume=") if word.startswith("--resume=") else following
         if word.partition("=")[0] == "--resume" and not value.startswith("-"):
             named = "RUN" if value.lower() in ("true", "yes", "1", "") else value
-            fix = f"The run is named by --out: `--resume --out {named}`"
+            fix = f"Name the run with --out: `--resume --out {named}`"
             raise UsageError("--resume takes no value", got=value, fix=fix)
 
 
 def _no_recipe(word: str, recipes: Collection[str]) -> ConfigError:
     what = f"There is no recipe {word!r}"
     if word.lower().endswith(".toml"):
-        return ConfigError(what, fix=f"A configuration file is given as `slip train --config {word}`")
+        return ConfigError(what, fix=f"Pass a configuration file as `slip train --config {word}`")
     if os.path.isfile(os.path.join(word, "config.toml")):
         return ConfigError(
-            f"{word} is a run, and no recipe",
-            fix=f"`slip train --resume --out {word}` continues it; "
-            f"`slip train --config {os.path.join(word, 'config.toml')}` starts another one like it",
+            f"{word} is a run, not a recipe",
+            fix=f"`slip train --resume --out {word}` continues the run; "
+            f"`slip train --config {os.path.join(word, 'config.toml')}` starts another run like it",
         )
     if os.path.exists(word) or any(sign in word for sign in ("/", "*", ":")):
         fix = (
@@ -341,7 +341,7 @@ def _no_recipe(word: str, recipes: Collection[str]) -> ConfigError:
 
 
 def check_evaluate(model: str, tasks: Sequence[str]) -> None:
-    """Raise UsageError where a task stands in the place of the `model`."""
+    """Raise UsageError if a task is given in place of the `model`."""
     from openslip.evaluation.suite import PROTOCOLS
 
     if model.partition(":")[0] not in PROTOCOLS or os.path.exists(model):

@@ -1,4 +1,4 @@
-"""Options that have no effect with the others are refused: who gives one believes that it has."""
+"""Refuse options that have no effect with the others, because whoever gives one expects an effect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PICTURES = (*IMAGES, *CAPTIONED)
 def evaluate(
     given: Collection[str], model: Path, tasks: Sequence[str], data: str, against: Path | None = None
 ) -> None:
-    """Raise UsageError for an option among those `given` to `slip evaluate` that its tasks do not heed."""
+    """Raise UsageError for an option among those `given` to `slip evaluate` that the tasks ignore."""
     pairs = [task.partition(":")[::2] for task in tasks]
     protocols = {protocol for protocol, _ in pairs}
     which(given, model, *([against] if against else []))
@@ -29,7 +29,7 @@ def evaluate(
         refuse_idle(
             given,
             "general",
-            because="It tells general tasks from own ones in the verdict of --against",
+            because="It separates general tasks from own tasks in the verdict of --against",
             fix="Name all tasks after the model, or add --against BASE",
         )
     if pairs and all(dataset for _, dataset in pairs):
@@ -60,19 +60,19 @@ def evaluate(
         refuse_idle(given, *LABELLED, *IMAGES, because="MIEB's tasks bring their own data")
     if all(map(_without_columns, (dataset or data for _, dataset in pairs))):
         refuse_idle(
-            given, *LABELLED, *IMAGES, because="Folders of pictures by class have no columns, nor have scenes"
+            given, *LABELLED, *IMAGES, because="Folders of pictures by class have no columns, nor do scenes"
         )
 
 
 def classify(given: Collection[str], model: Path, pictures: bool) -> None:
     """Raise UsageError for an option among those `given` to `slip classify` that has no effect with the others.
 
-    model: whose checkpoint --which would pick. pictures: whether some were named, rather than a sample alone.
+    model: the model whose checkpoint --which would pick. pictures: whether PICTURES were named.
     """
     which(given, model)
     if "calibrate" not in given:
         names = ("keep_temperature", "label_column")
-        refuse_idle(given, *names, because="It is for the pictures of --calibrate, which is not there")
+        refuse_idle(given, *names, because="It is for the pictures of --calibrate, which is not given")
         if not {"threshold", "calibration"} & {*given}:
             refuse_idle(
                 given,
@@ -83,14 +83,14 @@ def classify(given: Collection[str], model: Path, pictures: bool) -> None:
     else:
         refuse_idle(given, "threshold", because="--calibrate chooses the threshold")
     if "sort_into" not in given:
-        refuse_idle(given, "link", because="It is for --sort-into, which is not there")
+        refuse_idle(given, "link", because="It is for --sort-into, which is not given")
     if not pictures:
         names = ("out", "sort_into", "link", "top", *IMAGES, "leave_broken")
         refuse_idle(given, *names, because="No PICTURES are named, only those to calibrate on")
 
 
 def _without_columns(spec: str) -> bool:
-    """Say whether labelled images are scenes or a folder of folders, with neither table nor shard in sight."""
+    """Return whether labelled images are scenes, or a folder that contains only folders, no table or shard."""
     if spec.split(":")[0] == "scenes":
         return True
     try:
@@ -100,7 +100,7 @@ def _without_columns(spec: str) -> bool:
 
 
 def which(given: Collection[str], *models: Path) -> None:
-    """Raise UsageError for `--which` where none of the models is a run. One that is not there is missed elsewhere."""
+    """Raise UsageError for `--which` if none of the models is a run. A missing model is reported elsewhere."""
     if all(os.path.exists(model) and not os.path.isfile(model / "config.toml") for model in models):
         none = f"{models[0]} is none" if len(models) == 1 else f"neither {models[0]} nor {models[1]} is one"
         refuse_idle(given, "which", because=f"It picks a checkpoint of a run folder, and {none}")
@@ -122,9 +122,9 @@ def train(given: Collection[str], config: Config) -> None:
     if not any(name.startswith(LABELS) for name in terms):
         fix = f"Write --data.train {LABELS}FOLDER for pictures in folders of classes, {LABELS}FILE for a table with a "
         fix += "column of labels, or leave it out"
-        refuse_idle(given, *OF_CLASSES, because=f"No source is of labelled images, {LABELS}…", fix=fix)
+        refuse_idle(given, *OF_CLASSES, because=f"No source has labelled images, {LABELS}…", fix=fix)
     elif all(name.startswith(LABELS) for name in terms if name):
-        because = "Captions of labelled images are made of the names of their classes"
+        because = "Captions of labelled images are made from the names of their classes"
         refuse_idle(given, "data.caption_column", "data.leave_broken", because=because)
     if not any(view.scheduled for view in loss.views):
         names = ("objective.ssl_every", "objective.ssl_from", "objective.ssl_share")
@@ -134,15 +134,15 @@ def train(given: Collection[str], config: Config) -> None:
         refuse_idle(given, f"views.{kind}.", because=f"{written}, which draws no such views")
     terms = {term.kind.name for term in loss.terms}
     for name in objectives.known().keys() - terms:
-        refuse_idle(given, f"objective.{name}.", because=f"{written}, of which {name} is no part")
+        refuse_idle(given, f"objective.{name}.", because=f"{written}, which does not contain {name}")
     if config.model.image.name != "vit":
         names = tuple(f"model.image.{name}" for name in ("patch", "width", "depth", "heads"))
         refuse_idle(
-            given, *names, because=f"timm defines {config.model.image.name}; sizes are those of `vit`"
+            given, *names, because=f"timm defines {config.model.image.name}; these sizes are for `vit`"
         )
     if config.training.parallel != "fsdp":
         refuse_idle(
-            given, "training.offload", because="Only with --training.parallel fsdp weights can be elsewhere"
+            given, "training.offload", because="Only --training.parallel fsdp can keep weights elsewhere"
         )
     if config.data.workers == 0:
         refuse_idle(given, "data.prefetch", because="With --data.workers 0 nothing is loaded ahead")

@@ -14,7 +14,7 @@ from openslip.cli import idle
 from openslip.cli.arguments import given, parse
 
 DESCRIPTION = """Write the weights between two models of one architecture: (1 - alpha) of A and alpha of B (WiSE-FT,
-Wortsman et al. 2022). With A as it was before further training, and B as it is after, the result often keeps most of
+Wortsman et al. 2022). If A is a model before further training, and B the model after it, the result often keeps most of
 what A could do and most of what B has learned. `openslip.load` and `slip evaluate` take the files like any other
 model; `slip evaluate MIXED TASK ... --against A` measures what was gained and lost."""
 ENDING = ".safetensors"
@@ -34,11 +34,11 @@ class Options:
     """What `openslip.load` takes: a run folder, a checkpoint folder, a file of weights, a released SLIP .pt file, or a
     public model such as open_clip:NAME/TAG."""
     b: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
-    """Likewise: mostly what A became by further training."""
+    """The second model, as for A: usually what A became by further training."""
     alpha: tuple[float, ...] = (0.5,)
-    """Share of B, from 0 to 1; of several each has a file, with its alpha in the name."""
+    """Share of B, from 0 to 1. With several shares each has its own file, with alpha in the name."""
     out: Path = Path(f"mixed{ENDING}")
-    """The file to write, which must not be there yet."""
+    """The file to write, which must not exist yet."""
     which: Literal["latest", "best"] = "latest"
     """Which checkpoint of a run."""
 
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
     for alpha in options.alpha:
         mixing.check_alpha(alpha)
     if not options.alpha or len({*options.alpha}) < len(options.alpha):
-        raise ConfigError("Each alpha is given once", got=f"--alpha {' '.join(map(_plain, options.alpha))}")
+        raise ConfigError("Give each alpha once", got=f"--alpha {' '.join(map(_plain, options.alpha))}")
     files = _files(options)
     for file in files.values():
         check_free(file, "The mixed model")
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> None:
 
 
 def _files(options: Options) -> dict[float, Path]:
-    """Return the file of each alpha. Raises ConfigError for a name of another kind of file."""
+    """Return the file for each alpha. Raises ConfigError for the name of another kind of file."""
     from openslip.errors import ConfigError
     from openslip.files import expand
 
@@ -107,5 +107,5 @@ def _files(options: Options) -> dict[float, Path]:
 
 
 def _plain(number: float) -> str:
-    """Return a number as people write it, 0.25 or 1; of two numbers the texts differ."""
+    """Return a number as people write it, 0.25 or 1; different numbers have different texts."""
     return repr(float(number)).removesuffix(".0")

@@ -1,7 +1,7 @@
-"""What a command prints arrives in characters that the reader's encoding has, or the command ends in words.
+"""Write what a command prints in characters that the reader's encoding has, or end the command with a message.
 
-Standard output may be a terminal of another encoding, a pipe whose reader has gone, a full disk, or closed. None of
-them may cost a result or end in a traceback.
+Standard output may be a terminal with another encoding, a pipe whose reader has gone, a full disk, or closed. None of
+these may lose a result or end in a traceback.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ SPELLED = {
     "„": '"', "«": '"', "»": '"', "‹": "'", "›": "'", "─": "-", "━": "-", "│": "|", "┃": "|", "═": "=", "║": "|",
     "╭": "+", "╮": "+", "╰": "+", "╯": "+", "╸": "-", "╺": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " ",
 }  # fmt: skip
-"""Signs that we and the libraries print → what stands for them where an encoding lacks them."""
+"""Signs that openslip and its libraries print → replacements for encodings that lack these signs."""
 _STYLES = re.compile(r"\x1b\[[0-9;]*m")
 _HANDLER = "openslip.spelled"
 
 
 class OutputClosed(BaseException):
-    """Nobody reads any more what the command prints, as behind `| head`; no error, hence no Exception."""
+    """Nobody reads the command's output any more, as with `| head`; not an error, hence no Exception."""
 
 
 class OutputError(SlipError):
-    """What a command prints cannot be written."""
+    """The output of a command cannot be written."""
 
 
 class Stream:
-    """Standard output or error, for whoever prints: the stream itself but for how it fails.
+    """Standard output or error, with another way to fail.
 
-    A reader that has gone away raises OutputClosed. Anything else that keeps text from being written raises
-    OutputError on standard output, and is passed over on standard error, where nothing is left to tell it to: a log
-    on a full disk must not end a run. Colours are left out where they are not wanted.
+    Writing raises OutputClosed if the reader has gone. Any other failure raises OutputError on standard output. On
+    standard error other failures are ignored: a log on a full disk must not end a run. Colours are removed where they
+    are not wanted.
     """
 
     def __init__(self, stream: Any, *, required: bool) -> None:
@@ -57,7 +57,7 @@ class Stream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write text; how long it is."""
+        """Write text; return its length."""
         self._try(self._stream.write, text if self._coloured else _STYLES.sub("", text))
         return len(text)
 
@@ -78,15 +78,15 @@ class Stream:
             self.failed = True
             if self._required:
                 raise OutputError(
-                    "What the command prints cannot be written",
+                    "The output of the command cannot be written",
                     cause=error.strerror or str(error),
-                    fix="Files that the command has written are there",
+                    fix="Files that the command has already written are still there",
                 ) from None
             return None
 
     def end(self) -> None:
-        """Write what is in the buffer. Where that fails, it goes nowhere: the interpreter, which tries once more at its
-        end, would report it."""
+        """Write the buffer. If that fails, discard the buffer: the interpreter would try again at its end, and report
+        the failure."""
         with suppress(OutputClosed, OutputError):
             self.flush()
         if self.failed:
@@ -99,7 +99,7 @@ class Stream:
 
 @contextmanager
 def safe_streams() -> Iterator[None]:
-    """Within, sys.stdout and sys.stderr are `Stream`s, which spell characters that their encodings lack."""
+    """Make sys.stdout and sys.stderr `Stream`s inside, which replace characters that their encodings lack."""
     _open_closed_ones()
     codecs.register_error(_HANDLER, _spell)
     before = sys.stdout, sys.stderr
@@ -117,9 +117,9 @@ def safe_streams() -> Iterator[None]:
 
 
 def _open_closed_ones() -> None:
-    """Give standard streams that are closed, as by `>&-`, a place where what is printed goes nowhere.
+    """Open the null device for standard streams that are closed, as by `>&-`.
 
-    The next file that is opened would take a closed one's number, and get what a library prints to that number.
+    Otherwise the next file that is opened would take a closed stream's number, and get what a library prints there.
     """
     for number in range(3):
         try:
@@ -143,8 +143,8 @@ def _colours_wanted(stream: Any) -> bool:
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
-    """Return what stands for characters that an encoding lacks: plain signs for typographic ones, and for letters,
-    which may be those of a name, their numbers, `\\xe9`. The error handler of the streams."""
+    """Return replacements for characters that an encoding lacks: plain signs for typographic ones, and for letters,
+    which may belong to a name, their numbers, `\\xe9`. The streams use this as their error handler."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letters = error.object[error.start : error.end]
@@ -163,9 +163,9 @@ def _spelled(letter: str) -> str:
 
 @contextmanager
 def one_document(wanted: bool) -> Iterator[Callable[[Any], None]]:
-    """What `--json` does: within, what is printed goes to standard error, and standard output gets one JSON document.
+    """Carry out `--json`: send what is printed inside to standard error, and one JSON document to standard output.
 
-    wanted: whether `--json` was given; without it nothing changes. Yields what takes the document, once.
+    wanted: whether `--json` was given; without it nothing changes. Yields a function to call once with the document.
     """
     if not wanted:
         yield lambda document: None

@@ -11,8 +11,8 @@ import tyro
 
 from openslip.cli.arguments import parse
 
-DESCRIPTION = """Fetch a model of the Hugging Face hub: what slip needs of its repository, and the model card. Nothing
-that is fetched is executed. With --out the folder loads without a network; without it the hub's cache has the files."""
+DESCRIPTION = """Fetch a model from the Hugging Face hub: the files that slip needs, and the model card. No fetched file
+is executed. With --out, the folder loads without a network; without it, the files are in the hub's cache."""
 EXAMPLES = """\
 slip pull hf:owner/name --out mine
     Fetch a model into a folder that loads without a network.
@@ -24,13 +24,13 @@ class Options:
     """Which model, and where it goes."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="hf:OWNER/NAME")]
-    """A repository of the hub, perhaps with @ and a branch, tag or commit: hf:owner/name@v2."""
+    """A repository of the hub, optionally with @ and a branch, tag or commit: hf:owner/name@v2."""
     out: Path | None = None
-    """The folder to write, which must not be there yet."""
+    """The folder to write, which must not exist yet."""
 
 
 def main(argv: list[str]) -> None:
-    """Fetch, and say what the model is and where it lies."""
+    """Fetch, and print what the model is and where its files are."""
     options = parse(Options, argv, prog="slip pull", description=DESCRIPTION, examples=EXAMPLES)
 
     from openslip.cli.output import listed_files

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from openslip.exports.push import Upload
 
 DESCRIPTION = """Export a model, write its model card, and upload both to a repository of the Hugging Face hub as one
-commit. What will be uploaded is shown before. Log in once with `hf auth login`, or set HF_TOKEN."""
+commit. The command first shows what it will upload. Log in once with `hf auth login`, or set HF_TOKEN."""
 EXAMPLES = """\
 slip push runs/mine owner/name --license mit --private
     Upload a model to a private repository.
@@ -31,27 +31,27 @@ class Options:
     """What `openslip.load` takes: a run folder, a checkpoint folder, a file of weights, or a public model.
     Or a finetuned classifier, RUN/finetune/NAME."""
     repository: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OWNER/NAME")]
-    """The repository on the hub, which is made where it is not there."""
+    """The repository on the hub, which is created if it does not exist."""
     to: Literal["huggingface", "open_clip", "timm", "openslip", "onnx"] = "huggingface"
-    """Whose format the files have. huggingface: transformers. timm: the image tower alone. openslip: one file for
-    `openslip.load`, which every model can be. onnx: for programs without torch. `hf:owner/name` reads all but ONNX."""
+    """Format of the files. huggingface: for transformers. timm: the image tower alone. openslip: one file for
+    `openslip.load`, for every model. onnx: for programs without torch. `hf:owner/name` reads all but ONNX."""
     which: Literal["latest", "best"] = "latest"
     """Which checkpoint of a run."""
     license: str = ""
     """The licence, by its identifier on the hub: mit, apache-2.0, cc-by-4.0, … Without one the card says so."""
     notes: Path | None = None
-    """A file with text in Markdown that the card begins with: what the model is for, who made it."""
+    """A file with Markdown text for the beginning of the card: what the model is for, who made it."""
     private: bool = False
-    """A repository that is made is only for you, or your organisation."""
+    """Make a new repository visible only to you, or your organisation."""
     branch: str = ""
-    """A branch of the repository, which is made where it is not there; main without it."""
+    """A branch of the repository, which is created if it does not exist; by default main."""
     replace: bool = False
-    """Take the place of the model that is there, whose files stay in the repository's history. Others, such as a
-    LICENSE, are left alone."""
+    """Replace the model in the repository, whose files stay in the history. Other files, such as a LICENSE, are left
+    alone."""
 
 
 def main(argv: list[str]) -> None:
-    """Export, show, upload, and say where the model is."""
+    """Export, show, upload, and print where the model is."""
     options = parse(Options, argv, prog="slip push", description=DESCRIPTION, examples=EXAMPLES)
     idle.which(given(Options, argv), Path(options.model))
 
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     from openslip.progress import Working
 
     def show(upload: Upload) -> None:
-        work.close()  # from now on the hub shows how far it is
+        work.close()  # from now on the hub's library shows the progress
         _show(upload)
 
     with Working(f"exporting {options.model} to {options.to}") as work:

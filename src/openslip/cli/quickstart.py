@@ -8,7 +8,8 @@ from pathlib import Path
 from openslip.cli.arguments import parse
 
 DESCRIPTION = """Train CLIP, SimCLR and SLIP with the same small image tower on the embedded scenes, measure all three,
-and write one report. Takes a few minutes on two CPU cores; interrupted, the same command goes on where it stopped."""
+and write one report. This takes a few minutes on two CPU cores. After an interruption the same command goes on where it
+stopped."""
 EXAMPLES = """\
 slip quickstart
     Train, measure and compare three models in the folder quickstart.
@@ -25,7 +26,7 @@ class Options:
     """Folder for the scenes, the runs and the report."""
     seed: int = 0
     seeds: int = 1
-    """Train each so many times, with the seeds from `seed` on, and compare the means; each takes as long as one."""
+    """Train each model with this many seeds, from `seed` on, and compare the means. Each seed takes as long again."""
     scenes: int = 4000
     """Scenes to train on."""
 

@@ -8,8 +8,8 @@ from openslip import recipes, toml
 from openslip.cli.help import asks_for_help, help_text
 from openslip.errors import UsageError, did_you_mean
 
-DESCRIPTION = """List the recipes, or print one as TOML. Save it, change it, and train it with `slip train --config
-FILE`."""
+DESCRIPTION = """List the recipes, or print one as TOML. Save the TOML, change it, and train it with `slip train
+--config FILE`."""
 EXAMPLES = """\
 slip recipes
     List the recipes, each with what it is for.
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
             from openslip import objectives  # imports torch
 
             complete, said = objectives.complete(config.objective), config.objective.options
-            # Which pairs are positives follows from the data, unless somebody says it.
+            # The data decide which pairs are positives, unless the configuration does.
             options = {
                 name: {
                     key: value

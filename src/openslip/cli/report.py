@@ -16,7 +16,7 @@ EXAMPLES = """\
 slip report runs/mine runs/other --out report.html
     Describe two runs on one page.
 slip report runs/mine --pictures 'shards/val-*.tar'
-    Show also what the model finds in captioned pictures.
+    Also show what the model finds in captioned pictures.
 """
 
 
@@ -30,9 +30,9 @@ class Options(ColumnOptions):
     """The page to write."""
     title: str = "Training report"
     examples: int = 8
-    """Pictures of each kind of right and wrong answers, read from where they were measured; 0: none."""
+    """How many pictures to show of each kind of right and wrong answers, read from the measured data; 0: none."""
     pictures: str = ""
-    """Captioned pictures for a gallery of what the last run finds in them: anything that `slip train` reads."""
+    """Captioned pictures, for a gallery of what the last run finds in them: anything that `slip train` reads."""
 
 
 def main(argv: list[str]) -> None:
@@ -47,7 +47,9 @@ def main(argv: list[str]) -> None:
 
     if not options.pictures:
         because = "It is about the pictures of a gallery"
-        refuse_idle(given(Options, argv), *idle.PICTURES, because=because, fix="Name them with --pictures")
+        refuse_idle(
+            given(Options, argv), *idle.PICTURES, because=because, fix="Name pictures with --pictures"
+        )
 
     from openslip.errors import UsageError, printable
     from openslip.progress import Working

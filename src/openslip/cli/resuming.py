@@ -1,4 +1,4 @@
-"""What `slip train --resume` needs: the run that is meant, and what that run knows by itself."""
+"""What `slip train --resume` needs: which run to continue, and the settings that the run has itself."""
 
 from __future__ import annotations
 
@@ -33,34 +33,34 @@ def nothing_named(resume: bool, folder: str) -> ConfigError:
         )
     if not folder:
         return UsageError(
-            "Which run is to go on was not named",
-            fix=f"`slip train --resume --out RUN` continues it. {near('')}".strip(),
+            "The run to continue was not named",
+            fix=f"`slip train --resume --out RUN` continues a run. {near('')}".strip(),
         )
     if around := next((str(path) for path in Path(folder).parents if is_run(path)), ""):
         return ConfigError(
-            f"{folder} is a part of a run, and no run",
+            f"{folder} is a part of a run, not a run",
             fix=f"`slip train --resume --out {around}` continues the run",
         )
     checkpoints = os.path.join(folder, "checkpoints")
     if os.path.isdir(checkpoints) and any(Path(checkpoints).glob("step-*")):
         return ConfigError(
-            f"{folder} has checkpoints, and no config.toml that says of what run",
-            fix="Put its config.toml back to continue it",
+            f"{folder} has checkpoints, but no config.toml that describes the run",
+            fix="Put the run's config.toml back to continue the run",
         )
     if os.path.isfile(folder):
         return ConfigError(
-            f"{folder} is a file, and no run", fix=near(folder) or "Give the run's folder as --out"
+            f"{folder} is a file, not a run", fix=near(folder) or "Give the run's folder as --out"
         )
     return ConfigError(
         f"There is no run at {folder}",
-        cause="It has no config.toml" if os.path.isdir(folder) else "There is no such folder",
+        cause="The folder has no config.toml" if os.path.isdir(folder) else "There is no such folder",
         fix=f"{near(folder)} `slip train RECIPE --out {folder}` starts one".strip(),
     )
 
 
 def near(folder: str, *, close: bool = False) -> str:
-    """Return the sentence that names runs which may have been meant: those of like names, else (unless only `close`
-    ones are wanted) all that lie about."""
+    """Return the sentence that lists runs which the user may mean: runs with similar names, else (unless only `close`
+    ones are wanted) all runs nearby."""
     folders = dict.fromkeys([os.path.dirname(folder.rstrip("/")) or ".", "runs"] if folder else ["runs", "."])
     found = {}
     for parent in folders:
@@ -75,7 +75,7 @@ def near(folder: str, *, close: bool = False) -> str:
 
 
 def data_of(run: DataConfig, given: DataConfig) -> DataConfig:
-    """Return `given` with the run's data where it names none."""
+    """Return `given`, with the run's data if it names no training data."""
     if given.train:
         return given
     unsaid = DataConfig()
@@ -86,9 +86,9 @@ def data_of(run: DataConfig, given: DataConfig) -> DataConfig:
 
 
 def print_settings(config: Config, asked: Config, folder: str) -> None:
-    """Tell where a run goes on with settings of its own in place of the recipe's.
+    """Print the settings of a continued run that differ from the recipe's.
 
-    Settings that the recipe leaves to the weights which the run started from are none of these.
+    Settings that the recipe takes from the weights to start from do not count.
     """
     from openslip.objectives import complete
 
@@ -102,7 +102,7 @@ def print_settings(config: Config, asked: Config, folder: str) -> None:
     if others:
         print_line(
             shortened(
-                f"{folder} goes on with its own settings, where they are not the recipe's: "
+                f"{folder} goes on with its own settings, which differ from the recipe's: "
                 + ", ".join(f"{key} = {value!r}" for key, value in others.items())
             )
         )
@@ -116,7 +116,7 @@ def print_line(text: str) -> None:
 
 @contextmanager
 def as_the_run_names_it(config: Config, folder: RunFolder) -> Iterator[None]:
-    """Add to the error of data that are not there that a run names them as seen from where it was started."""
+    """Add to the error about missing data that a run names its data relative to the folder where it was started."""
     try:
         yield
     except DataError as error:
@@ -127,8 +127,8 @@ def as_the_run_names_it(config: Config, folder: RunFolder) -> Iterator[None]:
             error.what,
             got=error.got,
             cause=error.cause,
-            fix=f"{error.fix} {folder.path} names its data as seen from the folder where it was started: start there, "
-            "or say where they are now with --data.train",
+            fix=f"{error.fix} {folder.path} names its data relative to the folder where it was started: start there, "
+            "or name the data's new place with --data.train",
         ) from None
 
 

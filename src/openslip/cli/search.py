@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from openslip.search.hits import Hit, Hits
 
 DESCRIPTION = """Search pictures that `slip embed` has embedded, by a text, a picture, or a mixture of both. Signs
-that stand alone make a mixture, and numbers with a colon are weights: slip search vectors/ 2:dress + ./a.jpg - "long
-sleeves". What begins with ./, ../, / or ~/, or ends as pictures do, is a picture. A text that begins with a minus comes
-last, behind --. All pictures are compared, so the result is exact. On a terminal it is a table; in a pipe, paths, one a
-line. That nothing is found is no error: the status is 0."""
+between spaces make a mixture, and numbers with a colon are weights: slip search vectors/ 2:dress + ./a.jpg - "long
+sleeves". A word is a picture if it begins with ./, ../, / or ~/, or ends like the name of a picture file. A text that
+begins with a minus comes last, after --. All pictures are compared, so the result is exact. A terminal shows a table; a
+pipe gets paths, one a line. If nothing is found, the status is still 0."""
 
 OURS = ("row", "score", "key", "path", "caption", "captions")
 EXAMPLES = """\
@@ -34,7 +34,7 @@ slip search vectors "a red bicycle"
 slip search vectors 2:dress + ./a.jpg - "long sleeves"
     Find pictures by a mixture of texts and a picture.
 slip search vectors shoes --where 'price < 50' --sheet found.png
-    Find among pictures with a condition, and draw what is found.
+    Search only pictures that meet a condition, and draw the hits.
 """
 
 
@@ -53,17 +53,17 @@ class Options:
     threshold: float | None = None
     """The least cosine similarity, -1 to 1."""
     index: Literal["exact", "hnsw"] = "exact"
-    """hnsw: a graph finds most of the nearest, faster where there are millions; it is built once and kept."""
+    """hnsw: a graph finds most of the nearest pictures, faster among millions; it is built once and kept."""
     model: str = ""
-    """The model that the pictures were embedded with, where it is not any more where it was."""
+    """The model that embedded the pictures, if it has moved since."""
     which: Literal["latest", "best"] = "latest"
     """Which checkpoint of --model."""
     format: Literal["auto", "table", "paths", "json", "csv"] = "auto"
-    """auto: a table on a terminal, paths in a pipe. A picture without a file of its own has its key for a path."""
+    """auto: a table on a terminal, paths in a pipe. The path of a picture without a file of its own is its key."""
     columns: tuple[str, ...] = ()
-    """Your own columns that the table shows. Without, those that fit; json and csv have all."""
+    """Your own columns that the table shows; by default those that fit. json and csv have all columns."""
     print0: bool = False
-    """Paths end in a NUL instead of a line break, for `xargs -0`."""
+    """End each path with a NUL instead of a line break, for `xargs -0`."""
     sheet: Path | None = None
     """Also draw the pictures on a contact sheet, a PNG file."""
 
@@ -79,10 +79,10 @@ def main(argv: list[str]) -> None:
         )
     named = given(Options, argv)
     if not options.model:
-        refuse_idle(named, "which", because="Without --model, it is the checkpoint that the index names")
+        refuse_idle(named, "which", because="Without --model, the index names the checkpoint")
     if options.print0 and options.format not in ("auto", "paths"):
         raise UsageError(
-            "--print0 is about paths", got=f"--format {options.format}", fix="Leave one of them out"
+            "--print0 is about paths", got=f"--format {options.format}", fix="Leave one of the two out"
         )
     if options.format not in ("auto", "table"):
         refuse_idle(named, "columns", because=f"--format {options.format} has all columns, or none")
@@ -127,18 +127,18 @@ def main(argv: list[str]) -> None:
 
 
 def draw(path: Path, hits: Hits, query: str) -> str:
-    """Write the contact sheet; return what to say of it."""
+    """Write the contact sheet; return a line about it."""
     from openslip.search.contact import MOST, hits_sheet
     from openslip.tools.sheet import write_sheet
 
     sheet, lost = hits_sheet(hits, query)
     write_sheet(path, sheet)
     said = f"wrote {path}, {min(len(hits), MOST):,} pictures"
-    return said + f"; {lost:,} of them are not there any more, or have changed" * bool(lost)
+    return said + f"; {lost:,} of them are gone or have changed" * bool(lost)
 
 
 def check_columns(wanted: tuple[str, ...], known: Any) -> None:
-    """Raise UsageError for a column that is not there."""
+    """Raise UsageError for an unknown column."""
     from openslip.errors import did_you_mean
 
     for name in wanted:
@@ -175,7 +175,7 @@ def print_table(hits: Hits, columns: tuple[str, ...]) -> None:
 
 
 def _shown_paths(hits: Hits) -> list[str]:
-    """Return paths without the folder that all of them lie in, keys where there are none."""
+    """Return paths without their common folder, and keys of pictures that have no path."""
     folders = [os.path.dirname(hit.path) for hit in hits if hit.path]
     common = os.path.commonpath(folders) if folders and all(map(os.path.isabs, folders)) else ""
     return [os.path.relpath(hit.path, common) if hit.path and common else hit.path or hit.key for hit in hits]
@@ -219,6 +219,6 @@ def as_csv(hits: Hits) -> str:
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Return the words before `--`, and those behind it, which are no options whatever they begin with."""
+    """Return the words before `--`, and the words after it, none of which is an option."""
     at = argv.index("--") if "--" in argv else len(argv)
     return argv[:at], argv[at + 1 :]

@@ -1,7 +1,7 @@
 """The options of objectives on the command line: `--objective.NAME.option`, for every objective that is known.
 
-The parser takes dataclasses. What it is given here is the configuration with one field for each objective's own
-`Config`; what it returns is made a plain configuration again, whose `objective.options` hold what is set.
+The parser takes dataclasses. So it gets the configuration with one more field for each objective's own `Config`. The
+result becomes a plain configuration again, whose `objective.options` hold the options that are set.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def with_sections(config: Config) -> Config:
 
 
 def without_sections(config: Config, base: Config, given: Collection[str]) -> Config:
-    """Return what the parser has made of `with_sections(base)` as a plain configuration.
+    """Return the parsed form of `with_sections(base)` as a plain configuration.
 
-    Options are kept that `base` has, that were `given` (`objective.simclr.temperature`), or that are not the default.
+    An option is kept if `base` has it, if it was `given` (`objective.simclr.temperature`), or if it is not the default.
     """
     sections = {name: dict(options) for name, options in base.objective.options.items()}
     for name, kind in objectives.known().items():
@@ -58,7 +58,7 @@ def without_sections(config: Config, base: Config, given: Collection[str]) -> Co
 
 
 def of_the_loss(config: Config) -> tuple[Config, list[str]]:
-    """Return the configuration without options of objectives that its loss has not, and the names of these."""
+    """Return the configuration without options of objectives outside its loss, and the names of these objectives."""
     objective = config.objective
     terms = {term.kind.name for term in objectives.parse(objective).terms}
     kept = {name: options for name, options in objective.options.items() if name in terms}
@@ -67,7 +67,7 @@ def of_the_loss(config: Config) -> tuple[Config, list[str]]:
 
 
 def _what_it_is(kind: type[objectives.Objective]) -> str:
-    """Return the first paragraph of what an objective's file says of it, else its class."""
+    """Return the first paragraph of the docstring of an objective's module, else of its class."""
     module = sys.modules.get(kind.__module__)
     text = inspect.cleandoc(getattr(module, "__doc__", None) or kind.__doc__ or kind.title)
     return " ".join(text.split("\n\n")[0].split())
@@ -78,7 +78,7 @@ def _was_given(name: str, given: Collection[str]) -> bool:
 
 
 def _values(config: Any, cls: type | None = None) -> dict[str, Any]:
-    """Return the fields of a dataclass, or of those of `cls`, with their values, but for `options`."""
+    """Return the fields of a dataclass, or only the fields of `cls`, with their values, but without `options`."""
     names = [field.name for field in dataclasses.fields(cls or config)]
     return {name: getattr(config, name) for name in names if name != "options"}
 

@@ -13,14 +13,14 @@ from openslip.cli import idle
 from openslip.cli.arguments import given, parse, refuse_idle
 from openslip.errors import ConfigError, UsageError, printable
 
-DESCRIPTION = """A page to search an index of `slip embed` and to look at its pictures, on this machine: by text, by
-pictures that are dropped, by results that are liked, with conditions on columns, and on a map. Beneath is a JSON API,
-described at /docs. Ctrl-C ends the server. Needs `pip install 'openslip[serve]'`."""
+DESCRIPTION = """Serve a page on this machine to search an index of `slip embed` and look at its pictures: by text, by
+dropped pictures, by liked results, with conditions on columns, and on a map. The page uses a JSON API, described at
+/docs. Ctrl-C ends the server. Needs `pip install 'openslip[serve]'`."""
 EXAMPLES = """\
 slip serve vectors --open
     Open a page on this machine.
 slip serve runs/mine vectors --host 0.0.0.0 --port 8000
-    Let other machines search, who know the token.
+    Let other machines search, if they know the token.
 """
 
 
@@ -29,22 +29,22 @@ class Options:
     """Which index, by which model, and at which address."""
 
     places: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[MODEL] VECTORS")]
-    """The folder that `slip embed --out` wrote; before it the model, where it is not any more where it was then."""
+    """The folder that `slip embed --out` wrote; before it the model, if the model has moved since."""
     model: str = ""
     """The model, as an option."""
     which: Literal["latest", "best"] = "latest"
-    """Which checkpoint of a run that is named here."""
+    """Which checkpoint of the run that is named as the model."""
     host: str = "127.0.0.1"
-    """Name or address of this machine. 127.0.0.1: nobody else reaches the page. 0.0.0.0: everybody in the network who
-    knows the token."""
+    """Name or address of this machine. 127.0.0.1: no other machine reaches the page. 0.0.0.0: everybody in the network
+    who knows the token reaches it."""
     port: int = 8420
-    """0: any that is free."""
+    """Port of the server; 0: any free port."""
     open: bool = False
     """Open the page in a browser."""
     token: str = ""
-    """What clients must know. Where other machines reach the page, one is drawn unless it is given here."""
+    """Secret that clients must send. If other machines reach the page, the default is a random token."""
     max_upload: float = 20.0
-    """MB of a picture that a client may send."""
+    """Largest picture that a client may send, in MB."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
 
@@ -53,13 +53,15 @@ def main(argv: list[str]) -> None:
     options = parse(Options, argv, prog="slip serve", description=DESCRIPTION, examples=EXAMPLES)
     model, folder = _places(options)
     if not model:
-        because = "It picks a checkpoint of the model that is named here, and the index knows its own"
+        because = (
+            "It picks a checkpoint of the model that is named here, and the index names its own checkpoint"
+        )
         refuse_idle(given(Options, argv), "which", because=because)
     else:
         idle.which(given(Options, argv), Path(model))
     if not 0 <= options.port < 1 << 16 or not 0 < options.max_upload <= 1000:
         raise ConfigError(
-            "--port is from 0 to 65535, and --max-upload from above 0 to 1000",
+            "--port must be from 0 to 65535, and --max-upload above 0 and at most 1000",
             got=f"{options.port}, {options.max_upload:g}",
         )
     if missing := [name for name in ("starlette", "uvicorn") if find_spec(name) is None]:
@@ -88,7 +90,7 @@ def main(argv: list[str]) -> None:
         print(f"{server.address}   (Ctrl-C ends the server)")
         if not server.alone:
             print(
-                "Other machines reach it, too, by this machine's name: whoever has the token sees all pictures. The "
+                "Other machines reach it, too, by this machine's name. Whoever has the token sees all pictures. The "
                 "connection is not encrypted."
             )
         print(end="", flush=True)
@@ -106,10 +108,11 @@ def main(argv: list[str]) -> None:
 
 
 def _places(options: Options) -> tuple[str, str]:
-    """Return the model, "" for that of the index, and the index. Raises UsageError for too few or too many words."""
+    """Return the model ("" for the model of the index) and the index. Raises UsageError for too few or too many
+    words."""
     if not 1 <= len(options.places) <= 2:
         raise UsageError(
-            "`slip serve` takes the folder of an index, and a model before it",
+            "`slip serve` takes the folder of an index, and optionally a model before it",
             got=" ".join(options.places) or "nothing",
             fix="As in `slip serve vectors/` or `slip serve runs/mine vectors/`",
         )

@@ -1,4 +1,4 @@
-"""Being told to end by a signal: one line and an exit status, wherever the command is."""
+"""End by a signal with one line and an exit status, wherever the command is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ANSWERED = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class Ended(BaseException):
-    """Raised in the main thread by a signal that ends the process, so that what is open is closed; no error, hence no
+    """A signal that ends the process, raised in the main thread to close what is open; not an error, hence no
     Exception."""
 
 
@@ -23,12 +23,12 @@ class Signals:
 
     def __init__(self) -> None:
         self.number = 0
-        """The first one that has arrived, 0 for none. A library may pass over the exception that it has raised, or
-        raise another one in its place."""
+        """The first signal that has arrived, 0 for none. A library may ignore the signal's exception, or raise another
+        exception instead."""
         self._ending = False
 
     def end(self) -> int:
-        """Return the first signal, Ctrl-C if there was none; from now on others are passed over."""
+        """Return the first signal, Ctrl-C if there was none; ignore all signals from now on."""
         self._ending = True
         return self.number or signal.SIGINT
 
@@ -41,10 +41,10 @@ class Signals:
 
 @contextmanager
 def answered_signals(*, last: bool) -> Iterator[Signals]:
-    """Within, signals that would end the process raise KeyboardInterrupt or Ended.
+    """Let signals that would end the process raise KeyboardInterrupt or Ended inside.
 
-    A signal that the process was started to ignore (`nohup`) stays ignored, and one that is answered already stays so.
-    `last`: the process ends afterwards, and from then on signals end it at once, without a word.
+    A signal that the process was started to ignore (`nohup`) stays ignored, and an existing handler stays in place.
+    `last`: the process ends afterwards, and signals then end it at once, without a message.
     """
     signals, before = Signals(), {}
     if threading.current_thread() is threading.main_thread():

@@ -1,7 +1,7 @@
-"""What commands are told about a source of pictures and captions, beside its name.
+"""The options of commands about a source of pictures and captions, besides its name.
 
-The same words everywhere: an option that `slip train` has in a section, `--data.image-root`, is called so by the other
-commands too, so that advice can be followed wherever it is met; these know the short name, `--image-root`, as well.
+All commands use the same names: an option of `slip train` such as `--data.image-root` has this name in other commands
+too, so advice can be followed everywhere. The other commands also know the short name, `--image-root`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from openslip.data.record import Source
 
 RECIPE = "small-data"
-"""The recipe for pictures of one's own, whose views and batch are taken here."""
+"""The recipe for the user's own pictures, whose views and batch are used here."""
 
 
 def _also(name: str) -> object:
@@ -28,7 +28,7 @@ def _also(name: str) -> object:
 
 
 def refuse_unheeded(columns: Mapping[str, str], *sources: Source) -> None:
-    """Raise UsageError for one of `columns` that has a value, and that none of the sources has a use for."""
+    """Raise UsageError for one of `columns` that has a value, but no effect on any of the sources."""
     heeded = {option for source in sources for option in source.options}
     for name, value in columns.items():
         if value and name not in heeded:
@@ -42,23 +42,23 @@ def refuse_unheeded(columns: Mapping[str, str], *sources: Source) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnOptions:
-    """Where images and captions are, if not where they are looked for."""
+    """Where images and captions are, if not at the usual places."""
 
     image_root: Annotated[str, _also("image-root")] = ""
     """Folder that image paths in a table or COCO file are relative to; empty: guessed."""
     image_column: Annotated[str, _also("image-column")] = ""
     """Column of a table that holds the image, or the ending of the images in tar shards; empty: guessed."""
     caption_column: Annotated[str, _also("caption-column")] = ""
-    """Column of a table that holds the caption, or the ending or key of those in tar shards; empty: guessed."""
+    """Column of a table that holds the caption, or the caption's ending or key in tar shards; empty: guessed."""
     label_column: Annotated[str, _also("label-column")] = ""
-    """Column of a table that holds the class, or the ending or key of it in tar shards; empty: guessed."""
+    """Column of a table that holds the class, or the class's ending or key in tar shards; empty: guessed."""
 
     leave_broken: Annotated[bool, _also("leave-broken")] = False
-    """Leave out tar shards that cannot be read to their end, instead of refusing them; which they are is said."""
+    """Leave out tar shards that cannot be read to their end, and list them, instead of refusing them."""
 
     @property
     def columns(self) -> dict[str, str]:
-        """What is said of columns and folders, as `open_source` takes it."""
+        """The options about columns and folders, as `open_source` takes them."""
         return {
             "image_root": self.image_root,
             "image_column": self.image_column,
@@ -69,7 +69,7 @@ class ColumnOptions:
     def open_source(
         self, spec: str, *, captions_required: bool = True, leave_broken: bool | None = None
     ) -> Source:
-        """Open the source called `spec` with them; `leave_broken` in place of what was asked for."""
+        """Open the source `spec` with these options; `leave_broken` replaces the option unless None."""
         from openslip.data.sources import open_source
 
         source = open_source(
@@ -94,9 +94,9 @@ class SourceOptions(ColumnOptions):
 
     _: KW_ONLY
     templates: Annotated[str, _also("templates")] = ""
-    """Labelled images: what captions are made of, a file of templates with {} for the class, or the name of a set."""
+    """Labelled images: templates for captions, in a file with {} for the class, or the name of a set."""
     class_names: Annotated[str, _also("class-names")] = ""
-    """Labelled images: a JSON file with the names of the classes; empty: as they come."""
+    """Labelled images: a JSON file with the names of the classes; empty: the names in the data."""
 
     @property
     def columns(self) -> dict[str, str]:

@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from openslip.processes import Processes
 
 DESCRIPTION = """Measure several models on all public data sets that are found on disk, on the paper's 26, or on a list
-of tasks in a file. Sets are looked for in the folders of --datasets and of the environment variable OPENSLIP_DATASETS
-(`slip datasets`).
+of tasks in a file. The command searches for sets in the folders of --datasets and of the environment variable
+OPENSLIP_DATASETS (`slip datasets`).
 
-A pattern in quotes stands for runs that differ in their seeds ('runs/slip-*'), as do words with the same name in front
-(slip=runs/a slip=runs/b): the table has their mean and spread. What has been measured is kept, and the same command
-goes on where it was interrupted."""
+A pattern in quotes ('runs/slip-*') stands for runs that differ in their seeds, and so do models with the same name in
+front (slip=runs/a slip=runs/b). The table has their mean and spread. Results are kept, and the same command continues
+after an interruption."""
 
 TASK_OPTIONS = (
     "image_root", "image_column", "caption_column", "label_column", "leave_broken", "templates", "classnames", "preset",
     "captions", "folds",
 )  # fmt: skip
-"""What `[[task]]` in a file of tasks may say: options of `slip evaluate` that are about a task."""
+"""Options of `slip evaluate` about one task, which `[[task]]` in a file of tasks may set."""
 NAMED = 8
-"""Sets that are not on the machine, of which the start says the names: two lines of a terminal."""
+"""How many missing sets are named at the start: two lines of a terminal."""
 EXAMPLES = """\
 slip evaluate suite 'runs/clip-*' 'runs/slip-*' --datasets /data
     Measure the seeds of two configurations on all public sets below /data.
@@ -58,29 +58,31 @@ class Options:
     models: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Run folders, files or names of models, as for `slip evaluate`; patterns in quotes; NAME=MODEL names one."""
     sets: str = "all"
-    """all: every set that is found; paper: the paper's 26 by its protocols; or a TOML file, tasks = ["knn:photos/"]."""
+    """all: every set that is found; paper: the paper's 26 by the paper's protocols; or a TOML file, tasks =
+    ["knn:photos/"]."""
     protocols: tuple[str, ...] = ()
-    """How to measure the sets that are found, in place of zeroshot, knn and linear, retrieval and geometry, ..."""
+    """Protocols for the sets that are found, in place of zeroshot, knn and linear, retrieval and geometry, ..."""
     datasets: tuple[Path, ...] = ()
-    """Folders that data sets are looked for in."""
+    """Folders to search for data sets."""
     out: Path = Path("suite")
     """Folder for the table (results.csv, results.json), for results of models that are no runs, and for features."""
     which: Literal["latest", "best"] = "latest"
-    """Checkpoint of run folders."""
+    """Which checkpoint of run folders."""
     preset: Literal["auto", "paper"] = "auto"
-    """paper: linear by SGD on augmented pictures, and finetune by BEiT's recipe, as in the paper: 100 times as long."""
+    """paper: as in the paper, linear by SGD on augmented pictures and finetune by BEiT's recipe. Takes 100 times as
+    long."""
     again: bool = False
-    """Measure also what has been measured before."""
+    """Measure again what has been measured before."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """What the image tower computes in; auto: fp32 on a CPU, on a GPU what training computed in."""
+    """Precision of the image tower; auto: fp32 on a CPU, and on a GPU the precision of training."""
     json: bool = False
     """Print one JSON document to standard output, and everything else to standard error."""
 
 
 @dataclass
 class SuiteModel:
-    """A model of the suite. group: what its column is called, the same for all seeds of one configuration. place: the
+    """A model of the suite. group: the title of its column, the same for all seeds of one configuration. place: the
     file that keeps its results."""
 
     group: str
@@ -110,7 +112,7 @@ def _benchmark(options: Options) -> Benchmark:
         found = benchmark.of_sets(paper=options.sets == "paper", protocols=options.protocols)
     elif options.protocols:
         raise ConfigError(
-            "A file of tasks says for each how to measure",
+            "A file of tasks already names the protocol of each task",
             got=f"--sets {options.sets} --protocols {' '.join(options.protocols)}",
             fix="Leave --protocols out",
         )
@@ -122,12 +124,12 @@ def _benchmark(options: Options) -> Benchmark:
 
 
 def _models(words: Sequence[str]) -> list[tuple[str, Path]]:
-    """Return the group and the place of each model that words name.
+    """Return the group and the place of each model on the command line.
 
-    Words without a name are groups of their own, which go by their places where one name would be of several.
+    A word without a name is a group of its own. If several groups would have the same name, their places name them.
 
-    Raises UsageError without a word, ConfigError for a pattern without any model and for one that is there twice,
-    CheckpointError where nothing is.
+    Raises UsageError without a word, ConfigError for a pattern without any model and for a model that is named twice,
+    CheckpointError for a place that does not exist.
     """
     from openslip.evaluation.measured import name_and_place, name_of
     from openslip.interop import check_place
@@ -165,7 +167,7 @@ def _is_model(path: Path) -> bool:
 
 
 class _Run:
-    """One call of the command: models one after the other, each on all sets, each set's features once."""
+    """One call of the command: each model in turn on all sets, computing the features of each set once."""
 
     def __init__(
         self, options: Options, benchmark: Benchmark, device: torch.device, ranks: Processes
@@ -197,7 +199,7 @@ class _Run:
                     try:
                         measured.append(SuiteModel(group, self._side(place)))
                         self._measure(measured[-1])
-                    except SlipError as error:  # of one model, which the others need not suffer from
+                    except SlipError as error:  # of one model; the other models are still measured
                         self.failed += 1
                         say(f"slip: {place}: {error}")
         except BaseException as error:
@@ -223,7 +225,7 @@ class _Run:
         return side
 
     def _check(self, place: Path) -> None:
-        """Raise EvaluationError where results that are kept of a model cannot be read, and would be lost."""
+        """Raise EvaluationError if kept results of a model cannot be read, and would be lost."""
         from openslip.evaluation import results
 
         self._side(place)  # which reads a run's own
@@ -232,14 +234,14 @@ class _Run:
             results.read(file)
 
     def _place(self, side: evaluate.Side) -> Path:
-        """Return the file that keeps a model's results: a run's own, else one of the suite's."""
+        """Return the file that keeps a model's results: in the run's folder, else in the suite's."""
         from openslip.files import unwritable
 
         own = side.run / "results.json" if side.run else None
         if own is not None and not unwritable(own):
             return own
         folder = self.out / _file_name(side.name)
-        if not side.run:  # of other weights with the same name results are others
+        if not side.run:  # other weights with the same name have other results
             from openslip.models.weights import digest
 
             folder = folder.with_name(f"{folder.name}-{digest(side.encoder.model)[:8]}")
@@ -247,7 +249,7 @@ class _Run:
         return folder / "results.json"
 
     def _measure(self, model: SuiteModel) -> None:
-        """Measure one model on everything that it has not been measured on."""
+        """Measure one model on all tasks without a kept result."""
         from openslip.evaluation import results, suite
 
         side = model.side
@@ -300,7 +302,7 @@ class _Run:
         del side.encoder  # the next one needs the room
 
     def _checked(self, asked: Asked, side: evaluate.Side) -> Evaluator | None:
-        """Return a task whose data can be used; None of one that was found and does not fit, or that fails."""
+        """Return the evaluator of a task whose data can be used; None if the data do not fit or the check fails."""
         from openslip.evaluation import suite
 
         task: Evaluator | None = None
@@ -339,7 +341,8 @@ class _Run:
 
 
 def table(measured: Sequence[SuiteModel]) -> str:
-    """Return the first number of each task, a line each, with a column for each group of models: mean ± spread."""
+    """Return a table with the first metric of each task: a line for each task, a column for each group of models, mean
+    ± spread."""
     from openslip.evaluation import measure
     from openslip.evaluation.distinct import distinct
     from openslip.evaluation.results import aligned
@@ -369,14 +372,14 @@ def table(measured: Sequence[SuiteModel]) -> str:
         ]
         rows.append([names[what], result.metric, *cells, f"{result.count:,}"])
     lines = aligned(rows)
-    lines.append("Shares in percent; of several seeds mean ± standard deviation.")
+    lines.append("Shares in percent; for several seeds, mean ± standard deviation.")
     if len(groups) > 1:
-        lines.append("* ahead of all others: the 95 % intervals of the differences do not hold 0.")
+        lines.append("* ahead of all others: the 95 % intervals of the differences do not contain 0.")
     return "\n".join(lines) + "\n"
 
 
 def beside_the_papers(measured: Sequence[SuiteModel]) -> str:
-    """Return the paper's rows with those that were measured as the paper measured; empty where there is none."""
+    """Return the paper's numbers beside those measured by the paper's protocol; empty if there are none."""
     from openslip.evaluation.kept_outcomes import recall
     from openslip.evaluation.published import PUBLISHED, agrees
 
@@ -401,7 +404,7 @@ def beside_the_papers(measured: Sequence[SuiteModel]) -> str:
 
 
 def _of(task: Evaluator, known: Sequence[Result], checkpoint: str, dtype: torch.dtype) -> list[Result]:
-    """Return the results of a task among those that are known of this checkpoint, in this precision."""
+    """Return the results of a task among the known results, for this checkpoint and precision."""
     from openslip.evaluation.suite import with_precision
 
     about = task.about()
@@ -419,7 +422,7 @@ def _of(task: Evaluator, known: Sequence[Result], checkpoint: str, dtype: torch.
 def _options(
     asked: Asked, model: Path, preset: Literal["auto", "paper", "small-data"] = "auto"
 ) -> evaluate.Options:
-    """Return the options of `slip evaluate` for a task. preset: where the task has none of its own.
+    """Return the options of `slip evaluate` for a task. preset: used if the task sets none.
 
     Raises ConfigError for a value of another type.
     """

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from openslip.training.saving.run import RunFolder
 
 VAL = "val"
-"""What data.val is called in results."""
+"""The name of data.val in results."""
 DESCRIPTION = """Train a recipe (`slip recipes` lists them) or a configuration file (`--config FILE`) on your pictures.
-Every value of the configuration is an option. `--resume --out RUN` continues a run, whose recipe and data it knows;
-with a recipe, it starts the run where there is none."""
+Every value of the configuration is an option. `--resume --out RUN` continues a run with the run's own recipe and data.
+If a recipe is named and there is no run yet, it starts the run."""
 EXAMPLES = """\
 slip train small-data --data.train pairs.csv --data.val 10% --out runs/mine
     Train from random weights on a table of paths and captions; measure on a tenth of them.
@@ -59,11 +59,11 @@ class Options:
     out: str = ""
     """Run folder; by default runs/NAME with the recipe's name."""
     resume: bool = False
-    """Continue the run in the folder from its newest checkpoint, with its recipe and data. If there is none, and a
-    recipe is named, start it."""
+    """Continue the run in the folder from its newest checkpoint, with the run's own recipe and data. If there is no
+    run, and a recipe is named, start the run."""
     json: bool = False
-    """At the end print one JSON document to standard output, what was trained and measured, and everything else to
-    standard error."""
+    """At the end, print one JSON document to standard output: the last metrics and the results. Everything else goes
+    to standard error."""
 
 
 def main(argv: list[str]) -> None:
@@ -75,18 +75,18 @@ def main(argv: list[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved(Options):
-    """What the options amount to. typed: the keys of the configuration that a person has typed."""
+    """The resolved options. typed: the keys of the configuration that the user typed."""
 
     typed: Collection[str] = ()
 
 
 def resolve(argv: list[str]) -> Resolved:
-    """Return what `argv` amounts to.
+    """Return the options that `argv` resolves to.
 
-    That is the recipe, file or run that the command line names, changed by its other options.
+    The recipe, file or run that the command line names is the base, and the other options change the base.
 
-    A run that goes on is known by its folder: its configuration is what the options change. Of a configuration file
-    that is named besides, every value counts as an option.
+    A run that continues is known by its folder, and the options change its configuration. If a configuration file is
+    named as well, every value of the file counts as an option.
     """
     recipe, rest = take_positional(argv)
     path, rest = take_option(rest, "--config")
@@ -126,7 +126,7 @@ def resolve(argv: list[str]) -> Resolved:
     if not config.data.train:
         fix = f"Add --data.train with {SOURCES}"
         if resume and folder:
-            fix = f"There is no run at {folder} to take it from. {resuming.near(folder)} {fix}".replace(
+            fix = f"There is no run at {folder} to take the data from. {resuming.near(folder)} {fix}".replace(
                 "  ", " "
             )
         raise UsageError("No training data was named", fix=fix)
@@ -148,9 +148,9 @@ def resolve(argv: list[str]) -> Resolved:
 
 
 def _load_own(typed: str | None, path: str | None, base: Config | None, run: Path | None) -> None:
-    """Import the objectives of a user's own that the command line names, else the file, else the run that goes on.
+    """Import the user's own objectives that the command line names, else the file, else the run that continues.
 
-    run: the run that goes on with the loss it has. What a run names is imported from the very file that it was.
+    run: the run that continues with its present loss. Its objectives are imported from the same file as before.
     """
     from openslip.objectives import own
 
@@ -174,7 +174,7 @@ def _check_options(path: str, config: Config) -> None:
 
 
 def accepted(base: Config) -> type[Options]:
-    """Return the class of options that change `base`: with those of every objective that is known."""
+    """Return the class of options that change `base`, with the options of every known objective."""
     from openslip.cli import sections
 
     config = sections.with_sections(base)
@@ -191,7 +191,7 @@ def _parse(cls: type[Options], argv: list[str], prog: str, default: Options | No
 
 
 def _parsed(argv: list[str], prog: str, base: Config) -> tuple[Options, set[str]]:
-    """Return the options that `argv` makes of a configuration, and which of them were given."""
+    """Return the options with `base` changed by `argv`, and the names of the options that `argv` gives."""
     from openslip.cli import sections
 
     cls = accepted(base)
@@ -208,12 +208,12 @@ def run(
     typed: Collection[str] = (),
     give: Callable[[Any], None] | None = None,
 ) -> None:
-    """Train and evaluate as `config` says. typed: the keys of the configuration that a person has typed. give: takes
-    what was trained and measured, for whoever asked for JSON."""
+    """Train and evaluate as `config` says. typed: the keys of the configuration that the user typed. give: receives
+    the summary if the user asked for JSON."""
     from openslip.data.workers import default_processes, start_context
 
     if config.data.workers > 0 or (config.data.workers < 0 and default_processes() > 1):
-        start_context(["openslip.data.loader"])  # which imports for seconds, as this process does meanwhile
+        start_context(["openslip.data.loader"])  # its imports take seconds, and run beside this process's
 
     from rich.console import Console
 
@@ -270,7 +270,7 @@ def run(
 
 
 def summary(folder: RunFolder, results: Sequence[Result]) -> dict[str, Any]:
-    """Return what has become of a run: its last line of metrics.jsonl from training, and the results of the end."""
+    """Return a summary of a run: the last line of training in metrics.jsonl, and the results at the end."""
     from openslip.training.saving.run import read_lines
 
     lines = [line for line in read_lines(folder.path / "metrics.jsonl") if "loss" in line]
@@ -284,18 +284,18 @@ def summary(folder: RunFolder, results: Sequence[Result]) -> dict[str, Any]:
 
 
 def _share(config: Config) -> float | None:
-    """Return the share of the training data that is to be held out, None where data.val names a source, or nothing.
+    """Return the share of the training data to hold out; None where data.val names a source or is empty.
 
-    Raises ConfigError for one that makes no sense, before anything is opened.
+    Raises ConfigError before anything is opened, if the objective cannot use a held-out share.
     """
     from openslip.tools.split import share_of
 
     share = share_of(config.data.val)
     if share and not _loss(config).shared_space:
         raise ConfigError(
-            "Records would be held out for retrieval, which takes an objective with embeddings of images and captions",
+            "Held-out records measure retrieval, which needs an objective with embeddings of images and captions",
             got=f"--data.val {config.data.val}, --objective.loss {config.objective.loss}",
-            fix="Leave --data.val out, and measure with --evaluation.tasks: `knn:FOLDER` or `linear:FOLDER`, say",
+            fix="Leave --data.val out, and measure with --evaluation.tasks, such as `knn:FOLDER` or `linear:FOLDER`",
         )
     return share
 
@@ -307,8 +307,8 @@ def _loss(config: Config) -> Loss:
 
 
 def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[Evaluator], Suite]:
-    """Return what to train on, where the self-supervised views come from if not from there, and what to measure: on
-    data.val, and besides. Where a share of the training data is held out for that, it is yet to be."""
+    """Return the training source, another source for the self-supervised views or None, the tasks on data.val, and the
+    other tasks. If a share is to be held out, the training source still contains that share."""
     from openslip.data.sources import open_source
     from openslip.evaluation import suite
     from openslip.evaluation.captioned import OnCaptioned
@@ -340,7 +340,7 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
         if data.val
         else []
     )
-    # What is guessed of the training data is in the plan, and of what is held out of them nothing is known yet.
+    # The plan shows what was guessed about the training data. Nothing is known about the held-out share yet.
     known = [line for task in val for line in getattr(task, "lines", list)()] if shared else []
     with nullcontext() if first else unsaid():
         lines = suite.check([*val, *tasks.tasks], text=loss.shared_space, best=config.evaluation.best)
@@ -354,7 +354,7 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
 
 
 def _on_val(config: Config, source: Source) -> list[Evaluator]:
-    """Return what is measured on a source by data.val: retrieval, and where captions only name classes, zero-shot."""
+    """Return the tasks on the source of data.val: retrieval, and zero-shot where captions only name classes."""
     import numpy as np
 
     from openslip.data.labelled import prompts
@@ -376,15 +376,14 @@ def _on_val(config: Config, source: Source) -> list[Evaluator]:
 
 
 def _hold_out(config: Config, source: Source, share: float, processes: Processes) -> tuple[Source, Source]:
-    """Return what is left of the training data, and what is held out to measure on. Raises ConfigError where too little
-    is left."""
+    """Return the remaining training data and the held-out records. Raises ConfigError if too little remains."""
     from openslip.tools.split import split
 
     rest, held = split(source, share, spec=config.data.train, ranks=processes, shown=processes.first)
     if rest.epoch_length < config.training.batch <= source.epoch_length:
         raise ConfigError(
-            f"What is left to train on is less than a batch of {config.training.batch}",
-            got=f"{len(rest):,} of {len(source):,} records, the others are held out by --data.val {config.data.val}",
-            fix="Lower --training.batch, hold out less, or give a source of its own as --data.val",
+            f"The records left to train on are fewer than a batch of {config.training.batch}",
+            got=f"{len(rest):,} of {len(source):,} records; --data.val {config.data.val} holds out the others",
+            fix="Lower --training.batch, hold out less, or pass another source as --data.val",
         )
     return rest, held

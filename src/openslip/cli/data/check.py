@@ -20,7 +20,7 @@ EXAMPLES = """\
 slip data check 'shards/train-*.tar'
     Read everything, and say what is wrong.
 slip data check pairs.csv --against test.csv --list found.jsonl
-    Look also for what training and test data have in common.
+    Also look for what training and test data have in common.
 """
 
 
@@ -31,15 +31,15 @@ class Options(SourceOptions):
     out: Path = Path("check.html")
     """The page to write."""
     list: Path | None = None
-    """Also write the records that are damaged, blank, copies or without a caption to this file, a JSON line each, with
-    what is wrong; `slip data convert --without` takes it."""
+    """Also write the records that are damaged, blank, copies or without a caption to this file: a JSON line each, with
+    what is wrong. `slip data convert --without` takes the file."""
     against: str = ""
-    """A second set, read as SOURCE is: say which records of SOURCE have an equal caption, or an equal or near picture,
-    there. Training and test data should have nothing in common. `--list` lists these records, too."""
+    """A second set, read like SOURCE. Reports the records of SOURCE with an equal caption, or an equal or near picture,
+    in that set. Training and test data should have nothing in common. `--list` lists these records, too."""
     limit: int = 0
-    """Check this many records, spread over all, in place of all."""
+    """Check only this many records, spread over all; 0: all."""
     captions_optional: bool = False
-    """Records without a caption are fine: for self-supervision alone."""
+    """Accept records without a caption: for self-supervision alone."""
     processes: int = -1
     """-1: one for each core."""
     json: bool = False
@@ -53,9 +53,9 @@ def main(argv: list[str]) -> int:
         argv,
         prog="slip data check",
         examples=EXAMPLES,
-        description="""Read every record: damaged images, odd ones, the same twice or nearly so; captions that are
-missing, over-long, repeated, or say nothing. Prints what to do, writes one HTML page with pictures and plots, and
-ends with status 0 if the source can be trained on, else 1. Under `torchrun` the work is shared out among the ranks.""",
+        description="""Read every record, and find images that are damaged, odd, copies or near copies, and captions
+that are missing, over-long, repeated, or say nothing. Prints what to do, and writes one HTML page with pictures and
+plots. The status is 0 if the source can be trained on, else 1. Under `torchrun` the ranks share the work.""",
     )
 
     with one_document(options.json) as give:
@@ -63,7 +63,8 @@ ends with status 0 if the source can be trained on, else 1. Under `torchrun` the
 
 
 def run(options: Options, give: Callable[[Any], None]) -> int:
-    """Check, and say what was found; return the exit status. give: takes the numbers, for whoever asked for JSON."""
+    """Check, and print what was found; return the exit status. give: receives the numbers if the user asked for
+    JSON."""
     from openslip import recipes
     from openslip.errors import printable
     from openslip.processes import joined
@@ -128,7 +129,7 @@ def run(options: Options, give: Callable[[Any], None]) -> int:
 
 
 def _other(options: Options, ranks: Processes) -> tuple[Source, Summary | None]:
-    """Return the second set, and what is found in it, on the first rank. It is read whole."""
+    """Return the second set, and on rank 0 what is found in it. The set is read whole."""
     from openslip.data.sources import open_source
     from openslip.tools.check import check
 

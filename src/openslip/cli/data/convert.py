@@ -18,7 +18,7 @@ EXAMPLES = """\
 slip data convert pairs.csv shards --short-side 256
     Write tar shards, and shrink large pictures.
 slip data convert pairs.csv shards --without found.jsonl
-    Leave out what `slip data check --list found.jsonl` has listed.
+    Leave out the records that `slip data check --list found.jsonl` has listed.
 """
 
 
@@ -32,20 +32,20 @@ class Options(SourceOptions):
     shard_size: int = 1000
     """Records in one shard."""
     shard_mb: float = 0.0
-    """Instead: about this many MB in one shard."""
+    """Instead of --shard-size: about this many MB in one shard."""
     short_side: int = 0
-    """Shrink pictures whose short side has more pixels to this many; 0 leaves all as they are."""
+    """Shrink pictures with a longer short side to this many pixels; 0 leaves all pictures as they are."""
     encoding: Literal["jpg", "png"] = "jpg"
-    """Format of pictures that are shrunk; those that are not keep their bytes."""
+    """Format of pictures that are shrunk; all others keep their bytes."""
     quality: int = 92
     """JPEG quality of pictures that are shrunk."""
     no_verify: bool = False
-    """Do not decode pictures that keep their bytes: faster, but damaged ones come along."""
+    """Do not decode pictures that keep their bytes: faster, but keeps damaged pictures."""
     without: Path | None = None
-    """Leave out the records in this file, which `slip data check --list` has written: those that are unusable, blank,
-    exact copies that have no other captions, or in the other set that `--against` named."""
+    """Leave out records in this file, which `slip data check --list` has written: records that are unusable, blank,
+    exact copies without other captions, or also in the set of `--against`."""
     near: bool = False
-    """Leave out the near copies in that file, too. Look at them first: things can look alike."""
+    """Also leave out the near copies in the file of --without. Look at them first: things can look alike."""
     prefix: str = ""
     """What the shards' names begin with."""
     processes: int = -1
@@ -60,8 +60,8 @@ def main(argv: list[str]) -> None:
         prog="slip data convert",
         examples=EXAMPLES,
         description="""Write any source as WebDataset tar shards that `slip train` reads fast, locally and over the
-network. Pictures that cannot be decoded are left out and listed. Interrupted, the same command goes on where it
-stopped. Under `torchrun` the shards are shared out among the ranks, which need one folder in common.""",
+network. Pictures that cannot be decoded are left out and listed. After an interruption the same command goes on where
+it stopped. Under `torchrun` the ranks share the shards, and need one folder in common.""",
     )
     _check(options, given(Options, argv))
 
@@ -74,20 +74,20 @@ stopped. Under `torchrun` the shards are shared out among the ranks, which need 
 def _check(options: Options, given: set[str]) -> None:
     """Raise ConfigError for options that have no effect with the others."""
     if options.near and not options.without:
-        raise ConfigError("--near speaks of the near copies in a list", fix="Give the list with --without")
+        raise ConfigError("--near is about the near copies in a list", fix="Name the list with --without")
     if (
         not options.short_side and "scenes" not in options.source
-    ):  # which are no files that could be kept as they are
+    ):  # scenes are no files whose bytes could be kept
         because, fix = "Pictures that are not shrunk keep their bytes", "Add --short-side, or leave it out"
         refuse_idle(given, "encoding", "quality", because=because, fix=fix)
     if options.encoding != "jpg":
-        refuse_idle(given, "quality", because=f"It is that of JPEGs, and --encoding is {options.encoding}")
+        refuse_idle(given, "quality", because=f"It is for JPEGs, and --encoding is {options.encoding}")
     if options.shard_mb:
         refuse_idle(given, "shard_size", because="--shard-mb says how large a shard is")
 
 
 def run(options: Options, ranks: Processes) -> None:
-    """Write what is this process's to write; the first one says what has become of it all."""
+    """Write this process's share of the shards; rank 0 prints the summary."""
     from openslip.data.contents import described
     from openslip.data.record import reasons
     from openslip.data.subset import Subset
@@ -130,4 +130,4 @@ def run(options: Options, ranks: Processes) -> None:
         for reason in reasons(done.skipped):
             print(printable(f"  {reason}"))
     if not done.written:
-        raise DataError("Not one record could be written", got=options.source, cause=done.skipped[0].reason)
+        raise DataError("No record could be written", got=options.source, cause=done.skipped[0].reason)

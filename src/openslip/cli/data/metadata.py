@@ -30,12 +30,12 @@ class Options:
     """What to read, and where to write."""
 
     table: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")]
-    """A pickle of (index, title, description), which is converted as it is, or the table `yfcc100m_dataset` (tabs
+    """A pickle of (index, title, description), which is converted unchanged; or the table `yfcc100m_dataset` (tabs
     between the columns; plain, .gz or .bz2), whose texts are cleaned."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.parquet")]
     """The file to write."""
     only: tuple[Path, ...] = ()
-    """Files that list image indices, as tables or .npy arrays: only images in all of them are taken."""
+    """Files that list image indices, as tables or .npy arrays. Only images in all of these files are taken."""
 
 
 def main(argv: list[str]) -> None:
@@ -45,9 +45,9 @@ def main(argv: list[str]) -> None:
         argv,
         prog="slip data metadata",
         examples=EXAMPLES,
-        description="""Make the metadata of YFCC15M, image index, title and description, as a Parquet file, which opens
-faster than the pickle that SLIP's authors use, and holds nothing that could run. Then train on it:
---data.train OUT.parquet --data.image-root FOLDER, where FOLDER holds images/NN/NNN.zip.""",
+        description="""Make the metadata of YFCC15M (image index, title and description) as a Parquet file. It opens
+faster than the pickle of SLIP's authors, and holds nothing that could run. Then train on it: --data.train OUT.parquet
+--data.image-root FOLDER, where FOLDER holds images/NN/NNN.zip.""",
     )
 
     from openslip.data.cleaning import make_metadata, raw_rows
@@ -58,7 +58,7 @@ faster than the pickle that SLIP's authors use, and holds nothing that could run
         raise ConfigError("Metadata is written as Parquet", got=str(options.out), fix="Name it OUT.parquet")
     if re.search(r"\.(pkl|pickle)\.(gz|bz2|xz|zst)$", options.table.name.lower()):
         raise ConfigError(
-            "A pickle is read as it is, not compressed", got=str(options.table), fix="Unpack it first"
+            "A compressed pickle cannot be read", got=str(options.table), fix="Unpack the pickle first"
         )
     if options.table.suffix.lower() in (".pkl", ".pickle"):
         if options.only:

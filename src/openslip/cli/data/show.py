@@ -19,7 +19,7 @@ class Options(SourceOptions):
     """What to draw, and where."""
 
     count: int = 8
-    """Records on the sheet, up to 200: the first ones that a run with this seed reads."""
+    """Records on the sheet, up to 200: the first records that a run with this seed reads."""
     recipe: str = RECIPE
     """Recipe whose views are drawn."""
     seed: int = 0
@@ -34,8 +34,8 @@ def main(argv: list[str]) -> None:
         argv,
         prog="slip data show",
         examples=EXAMPLES,
-        description="""Draw a contact sheet: pictures with their captions, and beside each the three views that the
-model sees of it in the first epoch, cropped and augmented as the recipe says.""",
+        description="""Draw a contact sheet: pictures with their captions, and beside each picture the three views that
+the model sees of it in the first epoch, cropped and augmented as the recipe says.""",
     )
 
     from openslip import recipes
