@@ -184,7 +184,7 @@ def test_a_run_that_cannot_be_written_is_measured(run, photos, short, monkeypatc
     printed = capsys.readouterr()
     assert "Read-only file system" in printed.err
     assert "No file keeps the results; --out FILE would." in printed.err
-    assert "nothing is kept of the finetuning" in caplog.text
+    assert "the state of the finetuning is not kept" in caplog.text
     assert "finetune:photos" in printed.out
     assert not (run / "results.json").exists()
 

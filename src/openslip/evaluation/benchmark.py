@@ -62,7 +62,7 @@ def of_sets(*, paper: bool, protocols: Sequence[str] = ()) -> Benchmark:
     for name in protocols:
         if name not in known:
             raise ConfigError(
-                f"No data set is measured by a protocol {name!r}", fix=did_you_mean(name, known)
+                f"There is no protocol {name!r} for data sets", fix=did_you_mean(name, known)
             )
     tasks: list[Asked] = []
     missing: list[Card] = []
@@ -88,9 +88,9 @@ def of_sets(*, paper: bool, protocols: Sequence[str] = ()) -> Benchmark:
             if not protocols
             else "No data set fits these protocols",
             got=", ".join(protocols) or None,
-            cause=f"They were looked for in {looked}"
+            cause=f"The folders searched are {looked}"
             if looked
-            else f"No folder of data sets is named, by --datasets FOLDER or the environment variable {places.ROOTS}",
+            else f"Neither --datasets FOLDER nor the environment variable {places.ROOTS} names a folder of data sets",
             fix="`slip datasets` lists the sets, and where to get them; --sets FILE.toml names tasks of your own",
         )
     return Benchmark(tuple(tasks), tuple(missing))
@@ -121,7 +121,7 @@ def from_file(path: str | Path, options: Collection[str]) -> Benchmark:
             )
     plain, tables = told.get("tasks", []), told.get("task", [])
     if not (isinstance(plain, list) and isinstance(tables, list) and (plain or tables)):
-        raise ConfigError("The file of tasks lists none", got=str(path), fix=f"Write {example}")
+        raise ConfigError("The file of tasks lists no task", got=str(path), fix=f"Write {example}")
     asked = [_asked(table, path, options) for table in [*({"task": task} for task in plain), *tables]]
     return Benchmark(tuple(replace(one, task=task) for one in asked for task in each(one.task)))
 
@@ -129,12 +129,12 @@ def from_file(path: str | Path, options: Collection[str]) -> Benchmark:
 def _asked(table: Any, path: str | Path, options: Collection[str]) -> Asked:
     if not isinstance(table, dict) or not isinstance(table.get("task"), str):
         raise ConfigError(
-            "A task of the file names none", got=f"{path}: {table}", fix='Write task = "knn:photos/"'
+            "An entry of the file names no task", got=f"{path}: {table}", fix='Write task = "knn:photos/"'
         )
     given = {name.replace("-", "_"): value for name, value in table.items() if name != "task"}
     for name in given:
         if name not in options:
             raise ConfigError(
-                f"A task takes no {name!r}", got=f"{path}: {table['task']}", fix=did_you_mean(name, options)
+                f"No task takes {name!r}", got=f"{path}: {table['task']}", fix=did_you_mean(name, options)
             )
     return Asked(table["task"], given)

@@ -99,7 +99,7 @@ class OnCaptioned(Kept[Source]):
         """
         if self.captions < 0:
             raise ConfigError(
-                "Of an image so many captions count, or 0 for all", got=f"captions={self.captions}"
+                "The number of captions per image is 0 (all) or more", got=f"captions={self.captions}"
             )
         source = self.keep()
         if self.captions_required and not _may_have_captions(source):
@@ -168,7 +168,7 @@ class OnCaptioned(Kept[Source]):
             if not texts:
                 raise _without_captions(source)
             if without := len(found.kept) - sum(bool(captioned.captions[i]) for i in found.kept):
-                note(f"{self.name}: {without} images without a caption left out.")
+                note(f"{self.name}: {without} images without a caption are left out.")
         return Embeddings(
             embeddings(encoder, found.values)[rows],
             encode_texts(encoder, texts, self.batch_size) if texts else None,
@@ -213,8 +213,8 @@ def _without_captions(source: Source) -> DataError:
     return DataError(
         "There is no image with a caption",
         got=f"{source.name}: {len(source):,} images",
-        fix="Give captioned pictures, as `slip train --data.train` reads them; pictures in folders of classes are "
-        "measured by zeroshot:FOLDER",
+        fix="Give captioned pictures, as `slip train --data.train` reads them; for pictures in folders of classes, "
+        "measure zeroshot:FOLDER",
     )
 
 

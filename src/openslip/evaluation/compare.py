@@ -153,12 +153,12 @@ def _paired(
     for side, results in zip(sides, (before, after)):
         for result in results:
             if result.outcomes is None or last.outcomes is None:
-                return sides, "what became of single samples is not known"
+                return sides, "the outcomes of single samples are not known"
             if not last.content or result.content != last.content:
-                return sides, "the models were measured on other pictures, or other ones could be read"
+                return sides, "the models were measured on different pictures, or could read different ones"
             known = last.outcomes.samples is not None and result.outcomes.samples is not None
             if not known and result.data != last.data:
-                return sides, "which samples are the same is not known"
+                return sides, "it is not known which samples are the same"
             if (ordered := _in_order(last.outcomes, result.outcomes)) is None:
                 return sides, "the samples of the two models are not the same"
             side.append(ordered)
@@ -278,7 +278,7 @@ def table(differences: Sequence[Difference], titles: tuple[str, str] = ("before"
         )
     lines = aligned(rows, left=(0, 1, len(rows[0]) - 1))
     if whys := dict.fromkeys(one.unpaired for one in differences if one.unpaired and one.low == one.low):
-        lines.append(f"* wider than it need be, as samples are not paired: {'; '.join(whys)}.")
+        lines.append(f"* wider than necessary, because samples are not paired: {'; '.join(whys)}.")
     return "\n".join(lines) + "\n"
 
 

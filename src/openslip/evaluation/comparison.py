@@ -42,7 +42,7 @@ class Comparison:
             return f"Intervals are for {others}. {why}nother training seed may move a number further."
         way = "Student's t of the differences of equal seeds" if self.by_seed else "Welch's t"
         said = f"Intervals are for other seeds ({way}) and for {others}."
-        return said + " Numbers that one side has of a single seed are for other samples alone." * (
+        return said + " Where a side has a single seed, intervals are for other samples alone." * (
             "" in covered
         )
 
@@ -114,7 +114,7 @@ def compare_models(
         if fewer:
             more = f" and {len(fewer) - _FEW} more" if len(fewer) > _FEW else ""
             notes.append(
-                f"{model.name}: of its {len(model.runs)} seeds some are missing: "
+                f"{model.name}: some of its {len(model.runs)} seeds are missing: "
                 f"{', '.join(fewer[:_FEW])}{more}."
             )
     return Comparison(before, after, found, [*notes, *troubles], by_seed)
@@ -208,7 +208,7 @@ def _left_out(model: Model, results: Sequence[Result], rest: tuple[list[Result],
     named = {id(result): name for result, name in zip(every, distinct(every))}
     names = list(dict.fromkeys(named[id(result)] for result in results))
     more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
-    return f"Left out, of {model.name} alone: {', '.join(names[:_FEW])}{more} ({len(results):,} numbers)."
+    return f"Left out, only {model.name} has them: {', '.join(names[:_FEW])}{more} ({len(results):,} numbers)."
 
 
 def _check_equal_seeds(before: Model, after: Model) -> None:
@@ -219,7 +219,7 @@ def _check_equal_seeds(before: Model, after: Model) -> None:
     ):
         told = (f"{model.name}: {', '.join(map(str, model.seeds))}" for model in (before, after))
         raise ConfigError(
-            "Runs are paired by seed where both sides have the same seeds, two or more",
+            "--by-seed needs two or more seeds, the same seeds on both sides",
             got="; ".join(told),
             fix="Leave --by-seed out",
         )
@@ -243,8 +243,8 @@ def _nothing(before: Model, after: Model) -> EvaluationError:
         ways = f"`{command('slip', 'evaluate', place, task)}` measures {lacking.name} as well"
         ways += asked if first.settings or first.prompts else ""
     return EvaluationError(
-        f"Nothing was measured alike of {before.name} and {after.name}",
+        f"{before.name} and {after.name} have no measurement in common",
         got="; ".join(told),
-        cause="Only what is equal in task, data, split, prompts and settings is compared",
+        cause="Measurements are compared only if their task, data, split, prompts and settings are equal",
         fix=ways or "`slip evaluate RUN TASK …` measures a run",
     )

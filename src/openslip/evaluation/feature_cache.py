@@ -86,7 +86,7 @@ class Batch:
             values, kept, digests = (file[name] for name in ("values", "kept", "digests"))
             skipped, beside = json.loads(file["told"].tobytes().decode("utf-8", "surrogatepass"))
         if values.ndim != 2 or values.dtype != np.float32 or not len(values) == len(kept) == len(digests):
-            raise ValueError("These are no features")
+            raise ValueError("These are not features")
         told = tuple(bytes.fromhex(one.decode()) for one in digests.tolist())
         return cls(values, kept, told, tuple(Skipped(*one) for one in skipped), tuple(beside))
 
@@ -125,7 +125,7 @@ class FeatureCache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise EvaluationError(
-                "The folder for features cannot be made",
+                "The folder for features cannot be created",
                 got=str(folder),
                 cause=error.strerror or str(error),
                 fix="Name another folder with --cache, or for a suite with --out",

@@ -400,8 +400,8 @@ class _Extraction:
             exact = self.encoder.image_features(images, numpy=True)
             apart = np.linalg.norm(values - exact, axis=1) / np.linalg.norm(exact, axis=1).clip(1e-12)
             note(
-                f"The image tower computes in {str(precision).removeprefix('torch.')}: of {len(exact)} images its "
-                f"features are {apart.mean():.2%} from those in float32, {apart.max():.2%} at most."
+                f"The image tower computes in {str(precision).removeprefix('torch.')}. On {len(exact)} images, "
+                f"features differ from float32 by {apart.mean():.2%} on average, {apart.max():.2%} at most."
             )
         return _finite(values, self.label)
 
@@ -421,7 +421,7 @@ def require_text(encoder: Encoder, task: str) -> None:
     if not has_text(encoder):
         raise EvaluationError(
             f"{task} needs a text tower, and this model has none",
-            cause="It was trained with an image-only objective such as SimCLR",
+            cause="The model was trained with an image-only objective such as SimCLR",
             fix="Measure it with linear, knn or finetune, or train with 'clip' among the objectives.",
         )
 
@@ -464,8 +464,8 @@ class _Prepared(NamedTuple):
 def _finite(values: np.ndarray, label: str) -> np.ndarray:
     if not np.isfinite(values).all():
         raise EvaluationError(
-            f"What the model makes of {label} is not finite",
-            cause="Its weights diverged in training, or are damaged",
+            f"The model's outputs for {label} are not finite",
+            cause="The weights diverged in training, or are damaged",
             fix="Take an earlier checkpoint, or train with a lower learning rate.",
         )
     return values

@@ -66,7 +66,7 @@ class FewShot(OnLabelled):
         that make no sense."""
         if not self.shots or min(self.shots) < 1 or self.draws < 2 or not self.penalty >= 0 or self.seed < 0:
             raise ConfigError(
-                "Few-shot takes numbers of shots of at least 1, at least 2 draws, a penalty and a seed of 0 or above",
+                "Few-shot takes 1 shot or more, 2 draws or more, and a penalty and a seed of 0 or above",
                 got=f"shots={self.shots}, draws={self.draws}, penalty={self.penalty}, seed={self.seed}",
             )
         data = self.keep()

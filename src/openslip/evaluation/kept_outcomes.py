@@ -86,9 +86,9 @@ def keep(results: Sequence[Result], path: str | Path) -> None:
     if failed is not None:
         file, error = failed
         raise EvaluationError(
-            f"What the results were computed from cannot be written to {file}",
+            f"The outcomes behind the results cannot be written to {file}",
             cause=error.strerror or str(error),
-            fix="The numbers themselves are kept; free some space and measure again to compare sample by sample.",
+            fix="The results themselves are kept. To compare sample by sample, free some space and measure again.",
         )
 
 
@@ -119,7 +119,7 @@ def recall(results: Sequence[Result], path: str | Path) -> tuple[list[Result], l
             troubles.append(f"{file} is not used: {error}")
         except DAMAGED as error:
             troubles.append(
-                f"{file} is not used: it is damaged, or no file of outcomes ({type(error).__name__}: {error})"
+                f"{file} is not used: it is damaged, or not a file of outcomes ({type(error).__name__}: {error})"
             )
     return list(found.values()), troubles
 
@@ -211,7 +211,7 @@ def _recalled(results: Sequence[Result], about: dict[str, Any], arrays: Arrays) 
         if facts is None:
             continue
         if not all(_same(facts[name], getattr(result, name)) for name in _NUMBERS):
-            raise _Other("it is of another measurement than the results beside it")
+            raise _Other("it belongs to another measurement than the results beside it")
         found.append(replace(result, outcomes=_outcomes(facts, arrays, result)))
     said = about["answers"]
     if said is None:

@@ -35,7 +35,7 @@ ARRAYS = ("mean", "scale", "weight", "bias")
 _IDENTITY = ("model", "preprocess", "content", "classes", "penalties", "seed")
 _OF_MODELS = (".toml", ".safetensors", ".json", ".bin")
 """How names of files end that lie in a model's folder, whoever wrote it."""
-_AGAIN = "Run `slip evaluate MODEL linear:DATA` again, which fits the probe anew"
+_AGAIN = "Run `slip evaluate MODEL linear:DATA` again to fit the probe anew"
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ class KeptProbe:
         ):
             return str(place)
         raise CheckpointError(
-            "The model that the linear probe belongs to is not where it was",
+            "The model of the linear probe is not where it was",
             got=str(place),
-            cause=f"The probe {self.path} holds a layer on its features, and not the model",
+            cause=f"The probe {self.path} holds a layer on the model's features, and not the model itself",
             fix="Say where the model is: --encoder MODEL, or in Python LinearClassifier(PATH, model=MODEL)",
         )
 
@@ -96,17 +96,19 @@ class KeptProbe:
         """Raise CheckpointError unless `encoder` gives the features that the probe was fitted on."""
         here, there = described(encoder), self.about
         wrong = [
-            f"{name} {here[name]} there, {there[name]} here" for name in here if here[name] != there[name]
+            f"{name} {here[name]} in the model, {there[name]} in the probe"
+            for name in here
+            if here[name] != there[name]
         ]
         if not wrong:
             return
         checkpoint = there["origin"]["checkpoint"]
         raise CheckpointError(
-            "The linear probe belongs to other weights than this model has, and would answer at random",
+            "The linear probe belongs to other weights than this model's, and would answer at random",
             got=f"{self.path}: {'; '.join(wrong)}",
-            cause=f"It was fitted on {checkpoint}, and the run has gone on since or was measured at another checkpoint"
+            cause=f"The probe was fitted on {checkpoint}, and the run has trained on or is read at another checkpoint"
             if checkpoint
-            else "The file of weights was replaced, or the probe is of another model",
+            else "The file of weights was replaced, or the probe belongs to another model",
             fix=_AGAIN,
         )
 
@@ -129,7 +131,7 @@ def save(
     place = folder
     if (other := _held_by_another(folder, told)) is not None:
         place = folder.with_name(f"{folder.name}-{identity[:8]}")
-        note(f"{name}: {folder} keeps another probe ({other}). This one lies beside it, in {place}.")
+        note(f"{name}: {folder} keeps another probe ({other}). The new probe is kept beside it, in {place}.")
     header = {**told, "l2": probe.l2, "validation_top1": probe.validation_top1, "origin": origin.noted(place)}
     tensors = {key: torch.from_numpy(np.ascontiguousarray(getattr(probe, key))) for key in ARRAYS}
     try:
@@ -139,9 +141,7 @@ def save(
                 Path(file.name), tensors, metadata={metadata.PROBE: json.dumps(header, sort_keys=True)}
             )
     except OSError as error:
-        note(
-            f"{name}: the probe is not kept, as nothing can be written to {place} ({error.strerror or error})."
-        )
+        note(f"{name}: the probe is not kept, because {place} cannot be written ({error.strerror or error}).")
         return None
     return place
 
@@ -203,7 +203,7 @@ def read(path: str | Path) -> KeptProbe:
         if not all(isinstance(origin[key], str) for key in ("name", "path", "checkpoint")):
             raise ValueError("The model is not named")
         if not all(np.isfinite(array).all() for array in arrays.values()):
-            raise ValueError("It holds what is no finite number")
+            raise ValueError("It holds numbers that are not finite")
         missing = [key for key in _IDENTITY if key not in about]
         if missing:
             raise ValueError(f"It does not say {', '.join(missing)}")

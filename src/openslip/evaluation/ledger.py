@@ -43,9 +43,9 @@ class Ledger:
         if path is not None:
             read(path)
             if why := unwritable(path):
-                told = "" if self.out else " With --out FILE they are kept there."
+                told = "" if self.out else " Pass --out FILE to keep them in another file."
                 self.notes.append(
-                    f"The results are not kept in {path}, which cannot be written ({why}).{told}"
+                    f"The results are not kept, because {path} cannot be written ({why}).{told}"
                 )
                 path = None
         self._kept = path
@@ -85,12 +85,12 @@ def check_out(out: Path, kept: Path | None = None) -> None:
     """Raise ConfigError unless the results can be written to `out`, and nothing else is lost by it."""
     if out.suffix.lower() not in ENDINGS:
         raise ConfigError(
-            "Results are written as JSON or CSV", got=f"--out {out}", fix="Call the file .json or .csv"
+            "Results are written as JSON or CSV", got=f"--out {out}", fix="End the name in .json or .csv"
         )
     if kept is not None and os.path.realpath(out) == os.path.realpath(kept):
         raise ConfigError(
-            "A run's results are kept in its results.json anyway, beside earlier ones, which --out would replace",
+            "--out would replace earlier results in the run's results.json, which keeps the new results anyway",
             got=f"--out {out}",
-            fix="Leave --out away, or name another file",
+            fix="Leave --out out, or name another file",
         )
     check_replaceable(out, "results", FILE, holds_results)

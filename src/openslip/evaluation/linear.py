@@ -146,7 +146,7 @@ class Linear(OnLabelled):
         """Return the results of a classifier for each class, where a picture may have several labels."""
         if self.folder is not None:
             note(
-                f"The classifier of {self.name} is not kept: of several labels an image it says which, not one class."
+                f"The classifier of {self.name} is not kept: it gives an image several labels, and not one class."
             )
         options = {
             "penalties": self.penalties,

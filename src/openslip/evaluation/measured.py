@@ -93,7 +93,7 @@ def open_models(words: Sequence[str]) -> tuple[list[Model], list[str]]:
     notes: list[str] = []
     for (name, _), places in named.items():
         runs, unmeasured = _opened(places)
-        notes += [f"{path} is left out: nothing of it has been measured." for path in unmeasured]
+        notes += [f"{path} is left out: it has not been measured." for path in unmeasured]
         found.append((name or name_of([run.name for run in runs]), name or places[0].rstrip("/"), runs))
     every = [run for *_, runs in found for run in runs]
     _check_once(every)
@@ -149,9 +149,9 @@ def open_measured(path: Path) -> Measured:
             "This is neither a run folder nor a file of results",
             got=str(path),
             cause="" if os.path.lexists(path) else "There is nothing of that name",
-            fix=f"It holds runs: as seeds of one configuration they are '{path / '*'}', in quotes"
+            fix=f"The folder holds runs. If they are seeds of one configuration, write '{path / '*'}', in quotes"
             if inside
-            else "Name a folder that `slip train` wrote, or what `slip evaluate --out FILE.json` has written",
+            else "Name a folder that `slip train` wrote, or a file that `slip evaluate --out FILE.json` wrote",
         )
     aged = _by_age(read(file), last)
     latest = tuple(result for result, _, new in aged if new)
@@ -180,7 +180,7 @@ def _matching(pattern: str) -> list[Path]:
         raise ConfigError(
             "The pattern matches no run, and no file of results",
             got=pattern,
-            cause=f"It matches {len(paths)} others" if paths else "It matches nothing",
+            cause=f"It matches {len(paths)} other paths" if paths else "It matches nothing",
         )
     return runs or files
 
@@ -259,14 +259,14 @@ def _check_seeds(name: str, runs: Sequence[Measured]) -> list[str]:
     known = [(run, run.training) for run in runs if run.training is not None]
     if len(known) < len(runs):
         notes.append(
-            f"{name}: files of results do not say what they are of; they are taken for seeds of one model."
+            f"{name}: files of results do not name their model; they are taken for seeds of one model."
         )
     for number, (run, training) in enumerate(known):
         told |= dict.fromkeys(differing(known[0][1], training))
         for other, others in known[:number]:
             if run.seed == other.seed and not differing(others, training):
                 raise ConfigError(
-                    f"Two runs of {name} have the same seed, so that the second is no further measurement",
+                    f"Two runs of {name} have the same seed, so the second adds no measurement",
                     got=f"training.seed {run.seed} of {other.path.parent} and {run.path.parent}",
                     fix="Leave one out",
                 )
@@ -285,7 +285,7 @@ def _check_once(runs: Sequence[Measured]) -> None:
     places = [(os.path.realpath(run.path), {result.checkpoint for result in run.results}) for run in runs]
     if twice := [run for run, place in zip(runs, places) if places.count(place) > 1]:
         raise ConfigError(
-            "The same run is named twice", got=str(twice[0].path), fix="Name another one to compare"
+            "The same run is named twice", got=str(twice[0].path), fix="Name another run to compare"
         )
 
 
@@ -297,8 +297,8 @@ def _may_be_seeds(runs: Sequence[Measured]) -> list[str]:
                 continue
             if not differing(other.training, run.training):
                 return [
-                    f"{other.name} and {run.name} differ in their seeds alone. Seeds of one model are a pattern in "
-                    "quotes, 'runs/slip-*', or have one name in front: slip=runs/a slip=runs/b."
+                    f"{other.name} and {run.name} differ in their seeds alone. To compare seeds as one model, pass a "
+                    "pattern in quotes, 'runs/slip-*', or put one name in front: slip=runs/a slip=runs/b."
                 ]
     return []
 

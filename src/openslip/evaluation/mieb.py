@@ -98,16 +98,16 @@ class Mieb:
         """
         if self.task is None and ("," in self.dataset or self.dataset.lower() in BENCHMARKS):
             raise ConfigError(
-                "One evaluator measures one task of MIEB, and this name stands for several",
+                "One evaluator measures one task of MIEB, and this name stands for several tasks",
                 got=self.name,
-                fix="Have openslip.evaluation.suite.each name them",
+                fix="Call openslip.evaluation.suite.each for the names of the tasks",
             )
         task = self._found()
         if {*task.metadata.modalities} - {"image", "text"}:
             raise ConfigError(
                 "The task is not one of pictures and texts",
                 got=f"{self.name}, of {' and '.join(task.metadata.modalities)}",
-                fix=f"Name one of MIEB, or a whole set of them: {', '.join(BENCHMARKS)}",
+                fix=f"Name a task of MIEB, or a whole set of tasks: {', '.join(BENCHMARKS)}",
             )
         for part in _parts(task):
             if part.metadata.dataset.get("trust_remote_code"):
@@ -239,13 +239,13 @@ def _library() -> Any:
             datasets, mteb = import_module("datasets"), import_module("mteb")
     except ImportError as error:
         raise ConfigError(
-            "MIEB's tasks are measured by mteb, which is not installed", cause=str(error), fix=_INSTALL
+            "The library mteb measures MIEB's tasks, and it is not installed", cause=str(error), fix=_INSTALL
         ) from None
     if not hasattr(mteb, "evaluate"):
-        raise ConfigError("MIEB's tasks are measured by mteb from 2.0 on", got=_version(mteb), fix=_INSTALL)
+        raise ConfigError("MIEB's tasks need mteb 2.0 or later", got=_version(mteb), fix=_INSTALL)
     if not _version(datasets).partition(".")[0].isdigit() or int(_version(datasets).partition(".")[0]) < 4:
         raise ConfigError(
-            "The library datasets runs code that comes with data sets below version 4",
+            "Below version 4, the library datasets runs code that comes with data sets",
             got=_version(datasets),
             fix=_INSTALL,
         )
@@ -297,7 +297,7 @@ def _load(tasks: Iterable[Any]) -> None:
                 f"The data of MIEB's task {task.metadata.name} cannot be loaded",
                 got=f"hf:{task.metadata.dataset.get('path')}",
                 cause=_in_a_line(error),
-                fix="Have a network once, so that the hub's library keeps them, or set HF_HOME to where they are",
+                fix="Connect to a network once, or set HF_HOME to the folder where the hub's library keeps the data",
             ) from error
 
 

@@ -78,7 +78,7 @@ def multilabel(
 def require_labels(task: str, labels: np.ndarray) -> None:
     """Raise EvaluationError where no class has both a training picture and one without it."""
     if not ((labels == 1).any(axis=0) & (labels == 0).any(axis=0)).any():
-        raise EvaluationError(f"{task} needs a class that some training images have and others have not")
+        raise EvaluationError(f"{task} needs a class that some training images have and others do not have")
 
 
 def probe_scores(

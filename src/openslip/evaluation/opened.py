@@ -164,7 +164,7 @@ def about_card(data: LabelledSet, card: Card) -> list[str]:
         here, published = data.splits.get(split), card.splits.get(split, 0)
         if here and published and len(here) != published and abs(classes - card.classes) <= 2:
             lines.append(
-                f"Published numbers of {card.title} are of {published:,} {split} images, and {data.name} has "
+                f"Published numbers of {card.title} use {published:,} {split} images, and {data.name} has "
                 f"{len(here):,}."
             )
             break

@@ -102,7 +102,7 @@ class Pairs(Kept[Choices]):
         if not usable:
             raise EvaluationError(f"{self.name} has no example left whose pictures can be read")
         if lost := len(data) - len(usable):
-            note(f"{self.name}: {lost:,} of {len(data):,} examples skipped, whose pictures cannot be read.")
+            note(f"{self.name}: {lost:,} of {len(data):,} examples skipped: their pictures cannot be read.")
         texts: dict[str, int] = {}
         for i in usable:
             for caption in data.captions[i]:

@@ -66,9 +66,9 @@ def read(path: str | Path) -> list[Result]:
             "The file does not hold results",
             got=str(path),
             cause=f"{type(error).__name__}: {error}",
-            fix="Results are read from JSON: name a run, or what `slip evaluate --out FILE.json` has written"
+            fix="Results are read from JSON: name a run, or a file that `slip evaluate --out FILE.json` wrote"
             if is_csv(Path(path))
-            else "Name another; where it is a damaged one, remove it, and `slip evaluate` measures again",
+            else "Name another file. If this one is damaged, remove it, and `slip evaluate` measures again",
         ) from None
 
 

@@ -51,7 +51,7 @@ class Retrieval(OnCaptioned):
     def check(self) -> None:
         """Raise DataError or ConfigError for a source that cannot be opened, ConfigError for ranks below 1."""
         if not self.ks or min(self.ks) < 1:
-            raise ConfigError("Recall is counted among the k nearest, at least 1", got=f"ks={self.ks}")
+            raise ConfigError("Recall@k needs one k or more, each at least 1", got=f"ks={self.ks}")
         if self.folds < 1:
             raise ConfigError("Retrieval takes 1 fold or more", got=f"folds={self.folds}")
         super().check()

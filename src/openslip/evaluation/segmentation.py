@@ -138,8 +138,8 @@ def fit(
     """
     if not bool(features.isfinite().all()):
         raise EvaluationError(
-            "What the model makes of patches is not finite",
-            cause="Its weights diverged in training, or are damaged",
+            "The model's features of patches are not finite",
+            cause="The weights diverged in training, or are damaged",
         )
     if bool((masks == IGNORED).all()):
         raise EvaluationError("There is no pixel to train on", cause="All labels are 255")

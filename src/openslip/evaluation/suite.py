@@ -92,9 +92,9 @@ def _require_own_captions(protocol: str, dataset: str) -> None:
 
     if labelled_ones(dataset):
         raise ConfigError(
-            f"{protocol.capitalize()} cannot be measured where captions say the class and no more",
+            f"{protocol.capitalize()} cannot be measured on captions that only name the class",
             got=f"{protocol}:{dataset}",
-            cause="Most pictures have the captions of many others",
+            cause="Most pictures share their captions with many others",
             fix=f"Measure zeroshot:{dataset.removeprefix('labels:')}",
         )
 
@@ -180,14 +180,14 @@ def parse_task(task: str, **options: Any) -> Evaluator:
     if protocol not in PROTOCOLS:
         close = "" if re.search(r"[/\\.]", protocol) and not separator else did_you_mean(protocol, PROTOCOLS)
         if separator or close.startswith("Did"):
-            alone = "" if separator else f" A data set stands behind one: zeroshot:{task}"
+            alone = "" if separator else f" Before a data set, write a protocol: zeroshot:{task}"
             raise ConfigError(f"There is no evaluation protocol {protocol!r}", fix=close + alone)
         if task.strip() == "suite":
             raise ConfigError(
-                "`suite` is no task", fix="It goes before the models: slip evaluate suite MODEL …"
+                "`suite` is not a task", fix="Put it before the models: slip evaluate suite MODEL …"
             )
         raise ConfigError(
-            "A task says how to measure before it says on what: PROTOCOL:DATASET",
+            "A task names a protocol and a data set: PROTOCOL:DATASET",
             got=task,
             fix=f"Write zeroshot:{task}, knn:{task}, linear:{task}, fewshot:{task}, finetune:{task}, "
             f"retrieval:{task} or geometry:{task}.",
@@ -231,14 +231,14 @@ def check(tasks: Sequence[Evaluator], *, text: bool, best: str = "") -> list[str
     names = distinct(measured)
     if best and best.rpartition("/")[0] not in names:
         raise ConfigError(
-            "The metric that picks the best checkpoint is of no task that is measured",
+            "The metric that picks the best checkpoint belongs to no task that is measured",
             got=best,
             fix=f"Write TASK/METRIC, with TASK one of {', '.join(dict.fromkeys(names))}"
             if names
             else "Name the task in --evaluation.tasks",
         )
     if lower_is_better(best):
-        raise ConfigError("The best checkpoint is picked by a metric of which more is better", got=best)
+        raise ConfigError("The best checkpoint is picked by a metric for which higher is better", got=best)
     return list(lines)
 
 
@@ -339,7 +339,7 @@ def _checked(evaluators: Sequence[Evaluator], *, text: bool) -> Iterator[list[Ev
     measured = []
     for evaluator in evaluators:
         if getattr(evaluator, "needs_text", False) and not text:
-            note(f"{evaluator.name} left out: the model has no text tower.")
+            note(f"{evaluator.name} is left out: the model has no text tower.")
         else:
             measured.append(evaluator)
     with ExitStack() as stack:
@@ -414,7 +414,7 @@ def _shared(
             error = failure
         (failed,) = ranks.any(error is not None)
     if failed and error is None:
-        error = EvaluationError(f"{name} has failed on another process", fix="Look at what that one printed")
+        error = EvaluationError(f"{name} has failed on another process", fix="Look at what it has printed")
     return error
 
 
@@ -428,7 +428,7 @@ def _without_memory(name: str, work: Callable[[], T]) -> T:
         raise EvaluationError(
             f"{name} ran out of the device's memory",
             cause=str(failure).partition("\n")[0],
-            fix="End what else uses the device, or measure on the CPU.",
+            fix="End other programs that use the device, or measure on the CPU.",
         ) from None
 
 
@@ -470,7 +470,7 @@ class Suite:
         for task, every in zip(self.tasks, self.every):
             if times.setdefault(task.name, every) != every:
                 raise ConfigError(
-                    "Tasks of one name are measured at the same times",
+                    "Tasks with the same name must be measured at the same times",
                     got=f"{task.name} every {every or 'evaluation.every_epochs'} and "
                     f"{times[task.name] or 'evaluation.every_epochs'} epochs",
                     fix="Give both the same `every N`, or name the data sets' folders differently",
@@ -491,8 +491,8 @@ def parse_cadence(task: str) -> tuple[str, float | None]:
         every = -1.0
     if not 0 <= every < math.inf:
         raise ConfigError(
-            "A task is measured every so many epochs",
+            "After `every`, a task has a number of epochs, 0 or more",
             got=task,
-            fix=f"Write `{found[1]} every 5`; 0 measures it at the end alone",
+            fix=f"Write `{found[1]} every 5`; 0 measures the task at the end alone",
         )
     return found[1], every

@@ -82,12 +82,13 @@ class ZeroShot(OnLabelled):
         if data.undivided:
             count = len(data.untrained())
             lines.append(
-                f"{data.name} has no splits: {self.name} measures all {count:,} images, as nothing is trained."
+                f"{data.name} has no splits: {self.name} trains nothing and measures all {count:,} images."
             )
         lines += self._about_prompts(data, asked)
         if twice := named_twice(asked.class_names):
             lines.append(
-                f"{data.name} has classes of one name, which {self.name} cannot tell apart and counts as wrong: "
+                f"{data.name} has classes with the same name. {self.name} cannot tell them apart: pictures of them "
+                "count as wrong: "
                 + ", ".join(twice[:5])
                 + (", …" if len(twice) > 5 else "")
             )
@@ -143,17 +144,17 @@ class ZeroShot(OnLabelled):
         lines = []
         if self._given(data) is None:
             lines.append(
-                f"The templates given have none for {data.name}, which is asked for with {asked.name}."
+                f"The given templates have none for {data.name}, which is measured with {asked.name}."
             )
         if self.class_names is not None and self._renamed(data) is None:
             lines.append(
-                f"{self.class_names.source} has no names for the classes of {data.name}, which keep theirs."
+                f"{self.class_names.source} has no names for the classes of {data.name}, which keep their names."
             )
         if asked.names != tuple((name,) for name in data.class_names):
             pairs = zip(data.class_names, asked.names)
             own, told = next((own, told) for own, told in pairs if (own,) != told)
             lines.append(
-                f"{self.name} calls classes otherwise than the data: {own} is {' or '.join(map(repr, told))}."
+                f"{self.name} uses other class names than the data: {own} is {' or '.join(map(repr, told))}."
             )
         return lines
 

@@ -56,7 +56,7 @@ class ZeroShotSegmentation(OnMasks):
         data = self.keep()
         _ = data.test
         if len(self._asked(data).class_names) < 2:
-            raise EvaluationError(f"{self.name} has no two classes to tell apart", got=data.class_names)
+            raise EvaluationError(f"{self.name} needs two classes or more", got=data.class_names)
 
     def lines(self) -> list[str]:
         """Return sentences for people about what is measured on."""
@@ -65,7 +65,7 @@ class ZeroShotSegmentation(OnMasks):
             lines.append(f"{data.name}: pixels of {BACKGROUND} do not count for {self.name}.")
         if self._given(_things(data)) is None:
             asked = self._asked(data).name
-            lines.append(f"The templates given have none for {data.name}, which is asked for with {asked}.")
+            lines.append(f"The given templates have none for {data.name}, which is measured with {asked}.")
         return lines
 
     def evaluate(self, encoder: Encoder) -> list[Result]:

@@ -141,8 +141,8 @@ def get(name: str) -> Card:
     if card := find(name):
         return card
     raise ConfigError(
-        f"There is no card of a data set {name!r}",
-        fix=f"{did_you_mean(name, cards())} `slip datasets` lists all",
+        f"There is no card for a data set {name!r}",
+        fix=f"{did_you_mean(name, cards())} `slip datasets` lists all cards",
     )
 
 

@@ -27,9 +27,9 @@ def shared_with_imagenet(labelled: LabelledSet, place: Path) -> LabelledSet:
             break
     else:
         raise DataError(
-            f"{labelled.name} lacks what says which classes of ObjectNet are ImageNet's as well",
+            f"{labelled.name} lacks the files that say which classes of ObjectNet are also in ImageNet",
             got=f"{len(labelled.class_names):,} classes",
-            fix=f"Put {FOLDERS} and {SHARED} of the archive into {place / 'mappings'}",
+            fix=f"Put {FOLDERS} and {SHARED} from the archive into {place / 'mappings'}",
         )
     try:
         names, shared = read_json(folder / FOLDERS), read_json(folder / SHARED)

@@ -32,10 +32,10 @@ def add_roots(folders: Sequence[str | os.PathLike[str]]) -> None:
     for folder in folders:
         if not expand(folder).is_dir():
             raise DataError(
-                "Data sets are looked for in folders, and this is none",
+                "Data sets are looked for in folders, and this is not a folder",
                 got=str(folder),
                 cause="" if os.path.lexists(expand(folder)) else "There is nothing of that name",
-                fix="Name the folder in which the sets' own folders lie",
+                fix="Name the folder that contains the folders of the sets",
             )
     if folders:
         named = [os.path.abspath(expand(folder)) for folder in folders]
@@ -124,12 +124,12 @@ def missing(card: Card) -> DataError:
     return DataError(
         f"{card.title} is not on this machine",
         got=card.name,
-        cause=f"It was looked for in {shortened(', '.join(map(str, folders)))}, as {card.name}"
+        cause=f"No folder in {shortened(', '.join(map(str, folders)))} is called {card.name} or by one of its aliases"
         if folders
-        else f"No folder of data sets is named, by --datasets FOLDER or the environment variable {ROOTS}",
+        else f"Neither --datasets FOLDER nor the environment variable {ROOTS} names a folder of data sets",
         fix=f"Get it from {card.where}"
         + (f", or as shards from {card.shards}" if card.hub and card.shards not in card.where else "")
-        + f". Another place is named by {card.name}@FOLDER",
+        + f". To name another place, write {card.name}@FOLDER",
     )
 
 

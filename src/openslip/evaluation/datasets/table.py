@@ -71,7 +71,7 @@ def describe(card: Card) -> str:
     aliases = ", ".join(card.aliases)
     told = {
         "labels": "all names of its classes",
-        "imagenet": "ten names of ImageNet's classes or more, and no others",
+        "imagenet": "ten or more names of ImageNet's classes, and no others",
         "name": f"its name alone: write {card.name}@FOLDER",
     }
     by = told.get(card.told_by) if isinstance(card.told_by, str) else ", ".join(card.told_by)

@@ -72,7 +72,7 @@ class Finetune(OnLabelled):
     ) -> None:
         if seed < 0 or micro_batch < 0:
             raise ConfigError(
-                "A seed and a micro-batch are not negative", got=f"seed {seed}, micro_batch {micro_batch}"
+                "A seed and a micro-batch are 0 or above", got=f"seed {seed}, micro_batch {micro_batch}"
             )
         if preset not in PRESETS:
             raise ConfigError(
@@ -334,10 +334,10 @@ class Trainer:
             raise EvaluationError(
                 "Training the classifier diverged: the loss is no longer finite",
                 got=f"epoch {epoch + 1}",
-                fix="In Python, a recipe may have a lower lr"
+                fix="In Python, give a recipe with a lower lr"
                 if self.recipe.frozen
-                else "The preset small-data (`--preset small-data`) clips gradients; in Python, a recipe may have a "
-                "lower lr. The last epoch's state is intact",
+                else "Pass --preset small-data, which clips gradients; or in Python, give a recipe with a lower lr. "
+                "The last epoch's state is intact",
             )
         return mean
 
@@ -392,8 +392,8 @@ def _next(batches: Iterator[Batch]) -> Batch:
             raise
         raise DataError(
             "A process that reads images died",
-            cause=f"Most often memory ran out ({str(error).splitlines()[0]})",
-            fix="Free some memory, then run the same command again; in Python, workers=0 takes least",
+            cause=f"Most likely, memory ran out ({str(error).splitlines()[0]})",
+            fix="Free some memory, then run the same command again; in Python, workers=0 takes the least memory",
         ) from None
 
 

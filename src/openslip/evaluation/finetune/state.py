@@ -98,8 +98,8 @@ def claimed(folder: Path, description: dict[str, Any], name: str) -> Iterator[Ke
             kept = kept or _claim(own, description, name, stack, last=True)
         except OSError as error:
             note(
-                f"{name}: nothing is kept of the finetuning, as nothing can be written to {folder} "
-                f"({error.strerror or error}). If it is interrupted, it starts anew."
+                f"{name}: the state of the finetuning is not kept, because {folder} cannot be written "
+                f"({error.strerror or error}). If the finetuning is interrupted, it starts anew."
             )
             kept = None
         yield kept
@@ -135,7 +135,7 @@ def _claim(
         return Kept(folder, _writable(folder), description)
     if any(name.startswith(checkpoint.PREFIX) for name in before):
         raise CheckpointError(
-            "The folder holds a finetuning's state, but not what it is of", got=str(folder), fix=_REMOVE
+            "The folder holds a finetuning's state, but no finetune.json", got=str(folder), fix=_REMOVE
         )
     write_json(path, description)
     return Kept(folder, True, description)
@@ -148,7 +148,7 @@ def _another(path: Path, description: dict[str, Any], name: str) -> bool:
     """Whether the folder of `path` holds the state of another finetuning; it is said."""
     if path.exists() and (differences := _read_differences(path, description)):
         note(
-            f"{name}: {path.parent} keeps the state of another finetuning. {differences}. This one's lies beside it."
+            f"{name}: {path.parent} keeps the state of another finetuning. {differences}. The new state goes beside it."
         )
         return True
     return False
@@ -159,9 +159,9 @@ def _read_differences(path: Path, description: dict[str, Any]) -> str:
     try:
         found = read_json(path)
     except ValueError as error:
-        return f"What it is of cannot be read ({error})"
+        return f"Its description cannot be read ({error})"
     if isinstance(found, dict) and "pictures" not in found:
-        return "An earlier version left it, which did not write down of which pictures it is"
+        return "An earlier version wrote it, which did not note the pictures"
     differences = list(_differences(found, description))
     return "It differs in " + "; ".join(differences[:5]) if differences else ""
 
