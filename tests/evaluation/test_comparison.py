@@ -76,7 +76,7 @@ def test_other_pictures_at_the_same_place_are_compared_unpaired(tmp_path) -> Non
     for run, content in zip(runs, ("old", "new")):
         keep(run, measured(content=content))
     (one,) = compare_models(*models(*runs)).differences
-    assert "other pictures" in one.unpaired
+    assert "different pictures" in one.unpaired
     keep(runs[1], measured(content="old"))
     (one,) = compare_models(*models(*runs)).differences
     assert not one.unpaired

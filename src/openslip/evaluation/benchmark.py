@@ -1,4 +1,4 @@
-"""The tasks of a benchmark: of the public data sets that are on disk, or of a file that lists them."""
+"""The tasks of a benchmark: those of the public data sets on disk, or those that a file lists."""
 
 from __future__ import annotations
 
@@ -19,21 +19,24 @@ USUAL: Mapping[Kind, Sequence[str]] = {
     "pairs": ("pairs",),
     "masks": ("segmentation", "zeroshot-segmentation"),
 }
-"""How a set is measured, by what it has, unless protocols are named."""
+"""The protocols for each kind of set, unless protocols are named."""
 PAPER = ("zeroshot", "linear")
-"""The paper's protocols on its 26 sets, but for end-to-end finetuning, which takes days."""
+"""The paper's protocols on its 26 sets, without end-to-end finetuning, which takes days."""
 FITTING: Mapping[Kind, Collection[str]] = {
     **USUAL,
     "classes": ("zeroshot", "knn", "linear", "fewshot", "finetune"),
 }
-"""Which protocols can measure a set, by what it has."""
+"""The protocols that can measure each kind of set."""
 MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One task of a benchmark. options: of `slip evaluate`, for this task alone, such as `label_column`. found: the
-    task is there because its set is, and nobody has named it."""
+    """One task of a benchmark.
+
+    options: options of `slip evaluate` for this task alone, such as `label_column`. found: the task is here because its
+    set was found on disk, and not because somebody named the task.
+    """
 
     task: str
     options: Mapping[str, Any]
@@ -42,34 +45,32 @@ class Asked:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Tasks, in their order. missing: sets of it that are not on disk."""
+    """Tasks, in order. missing: sets of the benchmark that are not on disk."""
 
     tasks: tuple[Asked, ...]
     missing: tuple[Card, ...] = ()
 
 
 def of_sets(*, paper: bool, protocols: Sequence[str] = ()) -> Benchmark:
-    """Return the tasks of the sets that have a card and are found (see `datasets.places`).
+    """Return the tasks of the sets that have a card and are on disk (see `datasets.places`).
 
-    paper: of the paper's 26 alone, by its protocols, and ImageNet with its seven prompts. protocols: how to measure, in
-    place of the usual ones; each set by those that fit it.
+    paper: only the paper's 26 sets, by the paper's protocols, with the paper's seven prompts for ImageNet. protocols:
+    protocols in place of the usual ones; each set is measured by those that fit the set.
 
-    Raises ConfigError where there is no such protocol, and where no set is found.
+    Raises ConfigError if there is no such protocol, or if no set is found.
     """
     from openslip.evaluation import published
 
     known = dict.fromkeys(name for kind in FITTING for name in FITTING[kind])
     for name in protocols:
         if name not in known:
-            raise ConfigError(
-                f"There is no protocol {name!r} for data sets", fix=did_you_mean(name, known)
-            )
+            raise ConfigError(f"There is no protocol {name!r} for data sets", fix=did_you_mean(name, known))
     tasks: list[Asked] = []
     missing: list[Card] = []
     for card in cards().values():
         if paper and not card.paper:
             continue
-        if card.name == "scenes":  # built in, and measured where a file of tasks names it
+        if card.name == "scenes":  # built in, and measured if a file of tasks names it
             continue
         if places.on_disk(card) is None:
             missing.append(card)
@@ -97,11 +98,11 @@ def of_sets(*, paper: bool, protocols: Sequence[str] = ()) -> Benchmark:
 
 
 def from_file(path: str | Path, options: Collection[str]) -> Benchmark:
-    """Return the tasks that a TOML file lists: `tasks = ["knn:photos/", …]`, and in `[[task]]` those that take options.
+    """Return the tasks that a TOML file lists: `tasks = ["knn:photos/", …]`, and `[[task]]` for tasks with options.
 
-    options: the names that a `[[task]]` may have beside `task`. Relative paths are from where the command is started.
+    options: the keys that a `[[task]]` may have beside `task`. Relative paths start at the working folder.
 
-    Raises ConfigError for a file that is none, or says something else.
+    Raises ConfigError for a file that cannot be read, or that holds anything else.
     """
     example = (
         'tasks = ["zeroshot:photos/"], and [[task]] with task = "knn:table.csv" and label_column = "kind"'
