@@ -26,7 +26,7 @@ class Measure:
         return {"share": (0.0, 1.0), "rank": (1.0, math.inf), "number": (-math.inf, math.inf)}[self.unit]
 
     def text(self, value: float, *, sign: bool = False) -> str:
-        """Return a value as tables show it: a share in percent, without the unit. sign: for differences, with a sign."""
+        """Return a value as tables show it: a share in percent, without the unit. sign: show + too, for differences."""
         if math.isnan(value):
             return "–"
         plus = "+" if sign else ""

@@ -109,8 +109,8 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def mean_interval(values: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float]:
-    """Return the interval of `values.mean()`, taken as normal, for N numbers of any size. groups: (N,) the group of each
-    sample; each group is one draw."""
+    """Return the interval of `values.mean()`, taken as normal, for N numbers of any size. groups: (N,) the group of
+    each sample; each group is one draw."""
     error = values - values.mean(dtype=np.float64)
     if groups is not None:
         error = np.bincount(np.unique(groups, return_inverse=True)[1].ravel(), weights=error)
@@ -182,8 +182,8 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 1
 def mean_iou(areas: np.ndarray) -> float:
     """Return the mean over classes of intersection over union, in [0, 1].
 
-    areas: (N, 2, C), each class's intersection and union in each of N pictures. They are first summed over the pictures,
-    as in VOC's segmentation (Everingham et al. 2015). Classes without a pixel are left out.
+    areas: (N, 2, C), each class's intersection and union in each of N pictures. They are first summed over pictures, as
+    in VOC's segmentation (Everingham et al. 2015). Classes without a pixel are left out.
     """
     both, either = areas.sum(axis=0)
     return float((both[either > 0] / either[either > 0]).mean()) if either.any() else math.nan
@@ -209,7 +209,7 @@ def resampled(
     """Return the interval of a statistic of `count` samples by the percentile bootstrap (Efron 1979).
 
     statistic: takes indices of samples, with repetition. groups: (count,) the group of each sample; whole groups are
-    drawn. centred: shift the resamples so that their mean is the statistic. This is for statistics that resamples raise,
+    drawn. centred: shift the resamples so that their mean is the statistic. This suits statistics that resamples raise,
     such as average precision: a sample that is drawn twice is found twice. The seed is fixed, so equal samples give
     equal intervals. The interval contains the statistic of the samples themselves.
     """
