@@ -154,7 +154,7 @@ def _weights(count: int, size: int, like: Tensor) -> Tensor:
 def labelled(logits: Tensor, size: int) -> Tensor:
     """Return the likeliest class of each pixel, (B, size, size), given logits of patches (B, R, C, K).
 
-    Pictures are computed one by one, so large batches take no more memory. Of equally likely classes the first is taken.
+    Pictures are computed one by one, so batches take no more memory. Of equally likely classes the first is taken.
     """
     return torch.cat([upsampled(one[None], size).argmax(dim=1) for one in logits])
 

@@ -49,8 +49,8 @@ class Geometry(OnCaptioned):
     captions_required = False
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
-        """Measure `encoder`. Raises DataError if a model with text finds no caption, EvaluationError for too few pictures
-        or captions."""
+        """Measure `encoder`. Raises DataError if a model with text finds no caption, EvaluationError for too few
+        pictures or captions."""
         found = self.embedded(encoder)
         for what, values in (("pictures", found.images), ("captions", found.texts)):
             if values is not None and len(values) < LEAST:

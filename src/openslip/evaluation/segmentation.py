@@ -3,7 +3,7 @@
 The setting is that of DINOv2 (Oquab et al. 2023, section 7.4, "linear") at small scale. Patch features are standardised
 by the training pictures' mean and standard deviation. A linear layer gives logits for each patch, which are upsampled
 to the size of the view (bilinear). The loss is cross-entropy over all pixels except those labelled 255. Pictures and
-masks are cropped as the model crops pictures. Nothing is augmented, so features are computed once.
+masks are prepared as the model takes pictures. Nothing is augmented, so features are computed once.
 """
 
 from __future__ import annotations
