@@ -22,9 +22,9 @@ def distinct(measured: Sequence[Result | Evaluator]) -> list[str]:
     """Return a short name for each of N results or evaluators, in their order.
 
     The name is the task's, `protocol:dataset`. If several measurements share it, the name also says how they differ: by
-    the end of the path, then in brackets by prompts, settings, checkpoint, split. Names are equal exactly if task, data,
-    split, prompts, settings, checkpoint and content are equal. The metric is not part of the name. Evaluators may open
-    their data to be named, and raise what their `check` raises.
+    the end of the path, then in brackets by prompts, settings, checkpoint, split. Names are equal exactly if task,
+    data, split, prompts, settings, checkpoint and content are equal. The metric is not part of the name. Evaluators may
+    open their data to be named, and raise what their `check` raises.
     """
     told = [_told(one) for one in measured]
     names: dict[tuple[str, Told], str] = {}

@@ -4,7 +4,7 @@ Inside `with session():` a labelled split that several protocols need goes throu
 call computes anew, because the encoder may have been trained between two calls. The model is in evaluation mode while
 it computes, and afterwards in its earlier mode.
 
-Several processes share the batches of a set. The batches, and so the features, are the same for any number of processes.
+Several processes share the batches of a set. Batches, and so features, are the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def labelled_features(
 ) -> LabelledFeatures:
     """Extract one split of labelled images, or recall it from the session.
 
-    data: an open set, or a spec that `open_labelled` takes. split: `train`, `val`, `test`; or `untrained`, for protocols
+    data: an open set, or a spec that `open_labelled` takes. split: `train`, `val`, `test`; or `untrained` for protocols
     that train nothing: the test split, or all images of a set without splits.
     """
     opened = labelled_set(data) if isinstance(data, str) else data

@@ -147,7 +147,7 @@ class OnLabelled(Kept[LabelledSet]):
 
 
 def about_card(data: LabelledSet, card: Card) -> list[str]:
-    """Return sentences on where labelled images and their card differ."""
+    """Return sentences on the card by which labelled images are measured, and on where the two differ."""
     lines, classes = [], len(data.class_names)
     # Scenes are rendered here: the task says how many there are, and no published numbers exist.
     if card.name == "scenes":

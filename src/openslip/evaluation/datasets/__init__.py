@@ -83,7 +83,7 @@ class Card:
         return SHARDS + self.hub if self.hub else ""
 
     def called(self, values: Sequence[str | int], names: Sequence[str] = ()) -> tuple[Names, ...] | None:
-        """Return the names of C classes in prompts, given their values in the data; None if the card does not know them.
+        """Return the names of C classes in prompts, given their values in the data; None if the card lacks them.
 
         values: names, or numbers that count all of the card's classes from 0 or from 1. names: other names of the
         classes in the data.

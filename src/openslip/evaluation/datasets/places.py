@@ -85,8 +85,8 @@ def place_of(dataset: str, *kinds: Kind) -> str:
 
 
 def _inside(card: Card, place: str) -> str:
-    """Return the part of a set's folder that is measured: for captions, the card's file or the shards of the test split;
-    else the folder."""
+    """Return the part of a set's folder that is measured: for captions, the card's file or the shards of the test
+    split; else the folder."""
     folder = expand(place)
     if card.kind != "captions" or not folder.is_dir():
         return place
