@@ -67,7 +67,7 @@ def test_what_is_measured_otherwise_is_left_out_and_said(pair) -> None:
     found = compare_models(*models(*pair))
     assert len(found.differences) == 2
     (note,) = found.notes
-    assert note.startswith("Left out, only b has them: linear:birds, zeroshot:birds, knn:birds (")
+    assert note.startswith("Left out, only in b: linear:birds, zeroshot:birds, knn:birds (")
     assert note.endswith(f"({len(others)} numbers).")
 
 

@@ -208,7 +208,7 @@ def _left_out(model: Model, results: Sequence[Result], rest: tuple[list[Result],
     named = {id(result): name for result, name in zip(every, distinct(every))}
     names = list(dict.fromkeys(named[id(result)] for result in results))
     more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
-    return f"Left out, only {model.name} has them: {', '.join(names[:_FEW])}{more} ({len(results):,} numbers)."
+    return f"Left out, only in {model.name}: {', '.join(names[:_FEW])}{more} ({len(results):,} numbers)."
 
 
 def _check_equal_seeds(before: Model, after: Model) -> None:

@@ -168,7 +168,7 @@ def once(
     share: Callable[[range], Sequence[int]] = current.ranks.share
     if current.ranks.world > 1:
         if whole not in current.parts:
-            current.parts[whole] = part(share), join, encoder, data  # a reference to them keeps their ids valid
+            current.parts[whole] = part(share), join, encoder, data  # which keeps their ids
         return None
     found = join(part(share))
     current.memory[whole] = found, encoder, data

@@ -42,8 +42,8 @@ _AGAIN = "Run `slip evaluate MODEL linear:DATA` again to fit the probe anew"
 class Origin:
     """The model that a probe belongs to, for loading it later.
 
-    spec: the path or name that `openslip.load` took. run: the run folder, if the model is a run. checkpoint: the name of
-    the run's checkpoint.
+    spec: the path or name that `openslip.load` took. run: the run folder, if the model is a run. checkpoint: the name
+    of the run's checkpoint.
     """
 
     spec: str
@@ -106,7 +106,7 @@ class KeptProbe:
         raise CheckpointError(
             "The linear probe belongs to other weights than this model's, and would answer at random",
             got=f"{self.path}: {'; '.join(wrong)}",
-            cause=f"The probe was fitted on {checkpoint}, and the run has trained on or is read at another checkpoint"
+            cause=f"The probe was fitted on {checkpoint}; the run has since gone on, or another checkpoint is loaded"
             if checkpoint
             else "The file of weights was replaced, or the probe belongs to another model",
             fix=_AGAIN,

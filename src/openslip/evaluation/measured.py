@@ -317,7 +317,7 @@ def what_of(result: Result) -> tuple[str, ...]:
 
 
 def newest(results: Sequence[Result], last: object = None) -> list[Result]:
-    """Return results, each measurement of a checkpoint once. Those of the newest checkpoint lose the checkpoint's name.
+    """Return results, each measurement of a checkpoint once. The newest checkpoint of a measurement is not named.
 
     last: the last step of the run, if it is known: earlier versions measured the last step without naming it.
     """

@@ -1,7 +1,7 @@
 """MIEB, the Massive Image Embedding Benchmark (Xiao et al. 2025, arXiv 2504.10471): its tasks as `mteb` measures them.
 
 Data, prompts, classifiers and metrics are mteb's; only the model is ours. So the numbers are comparable with MIEB's
-tables, and not with those of the SLIP paper (docs/protocols.md names the differences). mteb downloads a task's data
+tables, and not with those of the paper (docs/protocols.md names the differences). mteb downloads a task's data
 from the hub into the cache of the hub's own library. mteb's cache of results stays off: results are kept like all
 others.
 """

@@ -59,7 +59,7 @@ class Samples(Dataset):
 
 
 class Batches(Sampler):
-    """Keys of the batches of epochs `first` to `last` - 1. Each epoch has its own order and leaves out the remainder."""
+    """Keys of the batches of epochs `first` to `last` - 1. Each epoch has its own order and drops the remainder."""
 
     def __init__(self, images: int, batch: int, seed: int, first: int, last: int) -> None:
         self.images, self.batch, self.seed, self.first, self.last = images, batch, seed, first, last

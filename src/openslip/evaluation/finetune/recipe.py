@@ -22,7 +22,7 @@ class FinetuneRecipe:
     warmup_epochs: int = 20
     """Epochs of linear warm-up from 0; a cosine down to `lr_end` follows, both per step."""
     batch: int = 1024
-    """Images in one optimiser step; even, because mixing works on pairs. A smaller data set has a smaller batch."""
+    """Images in one optimiser step; even, because mixing works on pairs. At most as many as the data set has."""
     lr: float = 4e-3
     """Learning rate of the head at a batch of 1024; scaled linearly with the batch."""
     lr_end: float = 1e-6
