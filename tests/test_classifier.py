@@ -235,7 +235,7 @@ def test_a_linear_classifier_takes_its_model_where_it_is(probed, tmp_path) -> No
     for model in (run, openslip.load(run)):
         assert torch.equal(openslip.LinearClassifier(alone, model)(pictures(2)), expected)
     assert torch.equal(openslip.LinearClassifier(run / "linear" / "photos")(pictures(2)), expected)
-    with pytest.raises(SlipError, match="other weights than this model has"):
+    with pytest.raises(SlipError, match="other weights than this model's"):
         openslip.LinearClassifier(alone, openslip.create(make_tiny_config()))
 
 

@@ -155,7 +155,7 @@ def test_honest_words_about_samples(classify) -> None:
     sure = np.eye(2)[np.arange(60) % 2] * 9
     found, _, notes = calibrate(classify, sample_of(sure, np.arange(60) % 2))
     assert (found.temperature, found.threshold) == (1.0, 0.0)
-    assert "does not tell a temperature" in " ".join(notes)
+    assert "cannot determine a temperature" in " ".join(notes)
     for count, others in ((19, 0), (19, 50), (50, 3)):
         with pytest.raises(DataError, match="too small to calibrate on"):
             calibrate(classify, sample_of(*problem(count, classes=2, others=others)))
@@ -207,8 +207,8 @@ def test_kept_and_read(classify, tmp_path) -> None:
 def test_classes_of_a_sample_meet_those_of_the_classifier(classify) -> None:
     found, notes = match(["blues", "RED", "None", "green", "Red_s"], classify, "none")
     assert found == [1, 0, OTHER, OTHER, OTHER]
-    assert "3 of 5 classes of the sample are none of the classifier's" in notes[0]
-    assert "'Redss' may be meant for 'Reds'" in match(["Redss", "blue"], classify, "none")[1][0]
+    assert "lacks 3 of 5 classes of the sample" in notes[0]
+    assert "'Redss' may mean 'Reds'" in match(["Redss", "blue"], classify, "none")[1][0]
     assert match(["reds", "Blues"], classify, "none") == ([0, 1], [])
     assert "no pictures of 1 classes: Blues" in match(["reds", "x"], classify, "none")[1][1]
 

@@ -47,9 +47,9 @@ def test_templates_suit_the_classes_or_are_given(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
-        ("dress", "no such file of classes, and one name alone"),
+        ("dress", "no such file of classes, and one class alone"),
         ("nothing.txt", "no such file of classes"),
-        ("dress,", "One class is no choice"),
+        ("dress,", "One class leaves no choice"),
         (",", "name of a class is empty"),
         ("a,,b", "name of a class is empty"),
         ("a,b,a", "named twice.*'a'"),
@@ -70,8 +70,8 @@ def test_lists_that_are_none(spec, told) -> None:
         ("c.txt", b"a\nb\na\n", "named twice"),
         ("c.json", b"{", "holds no classes"),
         ("c.json", b"3", "holds a int"),
-        ("c.json", b'["a", 3]', "3 is no text"),
-        ("c.json", b'{"a": ["b"]}', "is no text"),
+        ("c.json", b'["a", 3]', "3 is not a text"),
+        ("c.json", b'{"a": ["b"]}', "is not a text"),
         ("c.json", b'{"a": "x", "a ": "y", "b": "z"}', "named twice"),
         ("c.json", b"[" * 100_000, "holds no classes"),
         ("c.txt", b"a\n" * 600_000, "more than 1 MB"),

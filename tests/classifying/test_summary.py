@@ -16,7 +16,7 @@ def test_every_picture_is_counted() -> None:
     assert lines[1].split() == ["3", "class", "0"]
     assert lines[21].split() == ["10", "in", "5", "other", "classes"]
     assert lines[22] == "  cannot be used: b0: broken"
-    assert lines[27] == "  and 2 others, which the column `error` tells"
+    assert lines[27] == "  and 2 others, listed in the column `error`"
     assert (summary.usable, summary.unusable) == (55, 7)
 
 

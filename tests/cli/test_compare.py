@@ -81,7 +81,7 @@ def test_several_models_and_seeds(tmp_path, capsys) -> None:
     [
         ([], 2, "needs two models or more"),
         (["{a}"], 2, "slip compare 'runs/clip-*' 'runs/slip-*'"),
-        (["{a}", "{b}", "--by-seed"], 1, "paired by seed where both sides have the same seeds"),
+        (["{a}", "{b}", "--by-seed"], 1, "two or more seeds, the same seeds on both sides"),
         (["{a}", "gone"], 1, "There is nothing of that name"),
         (["{a}", "{b}", "--out", "c.txt"], 1, "Results are written as JSON or CSV"),
         (["{a}", "{b}", "--fail-if", "better"], 2, "worse"),

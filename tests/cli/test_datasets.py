@@ -50,7 +50,7 @@ def test_one_card(tmp_path, capsys) -> None:
 @pytest.mark.parametrize(
     ("words", "said", "status"),
     [
-        (["show", "food102"], "no card of a data set", 1),
+        (["show", "food102"], "no card for a data set", 1),
         (["show"], "takes one name", 2),
         (["food101"], "slip datasets show food101", 2),
         (["sho"], "Did you mean 'show'", 2),

@@ -329,11 +329,11 @@ def test_shares_that_cannot_be_held_out(tmp_path, monkeypatch, options, message,
         (["--evaluation.tasks", "linear:nowhere"], "no labelled images at this place"),
         (["--evaluation.tasks", "retrieval:nowhere.csv"], "nowhere.csv"),
         (["--evaluation.tasks", "knn:scenes:tset"], "Did you mean 'test'"),
-        (["--evaluation.best", "knn:birds/top1"], "of no task that is measured. Got: .knn:birds/top1"),
+        (["--evaluation.best", "knn:birds/top1"], "to no task that is measured. Got: .knn:birds/top1"),
         (["--evaluation.tasks", "knn:scenes", "--evaluation.best", "top1"], "with TASK one of knn:scenes"),
         (
             ["--evaluation.best", "retrieval:val/median_rank", "--data.val", "scenes:test:64"],
-            "more is better",
+            "higher is better",
         ),
     ],
 )

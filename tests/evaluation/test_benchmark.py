@@ -56,11 +56,11 @@ def test_every_protocol_measures_a_kind_of_sets_and_usual_ones_fit() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "lists none"),
-        ("tasks = 3", "lists none"),
+        ("", "lists no task"),
+        ("tasks = 3", "lists no task"),
         ("taks = []", "Did you mean 'tasks'"),
-        ("tasks = [3]", "names none"),
-        ('[[task]]\ntusk = "knn:a"', "names none"),
+        ("tasks = [3]", "names no task"),
+        ('[[task]]\ntusk = "knn:a"', "names no task"),
         ('[[task]]\ntask = "knn:a"\nlabel_colum = "b"', "Did you mean 'label"),
         ("tasks = [", "cannot be read"),
         pytest.param("tasks = " + "[" * 20_000, "too deeply", id="deep"),

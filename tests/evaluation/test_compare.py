@@ -233,8 +233,8 @@ def test_results_that_cannot_be_paired_have_the_wider_interval_and_say_so() -> N
     paired = difference(*pair)
     assert not paired.unpaired
     for other, why in (
-        (replace(pair[0], content="other"), "other pictures"),
-        (replace(pair[0], outcomes=None), "single samples is not known"),
+        (replace(pair[0], content="other"), "different pictures"),
+        (replace(pair[0], outcomes=None), "single samples are not known"),
         (replace(pair[0], outcomes=Outcomes(before[:399, 0])), "not the same"),
         (replace(pair[0], outcomes=Outcomes(before[:, 0], groups=labels)), "not the same"),
     ):
@@ -242,7 +242,7 @@ def test_results_that_cannot_be_paired_have_the_wider_interval_and_say_so() -> N
         assert why in one.unpaired
         assert one.value == paired.value
         assert one.high - one.low > paired.high - paired.low
-        assert f"* wider than it need be, as samples are not paired: {one.unpaired}" in table([one])
+        assert f"* wider than necessary, because samples are not paired: {one.unpaired}" in table([one])
         below = np.hypot(pair[1].value - pair[1].low, pair[0].high - pair[0].value)
         assert one.low == pytest.approx(one.value - below)
     assert difference(replace(pair[0], content=""), replace(pair[1], content="")).unpaired

@@ -67,7 +67,7 @@ def test_what_is_measured_otherwise_is_left_out_and_said(pair) -> None:
     found = compare_models(*models(*pair))
     assert len(found.differences) == 2
     (note,) = found.notes
-    assert note.startswith("Left out, of b alone: linear:birds, zeroshot:birds, knn:birds (")
+    assert note.startswith("Left out, only in b: linear:birds, zeroshot:birds, knn:birds (")
     assert note.endswith(f"({len(others)} numbers).")
 
 
@@ -76,7 +76,7 @@ def test_other_pictures_at_the_same_place_are_compared_unpaired(tmp_path) -> Non
     for run, content in zip(runs, ("old", "new")):
         keep(run, measured(content=content))
     (one,) = compare_models(*models(*runs)).differences
-    assert "other pictures" in one.unpaired
+    assert "different pictures" in one.unpaired
     keep(runs[1], measured(content="old"))
     (one,) = compare_models(*models(*runs)).differences
     assert not one.unpaired
@@ -86,7 +86,7 @@ def test_damaged_outcomes_are_said_and_not_paired(pair) -> None:
     for file in (pair[0] / "outcomes").iterdir():
         file.write_bytes(b"PK damaged")
     found = compare_models(*models(*pair))
-    assert [one.unpaired for one in found.differences] == ["what became of single samples is not known"] * 2
+    assert [one.unpaired for one in found.differences] == ["the outcomes of single samples are not known"] * 2
     assert len(found.notes) == 2
     assert all("is not used: it is damaged" in note for note in found.notes)
 
@@ -98,7 +98,7 @@ def test_results_of_earlier_versions_are_compared_where_they_may_be_of_the_same(
         for name, result in (("a", old), ("b", replace(old, value=0.7)), ("c", replace(old, count=99)))
     ]
     assert compare_models(*models(*runs[:2])).differences[0].value == pytest.approx(0.2)
-    with pytest.raises(EvaluationError, match="Nothing was measured alike"):
+    with pytest.raises(EvaluationError, match="no measurement in common"):
         compare_models(*models(runs[0], runs[2]))
 
 
@@ -129,7 +129,7 @@ def test_seeds_are_groups(tmp_path) -> None:
     sides = models(tmp_path / "a-*", tmp_path / "b-*")
     found = compare_models(*sides)
     assert [one.seeds for one in found.differences] == [(3, 3), (3, 2)]
-    assert found.notes == ["b: of its 3 seeds some are missing: knn:birds top1 of 2."]
+    assert found.notes == ["b: some of its 3 seeds are missing: knn:birds top1 of 2."]
     assert "Welch's t" in found.meaning
     together = compare_models(*sides, by_seed=True)
     assert [one.seeds for one in together.differences] == [(3, 3), (2, 2)]

@@ -216,7 +216,7 @@ def test_a_state_of_an_earlier_version_is_left_and_said(encoder, pictures, tmp_p
         del description[new]
     (folder / "finetune.json").write_text(json.dumps(description))
     finetune(pictures, folder).evaluate(encoder)
-    assert "did not write down of which pictures" in caplog.text
+    assert "did not note the pictures" in caplog.text
     assert final_state(folder) == kept
     assert len(folders(folder.parent)) == 2
 
@@ -225,7 +225,7 @@ def test_where_nothing_can_be_written_nothing_is_kept_and_it_is_said(encoder, pi
     (tmp_path / "file").touch()
     expected = finetune(pictures).evaluate(encoder)
     assert finetune(pictures, tmp_path / "file" / "pictures").evaluate(encoder) == expected
-    assert "nothing is kept of the finetuning" in caplog.text
+    assert "the state of the finetuning is not kept" in caplog.text
 
 
 def test_a_finished_state_in_a_folder_that_is_only_read_is_used(encoder, pictures, tmp_path, monkeypatch):

@@ -126,7 +126,7 @@ def test_a_ledger_keeps_them_beside_its_file(tmp_path) -> None:
 
 def test_numbers_are_kept_where_outcomes_cannot_be(tmp_path) -> None:
     (tmp_path / "outcomes").write_text("no folder")
-    with pytest.raises(EvaluationError, match="The numbers themselves are kept"):
+    with pytest.raises(EvaluationError, match="The results themselves are kept"):
         results.keep(measured(), tmp_path / "results.json")
     found = results.read(tmp_path / "results.json")
     assert found == measured()

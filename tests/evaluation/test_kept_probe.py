@@ -106,7 +106,7 @@ def test_a_probe_whose_checkpoint_is_gone_makes_room(tmp_path) -> None:
     assert kept_probe.read(folder).model() == str(run / "checkpoints" / "step-00000001")
     beside = kept_probe.save(folder, "linear:photos", after, two, probe, ABOUT)
     assert beside != folder
-    with pytest.raises(CheckpointError, match="other weights than this model has.*step-00000001.*again"):
+    with pytest.raises(CheckpointError, match="other weights than this model's.*step-00000001.*again"):
         kept_probe.read(folder).check(after)
     (run / "checkpoints" / "step-00000001").rmdir()
     assert kept_probe.save(folder, "linear:photos", after, two, probe, ABOUT) == folder

@@ -35,7 +35,7 @@ def test_patterns_and_names_are_seeds_in_the_order_of_their_numbers(tmp_path, mo
     (slip, clip), notes = open_models(["runs/slip-*", "clip=runs/a", "clip=runs/b"])
     assert (slip.name, slip.seeds) == ("slip", [0, 2, 10])
     assert (clip.name, clip.seeds) == ("clip", [0, 1])
-    assert notes == ["runs/slip-seed11 is left out: nothing of it has been measured."]
+    assert notes == ["runs/slip-seed11 is left out: it has not been measured."]
     assert slip.describe().startswith("3 seeds 0, 2, 10: runs/slip-seed0/results.json runs/slip-seed2/")
     ((named, *_), _) = open_models(["SLIP=runs/slip-*"])
     assert (named.name, len(named.runs)) == ("SLIP", 3)
@@ -76,7 +76,7 @@ def test_files_of_results_may_be_seeds(tmp_path) -> None:
         results.save([TOP1], tmp_path / name)
     models, (note,) = open_models([str(tmp_path / "a*.json")])
     assert models[0].seeds == [None, None]
-    assert "files of results do not say what they are of" in note
+    assert "files of results do not name their model" in note
 
 
 def test_what_names_nothing_is_refused_in_words(tmp_path) -> None:
@@ -84,7 +84,7 @@ def test_what_names_nothing_is_refused_in_words(tmp_path) -> None:
     (tmp_path / "text.txt").write_text("hello")
     for word, told in (
         (str(tmp_path / "gone"), "There is nothing of that name"),
-        (str(tmp_path / "runs"), "as seeds of one configuration they are"),
+        (str(tmp_path / "runs"), "If they are seeds of one configuration"),
         (str(tmp_path / "x-*"), "matches no run"),
         (str(tmp_path / "text*"), "It matches 1 others"),
     ):

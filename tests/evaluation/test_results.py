@@ -161,8 +161,8 @@ def test_a_broken_results_file_is_known_at_the_start(tmp_path):
         ("file.json/out.json", "not there"),
         ("captions.csv", "holds something else"),
         ("other.json", "holds something else"),
-        ("run/results.json", "kept in its results.json anyway"),
-        ("run/../run/results.json", "kept in its results.json anyway"),
+        ("run/results.json", "keeps the new results anyway"),
+        ("run/../run/results.json", "keeps the new results anyway"),
     ],
 )
 def test_an_out_that_cannot_be_is_refused_and_nothing_is_touched(tmp_path, out, message):

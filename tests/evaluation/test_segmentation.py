@@ -231,7 +231,7 @@ def test_templates_by_data_set(colours):
         task = ZeroShotSegmentation(str(colours), templates)
         task.check()
         assert task.about()["prompts"] == prompts
-        said = f"The templates given have none for {colours.name}, which is asked for with default."
+        said = f"The given templates have none for {colours.name}, which is measured with default."
         assert (said in task.lines()) == (prompts == "default")
 
 
@@ -243,7 +243,7 @@ def test_what_cannot_be_measured(colours, encoder, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="no such folder"):
         Segmentation(str(tmp_path / "nowhere")).check()
     (colours / "classes.txt").write_text("background\nred\n")
-    with pytest.raises(EvaluationError, match="no two classes"):
+    with pytest.raises(EvaluationError, match="needs two classes or more"):
         ZeroShotSegmentation(str(colours)).check()
     features = torch.full((2, 2, 2, 3), torch.nan)
     with pytest.raises(EvaluationError, match="not finite"):

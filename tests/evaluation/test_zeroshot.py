@@ -167,11 +167,11 @@ def test_given_names_and_templates_of_several_sets(tmp_path):
     assert top1.value == 1.0  # by name, whatever the order of the list
     others = ZeroShot(spec, {"food101": ["all {}"]})
     assert others.about()["prompts"] == "default"
-    assert "The templates given have none for colors, which is asked for with default." in others.lines()
+    assert "The given templates have none for colors, which is measured with default." in others.lines()
     other_names = ZeroShot(spec, class_names=read_names(names))
     assert other_names.about()["prompts"].startswith("default, names ")
-    assert not any("keep theirs" in line for line in other_names.lines())
+    assert not any("keep their names" in line for line in other_names.lines())
     names.write_text('{"food101": ["cake"]}')
     none = ZeroShot(spec, class_names=read_names(names))
     assert none.about()["prompts"] == "default"
-    assert "labels.json has no names for the classes of colors, which keep theirs." in none.lines()
+    assert "labels.json has no names for the classes of colors, which keep their names." in none.lines()

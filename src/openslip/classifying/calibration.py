@@ -1,8 +1,8 @@
-"""A temperature and a threshold, chosen on pictures whose classes are known and checked on others of them.
+"""A temperature and a threshold, chosen on one half of a labelled sample and checked on the other half.
 
-Logits divided by a temperature give probabilities that say how often answers are right (Guo et al. 2017). The
+Logits divided by the right temperature give probabilities that match how often answers are right (Guo et al. 2017). The
 temperature is the one of maximum likelihood. The threshold is the one with the best mean of two shares. One half of the
-sample chooses; what is reported comes from the other half.
+sample chooses both; the report comes from the other half.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from openslip.models.weights import digest
 FORMAT = "openslip.calibration"
 VERSION = 1
 LEAST = 20
-"""Pictures of the classes, and others where there are any, below which nothing can be chosen and checked."""
+"""The fewest pictures of the classes, and of others if there are any, that a calibration needs."""
 FEW = 200
-"""Pictures below which it is said that the shares are uncertain."""
+"""With fewer pictures, a note says that the shares are uncertain."""
 BINS = 15
-"""Of the expected calibration error, as Guo et al. have it."""
+"""Bins of the expected calibration error, as many as in Guo et al."""
 COLDEST, HOTTEST = 0.05, 20.0
-"""Temperatures that are looked through."""
+"""The range of temperatures that is searched."""
 OTHER = -1
-"""The label of a picture that is of none of the classes."""
+"""The label of a picture that belongs to none of the classes."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """So many of `count` pictures, with the 95 % interval (Wilson) of the share."""
+    """The share of `hits` in `count` pictures, with its 95 % interval (Wilson)."""
 
     hits: int
     count: int
@@ -69,12 +69,13 @@ class Share:
 
 @dataclass(frozen=True)
 class Report:
-    """What the pictures that chose nothing say of a calibration.
+    """How a calibration does on the half of the sample that it was not chosen on.
 
-    right: pictures of the classes whose most probable class is theirs, before any threshold. Of these pictures with the
-    threshold: `answered` got a class, `kept_right` the right one. accepted_right: of all pictures that got a class, the
-    others among them, those that got the right one. rejected: of the other pictures, those that got none. before and
-    after: expected calibration error of pictures of the classes, without the temperature and with it, in [0, 1].
+    right: of pictures of the classes, those whose most probable class is the right one, before any threshold. With the
+    threshold, of pictures of the classes: `answered` got a class, `kept_right` got the right class. accepted_right: of
+    all pictures that got a class, including other pictures, those that got the right class. rejected: of the other
+    pictures, those that got no class. before, after: expected calibration error on pictures of the classes, without the
+    temperature and with it, in [0, 1].
     """
 
     right: Share
@@ -94,10 +95,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A temperature and a threshold of one classifier.
+    """A temperature and a threshold for one classifier.
 
-    criterion: what the threshold is the best of, in words. classifier: a digest of what gives the logits. sample: what
-    they were chosen on: its name, a digest of its pictures, and counts. report: of the other half, as JSON has it.
+    criterion: what the threshold maximises, in words. classifier: a digest of everything that the logits depend on.
+    sample: the labelled sample: its name, a digest of its pictures, and counts. report: `Report` in its JSON form.
     """
 
     temperature: float
@@ -108,11 +109,11 @@ class Calibration:
     report: Mapping[str, Any] = field(default_factory=dict)
 
     def rule(self, none: str) -> Rule:
-        """Return how logits become an answer by it; none: what pictures of no class are called."""
+        """Return the rule from logits to an answer by this calibration; none: the name for pictures of no class."""
         return Rule(self.temperature, self.threshold, none)
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all. Raises ConfigError where it cannot be written."""
+        """Write the calibration as JSON, whole or not at all. Raises ConfigError if it cannot be written."""
         try:
             write_json(expand(path), {"format": FORMAT, "version": VERSION, **asdict(self)})
         except OSError as error:
@@ -122,7 +123,7 @@ class Calibration:
 
 
 def check_place(path: Path, *, written: bool) -> None:
-    """Raise ConfigError where a calibration is to be `written` and cannot be, or is to be read and is not there."""
+    """Raise ConfigError if a calibration cannot be `written` to a path, or if there is none to read."""
     path = expand(path)
     if not written:
         if path.is_file():
@@ -134,9 +135,9 @@ def check_place(path: Path, *, written: bool) -> None:
         )
     if os.path.lexists(path) and not _holds_one(path):
         raise ConfigError(
-            "The file that the calibration is to be written to holds something else",
+            "The file for the calibration already holds something else",
             got=str(path),
-            fix="Name a file that is not there yet",
+            fix="Name a file that does not exist yet",
         )
     if why := unwritable(path) if path.absolute().parent.is_dir() else "There is no such folder":
         raise ConfigError(
@@ -152,7 +153,10 @@ def _holds_one(path: Path) -> bool:
 
 
 def read(path: Path, classifier: Classifier) -> Calibration:
-    """Return what `Calibration.save` wrote. Raises CheckpointError for anything else, and for another classifier's."""
+    """Read the file that `Calibration.save` wrote.
+
+    Raises CheckpointError for any other file, and for the calibration of another classifier.
+    """
     try:
         found = read_json(expand(path))
         if found["format"] != FORMAT or found["version"] != VERSION:
@@ -173,18 +177,18 @@ def read(path: Path, classifier: Classifier) -> Calibration:
         raise CheckpointError(
             "The calibration belongs to another classifier",
             got=str(path),
-            cause="Its model, classes or templates are others, and its probabilities say something else",
-            fix="Calibrate anew: --calibrate SAMPLE",
+            cause="That classifier has another model, other classes or other templates, so its probabilities differ",
+            fix="Calibrate this classifier with --calibrate SAMPLE",
         )
     return kept
 
 
 def digest_of(classifier: Classifier) -> str:
-    """Return what tells a classifier from others: its classes, its model, and its preprocessing."""
+    """Return a digest of a classifier's classes, model and preprocessing, which tells it from other classifiers."""
     model, prepared = classifier.model.model, classifier.model.preprocess
     parts = [*classifier.names, *(repr(getattr(prepared, one.name)) for one in fields(Preprocess))]
     if isinstance(classifier, ZeroShotClassifier):
-        # Not the classes' embeddings, in whose last bits machines differ.
+        # Not the embeddings of the classes: their last bits differ between machines.
         return fingerprint.of_all([*parts, *classifier.words, "", *classifier.templates, digest(model)])
     parts.append(digest(model.image_tower))
     if isinstance(classifier, FinetunedClassifier):
@@ -197,8 +201,11 @@ def digest_of(classifier: Classifier) -> str:
 
 @dataclass(frozen=True)
 class Sample:
-    """K pictures of a labelled sample that could be used: logits (K, C) float64, labels (K,), OTHER for none of the
-    classes, and digests by which equal pictures are known. notes: which classes were taken for which, in sentences."""
+    """The K usable pictures of a labelled sample.
+
+    logits: (K, C) float64. labels: (K,), OTHER for none of the classes. digests: equal for equal pictures. skipped: how
+    many pictures cannot be used. notes: sentences on how the classes of the sample were matched.
+    """
 
     name: str
     logits: np.ndarray
@@ -211,8 +218,9 @@ class Sample:
 def untrained(classifier: Classifier, labelled: LabelledSet) -> Labelled:
     """Return the pictures of a set that the classifier was not trained on, as far as the set tells.
 
-    Of a set without splits that is all of it for zero-shot classification. A probe or a finetuning may have been
-    trained on four fifths of it; so the other fifth is taken. Raises DataError for a set of training pictures alone.
+    For zero-shot classification, that is the whole of a set without splits. A probe or a finetuned classifier may have
+    been trained on four fifths of such a set; so the other fifth is returned. Raises DataError for a set that has
+    training pictures alone.
     """
     if isinstance(classifier, ZeroShotClassifier):
         return labelled.untrained()
@@ -228,9 +236,9 @@ def read_sample(
     workers: int = -1,
     advance: Callable[[int], object] = lambda done: None,
 ) -> Sample:
-    """Go through a labelled sample; classes that the classifier does not have count as none of its classes.
+    """Run the classifier on a labelled sample. Classes of the sample that the classifier lacks become OTHER.
 
-    none: a class of the sample that is none of them, too. Raises ConfigError where no class is the classifier's.
+    none: a class of the sample that becomes OTHER, too. Raises ConfigError if the classifier has none of the classes.
     """
     labels_of, notes = match(labelled.class_names, classifier, none)
     present = set(np.unique(labelled.labels).tolist())
@@ -239,7 +247,7 @@ def read_sample(
             "The sample has no class that the classifier has",
             got=", ".join(labelled.class_names[label] for label in sorted(present)[:5]),
             cause=f"The classifier has {', '.join(classifier.names[:5])}{', …' if len(classifier.names) > 5 else ''}",
-            fix="Call the classes of the sample as those of the classifier",
+            fix="Give the classes of the sample the names that the classifier uses",
         )
     rows, kept, digests, skipped = [], [], [], 0
 
@@ -263,9 +271,10 @@ def read_sample(
 
 
 def match(sample: Sequence[str], classifier: Classifier, none: str) -> tuple[list[int], list[str]]:
-    """Return for each class of a sample which of the classifier's it is, OTHER for none, and sentences on it.
+    """Return the classifier's label for each class of a sample, OTHER if it has none, and sentences on the match.
 
-    Classes meet by their names in spite of capitals, `-` and `_`; in zero-shot classification also by their words.
+    Names are compared without regard to capitals, `-` and `_`. In zero-shot classification, a class of the sample may
+    also match the words for a class.
     """
     words = getattr(classifier, "words", classifier.names)
     known = {folded(as_words(word)): label for label, word in enumerate(words)}
@@ -279,7 +288,7 @@ def match(sample: Sequence[str], classifier: Classifier, none: str) -> tuple[lis
     if others:
         near = next((f" {told}" for name in others if (told := nearly(name, classifier.names))), "")
         notes.append(
-            f"{len(others)} of {len(sample)} classes of the sample are none of the classifier's, and count as "
+            f"The classifier lacks {len(others)} of {len(sample)} classes of the sample, and they count as "
             f"{none!r}: {_some(others)}.{near}"
         )
     if lacking:
@@ -290,13 +299,14 @@ def match(sample: Sequence[str], classifier: Classifier, none: str) -> tuple[lis
 def calibrate(
     classifier: Classifier, sample: Sample, *, keep_temperature: bool = False
 ) -> tuple[Calibration, Report, list[str]]:
-    """Choose a temperature and a threshold on one half of a sample; return them, what the other half says, and
-    sentences that people should read.
+    """Choose a temperature and a threshold on one half of a sample, and check them on the other half.
 
-    Equal pictures are in one half, and so is the same picture in whatever order the sample lies. keep_temperature:
-    choose the threshold alone, for probabilities as the model gives them.
+    Returns the calibration, the report of the other half, and notes for the user. Equal pictures are always in the same
+    half, and the order of the sample changes no half. keep_temperature: choose the threshold alone, and keep the
+    probabilities of the model.
 
-    Raises DataError for a sample of fewer than LEAST pictures of the classes, or of others where there are some.
+    Raises DataError for fewer than LEAST pictures of the classes, or for fewer than LEAST other pictures if there are
+    any.
     """
     logits, labels = sample.logits, sample.labels
     known, others = int((labels != OTHER).sum()), int((labels == OTHER).sum())
@@ -311,8 +321,8 @@ def calibrate(
         if every or not COLDEST * 1.01 < temperature < HOTTEST / 1.01:
             temperature = 1.0
             notes.append(
-                "The sample does not tell a temperature, as almost every answer is right or none is. Probabilities "
-                "stay as they are."
+                "The sample cannot determine a temperature, because almost every answer is right or none is. "
+                "Probabilities stay as they are."
             )
     threshold = fit_threshold(_probabilities(logits[first], temperature), labels[first])
     report = report_on(logits[~first], labels[~first], temperature, threshold)
@@ -328,13 +338,14 @@ def calibrate(
         )
         notes.append(
             "The sample has no pictures of other classes, so the threshold tells right from wrong answers. Whether "
-            "pictures of something else fall below it is not known: add some, in a class of the sample called none."
+            "other pictures fall below the threshold is not known. To find out, add some to the sample, in a class "
+            "called none."
         )
     if min(known, others or known) < FEW:
         notes.append(
             f"The sample is small: {known:,} pictures of the classes"
             + (f" and {others:,} others" if others else "")
-            + ", half of which chose and half of which are reported. The intervals say how uncertain the shares are."
+            + ". One half chose, and the other half is reported. The intervals say how uncertain the shares are."
         )
     counts = {"known": known, "others": others, "chose": int(first.sum()), "checked": int((~first).sum())}
     about = {
@@ -354,20 +365,20 @@ def _check_size(name: str, known: int, others: int) -> None:
         raise DataError(
             f"{name} is too small to calibrate on",
             got=f"{known:,} pictures of the classes, {others:,} of others",
-            cause=f"Half of them choose and half check, and fewer than {LEAST} of a kind say nothing",
+            cause=f"Half of the pictures choose and half check, which needs at least {LEAST} of each kind",
             fix="Take more pictures, some hundreds of each kind; or give a threshold with --threshold",
         )
 
 
 def halves(labels: np.ndarray, digests: Sequence[bytes]) -> np.ndarray:
-    """Return which of K pictures choose: every second one of each class, in the order of their digests.
+    """Return which of K pictures choose, (K,) bool: every second picture of each class, in the order of digests.
 
-    Pictures of one digest go together, so that none is checked on a copy of itself.
+    Pictures with the same digest stay together. So no picture is checked on a copy of itself.
     """
     side: dict[bytes, bool] = {}
     for label in np.unique(labels):
         members = sorted({digests[i] for i in np.flatnonzero(labels == label).tolist()})
-        # Where classes have few pictures, the odd ones would all fall on one side.
+        # If every class started alike, the odd picture of each class would fall into the same half.
         start = int(label) % 2
         for rank, member in enumerate(members):
             side.setdefault(member, (rank + start) % 2 == 0)
@@ -377,8 +388,8 @@ def halves(labels: np.ndarray, digests: Sequence[bytes]) -> np.ndarray:
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the temperature of maximum likelihood, within [COLDEST, HOTTEST].
 
-    logits: (K, C); labels: (K,) in [0, C). The likelihood is concave in the inverse b of the temperature; its slope,
-    the mean of logit of the label minus the expected logit at b, is 0 at the maximum, which bisection finds.
+    logits: (K, C); labels: (K,) in [0, C). The likelihood is concave in the inverse b of the temperature. Its slope is
+    the mean of the label's logit minus the expected logit at b. Bisection finds where the slope is 0.
     """
     own = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     low, high = math.log(1 / HOTTEST), math.log(1 / COLDEST)
@@ -391,11 +402,12 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def fit_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return the threshold with the best mean of two shares; of equally good ones the lowest, which rejects least.
+    """Return the threshold with the best mean of two shares. Of equally good thresholds, return the lowest.
 
     probabilities: (K, C); labels: (K,), OTHER for none of the classes. With other pictures the shares are: of pictures
-    of the classes, those that get the right class; of other pictures, those that get none. Without: of right answers,
-    those that are kept; of wrong ones, those that are dropped. A threshold lies halfway between two probabilities.
+    of the classes, those that get the right class; of other pictures, those that get none. Without other pictures: of
+    right answers, those that are kept; of wrong answers, those that are dropped. Candidates are 0 and the midpoints of
+    neighbouring probabilities.
     """
     best = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
@@ -417,7 +429,7 @@ def fit_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def report_on(logits: np.ndarray, labels: np.ndarray, temperature: float, threshold: float) -> Report:
-    """Return what pictures say that chose nothing."""
+    """Return the report of a temperature and a threshold on pictures that did not choose them."""
     p = _probabilities(logits, temperature)
     known = labels != OTHER
     accepted = p.max(axis=1) >= threshold
@@ -435,8 +447,10 @@ def report_on(logits: np.ndarray, labels: np.ndarray, temperature: float, thresh
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean distance of confidence and accuracy over BINS bins of confidence of equal width, weighted by
-    their counts (Naeini et al. 2015; Guo et al. 2017), in [0, 1]."""
+    """Return the expected calibration error, in [0, 1] (Naeini et al. 2015; Guo et al. 2017).
+
+    The error is the mean distance of confidence and accuracy over BINS bins of equal width, weighted by their counts.
+    """
     best, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     bins = np.clip(np.ceil(best * BINS).astype(int) - 1, 0, BINS - 1)
     gaps = np.bincount(bins, weights=right.astype(float) - best, minlength=BINS)
@@ -444,7 +458,7 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) ->
 
 
 def told(calibration: Calibration, report: Report, none: str) -> list[str]:
-    """Return a calibration in lines for people."""
+    """Return the lines that describe a calibration to the user."""
     sample = calibration.sample
     lines = [
         f"{sample['name']}: {sample['chose']:,} pictures chose, the other {sample['checked']:,} say:",
@@ -461,7 +475,7 @@ def told(calibration: Calibration, report: Report, none: str) -> list[str]:
 
 
 def _probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
-    # As the rule computes them, so that a threshold means the same there.
+    # Computed by the rule itself, so that a threshold means the same here and there.
     found: Tensor = Rule(temperature).probabilities(torch.from_numpy(logits).float())
     return found.double().numpy()
 

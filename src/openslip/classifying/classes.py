@@ -1,4 +1,4 @@
-"""Classes as a person names them for zero-shot classification: a file of them, or a list on the command line."""
+"""The classes that a user names for zero-shot classification: in a file, or as a list on the command line."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _FIX = 'Write ["dress", "shirt"] or {"Dresses": "dress", "Tops": "shirt"} as JSO
 
 @dataclass(frozen=True)
 class Asked:
-    """C classes as zero-shot classification asks for them.
+    """C classes for zero-shot classification.
 
-    names: what each is called in the output. words: what goes into the templates in its place, "great white shark" of
-    `great_white_shark`. templates: sentences with {}. notes: what was made of the names, in sentences.
+    names: the name of each class in the output. words: what the templates call each class, such as "great white shark"
+    for `great_white_shark`. templates: sentences with {}. notes: sentences on how the names were read.
     """
 
     names: tuple[str, ...]
@@ -42,16 +42,16 @@ class _Words:
 
 
 def read_classes(spec: str, templates: Sequence[str] = ()) -> Asked:
-    """Return the classes that `spec` names: a file, or names with commas between.
+    """Return the classes that `spec` names: a file, or names separated by commas.
 
-    A text file has a name a line. A .json file has a list of names, or a mapping from the name of a class to the words
-    for it, {"Tops": "shirt"}. Elsewhere words are made of names as of those of labelled pictures: `_` is a space,
-    numbers before all names go, WordNet ids become their names.
+    A text file has a name a line. A .json file has a list of names, or a mapping from the name of a class to its words,
+    {"Tops": "shirt"}. Without a mapping, words are made from names as for labelled pictures: `_` becomes a space,
+    numbers before all names are removed, and WordNet ids become names.
 
-    templates: sentences with {}; or alone the name of a set of them, or a file; empty: those that suit the classes.
+    templates: sentences with {}, or only the name of a set of templates or a file; empty: a set that suits the classes.
 
-    Raises ConfigError for a file that cannot be read, fewer than two classes, names that are empty, there twice, or
-    numbers without names, and for templates without {}.
+    Raises ConfigError for a file that cannot be read, for fewer than two classes, for names that are empty or given
+    twice, for numbers without names, and for templates without {}.
     """
     path = expand(spec)
     given: dict[str, str] = {}
@@ -62,7 +62,7 @@ def read_classes(spec: str, templates: Sequence[str] = ()) -> Asked:
         names = names[:-1] if not names[-1] else names
     else:
         raise ConfigError(
-            "There is no such file of classes, and one name alone is no choice",
+            "There is no such file of classes, and one class alone leaves no choice",
             got=spec,
             fix=f"Name {WAYS}",
         )
@@ -70,9 +70,9 @@ def read_classes(spec: str, templates: Sequence[str] = ()) -> Asked:
     found = class_names(names, "--classes", declared=False)
     if not given and not found.named:
         raise ConfigError(
-            "The classes are numbers without names, and a text tower knows nothing of numbers",
+            "The classes are numbers without names, and a text tower needs names",
             got=", ".join(names[:5]),
-            fix='Say what they stand for, in a .json: {"0": "cat", "1": "dog"}',
+            fix='Give each number a name in a .json file: {"0": "cat", "1": "dog"}',
         )
     words = tuple(given[name] for name in names) if given else found.names
     asked = for_set(_Words(words))
@@ -85,7 +85,7 @@ def read_classes(spec: str, templates: Sequence[str] = ()) -> Asked:
 
 
 def _of_file(spec: str) -> tuple[list[str], dict[str, str]]:
-    """Return the names in a file, and the words for each, where the file has them. Raises ConfigError."""
+    """Return the names in a file, and the words for each name if the file has them. Raises ConfigError."""
     path = expand(spec)
     try:
         if path.suffix.lower() != ".json":
@@ -97,7 +97,7 @@ def _of_file(spec: str) -> tuple[list[str], dict[str, str]]:
         if not isinstance(found, dict):
             raise TypeError(f"It holds a {type(found).__name__}")
         given = {_text(name): _text(words) for name, words in found.items()}
-        return [_text(name) for name in found], given  # two may differ in spaces alone, which is said
+        return [_text(name) for name in found], given  # _check refuses names that differ in spaces alone
     except UnicodeDecodeError as error:
         raise ConfigError(
             "The classes are not written in UTF-8", got=spec, cause=str(error), fix="Save the file as UTF-8"
@@ -108,7 +108,7 @@ def _of_file(spec: str) -> tuple[list[str], dict[str, str]]:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not a text")
     return value.strip()
 
 
@@ -123,24 +123,24 @@ def _check(names: Sequence[str], spec: str) -> None:
         raise ConfigError("A class is named twice", got=", ".join(twice[:5]), fix="Name each class once")
     if len(names) < 2:
         raise ConfigError(
-            "One class is no choice: every picture would be of it, with a probability of 1",
+            "One class leaves no choice: every picture would get this class, with a probability of 1",
             got=names[0],
-            fix="Name what the other pictures show as well, if only 'something else'",
+            fix="Name also what the other pictures show, if only 'something else'",
         )
 
 
 def check_none(none: str, names: Sequence[str]) -> None:
-    """Raise ConfigError where what pictures of no class are called is the name of a class."""
+    """Raise ConfigError if the name for pictures of no class is also the name of a class."""
     if none in names:
         raise ConfigError(
-            "Pictures below the threshold would be called like a class",
+            "Pictures below the threshold would get the name of a class",
             got=none,
-            fix="Call them otherwise with --none-class NAME",
+            fix="Give these pictures another name with --none-class NAME",
         )
 
 
 def nearly(name: str, names: Sequence[str]) -> str:
-    """Return a sentence about a class that is not among others, but is spelled almost as one; "" where none is."""
+    """Return a sentence that suggests the name with almost the spelling of `name`, or "" if there is no such name."""
     found = difflib.get_close_matches(name.lower(), [one.lower() for one in names], n=1, cutoff=0.85)
     meant = next((one for one in names if found and one.lower() == found[0]), "")
-    return f"{name!r} may be meant for {meant!r}." if meant else ""
+    return f"{name!r} may mean {meant!r}." if meant else ""

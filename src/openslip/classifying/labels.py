@@ -1,4 +1,4 @@
-"""What a classifier says of the pictures of a source, a batch at a time: memory does not grow with their number."""
+"""Classification of a source's pictures, a batch at a time: memory does not grow with the number of pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from openslip.pictures import chunks_ahead
 BATCH = 64
 """Pictures that go through the model at a time; as many more are read meanwhile."""
 NONE = "none"
-"""What a picture is called that is none of the classes."""
+"""The answer for a picture that belongs to none of the classes."""
 
 Image = bytes | np.ndarray
 
@@ -29,9 +29,9 @@ Image = bytes | np.ndarray
 class Rule:
     """How logits become an answer.
 
-    temperature: what logits are divided by, above 0; more makes probabilities less sure, and changes no order.
-    threshold: the answer is `none` where the highest probability is below it, in [0, 1]. none: what that is called.
-    Raises ConfigError for others.
+    temperature: divides the logits, above 0; a higher temperature makes probabilities less sure, and changes no order.
+    threshold: in [0, 1]; the answer is `none` if the highest probability is below the threshold. none: the name of that
+    answer. Raises ConfigError for other values.
     """
 
     temperature: float = 1.0
@@ -41,7 +41,7 @@ class Rule:
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             got = f"{self.threshold:g}"
-            raise ConfigError("A threshold is a probability", got=got, fix="Give one from 0 to 1")
+            raise ConfigError("A threshold is a probability", got=got, fix="Give a number from 0 to 1")
         if not 0 < self.temperature < float("inf"):
             raise ConfigError("A temperature is a number above 0", got=f"{self.temperature:g}")
         if not self.none.strip():
@@ -53,11 +53,11 @@ class Rule:
 
 
 class Label(NamedTuple):
-    """What became of one picture.
+    """The answer for one picture.
 
-    picture: its path, else its key. answer: the name of a class, what the rule calls none of them, or "" for a picture
-    that cannot be used. top: the most probable classes with their probabilities, best first. error: why the picture
-    cannot be used. index: its place in the source.
+    picture: its path, else its key. answer: the name of a class, `Rule.none`, or "" for a picture that cannot be used.
+    top: the most probable classes with their probabilities, best first. error: why the picture cannot be used. index:
+    its index in the source.
     """
 
     picture: str
@@ -68,9 +68,9 @@ class Label(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A picture that has been through the model, or that cannot be used: then there is no `logits`, but an `error`.
+    """The logits of one picture, or the `error` of a picture that cannot be used.
 
-    logits: (C,) float32 on the CPU. image: as it was read, where it is asked for.
+    logits: (C,) float32 on the CPU, or None. image: the picture as it was read, if images were asked for.
     """
 
     index: int
@@ -91,13 +91,13 @@ def label_pictures(
     workers: int = -1,
     images: bool = False,
 ) -> Iterator[list[tuple[Label, Image | None]]]:
-    """Yield what a classifier says of each picture, in the order of the source, about `batch` at a time.
+    """Yield the label of each picture, in the order of the source, about `batch` at a time.
 
-    rule: how logits become an answer. top: how many classes are told of each. spec: what the source was named, which
-    says whether paths are shown from the working folder. images: whether each comes along as it was read. Pictures that
-    cannot be used come as labels with an `error`.
+    rule: how logits become an answer. top: how many classes each label lists. spec: the spec that named the source; if
+    the spec is relative, paths are shown relative to the working folder. images: whether to yield each picture as read.
+    A picture that cannot be used gets a label with an `error`.
 
-    Raises EvaluationError where what the model gives is not finite.
+    Raises EvaluationError if logits are not finite.
     """
     rule, names = rule or Rule(), classifier.names
     called = Names(source, spec)
@@ -132,9 +132,10 @@ def go_through(
     workers: int = -1,
     images: bool = False,
 ) -> Iterator[list[Seen]]:
-    """Yield what the model makes of `count` pictures, in order. Threads read and decode while the model computes.
+    """Yield the logits of `count` pictures, in order. Threads read and decode while the model computes.
 
-    read: returns the name and the picture at an index, or raises DataError. called: what to call one that raised.
+    read: returns the name and the picture at an index, or raises DataError. called: returns the name of a picture for
+    which `read` raised.
     """
     prepared = classifier.model.preprocess
 
@@ -161,16 +162,16 @@ def go_through(
 
 
 class Names:
-    """What the pictures of a source are called: by their paths where they are files, else by their keys.
+    """The names of a source's pictures: paths for pictures that are files, else keys.
 
-    Paths are as the source spells them; below the working folder they are relative to it, if `spec` is.
+    Paths are spelled as in the source. If `spec` is relative, paths below the working folder are relative to it.
     """
 
     def __init__(self, source: Source, spec: str = "") -> None:
         self.source, self.home = source, "" if os.path.isabs(spec) else os.getcwd() + os.sep
 
     def __call__(self, index: int, key: str = "") -> str:
-        """Return the name of a picture. key: of its record, where that could be read."""
+        """Return the name of a picture. key: the key of its record, if the record could be read."""
         if path := self.path(index):
             inside = self.home and path.startswith(self.home)
             return path_shown(path[len(self.home) :] if inside else path)
@@ -184,7 +185,7 @@ class Names:
             return f"record {own} of {origin.name}"
 
     def path(self, index: int) -> str:
-        """Return the path of the file that a picture is, "" where it is none."""
+        """Return the path of a picture's file, or "" for a picture that is not a file."""
         origin, own = self.source.origin(index)
         try:
             return origin.path(own) if isinstance(origin, ImageFiles) else ""
@@ -192,14 +193,16 @@ class Names:
             return ""
 
     def within(self, index: int, name: str) -> str:
-        """Return what tells a picture from the others of its source, wherever the source lies and however it is named:
-        the path below its folder, else its key, which is its `name`."""
+        """Return the path of a picture below its source's folder, or its key (`name`) for a picture that is not a file.
+
+        This text identifies the picture within its source, even if the source moves or is named otherwise.
+        """
         origin, _ = self.source.origin(index)
         path = self.path(index)
         return os.path.relpath(path, origin.root) if path and isinstance(origin, ImageFiles) else name
 
     def file(self, index: int) -> str:
-        """Return the path of the file, also where it is spelled otherwise than the source has it."""
+        """Return the path of the file on disk, even if the source spells the path otherwise."""
         path = self.path(index)
         origin, _ = self.source.origin(index)
         if not path or os.path.exists(path) or not isinstance(origin, ImageFiles):
@@ -209,7 +212,7 @@ class Names:
 
 
 def path_shown(path: str) -> str:
-    """Return a path that no spreadsheet takes for a formula, and no command for an option: `./-a.jpg` of `-a.jpg`."""
+    """Return a path that no spreadsheet reads as a formula and no command as an option: `./-a.jpg` for `-a.jpg`."""
     return f"./{path}" if path.startswith(("=", "+", "-", "@")) else path
 
 
@@ -224,8 +227,8 @@ def _tops(probabilities: Tensor, top: int) -> list[list[tuple[int, float]]]:
 def _finite(logits: Tensor) -> Sequence[Tensor]:
     if not bool(torch.isfinite(logits).all()):
         raise EvaluationError(
-            "What the model makes of a picture is not finite",
-            cause="Its weights diverged in training, or are damaged",
+            "The model's logits of a picture are not finite",
+            cause="The weights diverged in training, or are damaged",
             fix="Take an earlier checkpoint",
         )
     return list(logits)

@@ -1,4 +1,4 @@
-"""Copies of pictures, or links to them, in folders of classes: FOLDER/CLASS/NAME. Nothing there is ever overwritten."""
+"""Copies of pictures, or links to pictures, in folders of classes: FOLDER/CLASS/NAME. Nothing is ever overwritten."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from openslip.errors import ConfigError, DataError
 from openslip.files import TEMPORARY, expand, unwritable
 
 LONGEST = 120
-"""Bytes of UTF-8 that a name here has at most, without its ending and what tells it from others."""
+"""The most bytes of UTF-8 in a name, without the ending and without a digest."""
 RESERVED = frozenset(
     ("con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10)))
 )
@@ -43,14 +43,15 @@ _KINDS = {
 class Sorter:
     """Puts pictures into folders of classes below one folder.
 
-    folder: which may be there. names: of the C classes. none: what pictures of no class are called, a folder as well.
-    source, spec: the pictures, and what they were named. link: make symbolic links to the files instead of copies.
+    folder: may exist already. names: the names of the C classes. none: the name for pictures of no class, which get a
+    folder, too. source, spec: the pictures, and the spec that named them. link: make symbolic links instead of copies.
 
-    A picture keeps its name. Of several of one name in a class the first has it; the others get a digest of where they
-    come from. What an earlier run has put there stays and counts as done, so that the same call changes nothing.
+    A picture keeps its name. If pictures of a class share a name, the first keeps the name, and the others get a
+    digest of where they come from. Pictures that an earlier run has put there stay and count as done. So the same call
+    again changes nothing.
 
-    Raises ConfigError, before anything is written, where links are asked for of pictures that are no files, the folder
-    lies among the pictures or cannot be written, something in it is in the way, or the disk has no room.
+    Raises ConfigError before anything is written: if links are asked for and the pictures are not files; if the folder
+    is among the pictures or cannot be written; if something in the folder is in the way; or if the disk has no room.
     """
 
     def __init__(
@@ -62,16 +63,16 @@ class Sorter:
         self._taken: set[bytes] = set()
         if link and not all(isinstance(origin, ImageFiles) for origin in _origins(source)):
             raise ConfigError(
-                "Links lead to files, and these pictures are no files of their own",
+                "--link makes links to files, and these pictures are not separate files",
                 got=spec,
-                fix="Leave --link out, and copies are written",
+                fix="Leave --link out to write copies",
             )
         self._check(source, spec)
 
     def __call__(self, label: Label, image: Image | None) -> str:
-        """Put a picture into the folder of its answer; return where, from the folder on; "" for one with an error.
+        """Put a picture into the folder of its answer. Return its path below `folder`, or "" for a label with an error.
 
-        image: as it was read; links need none. Raises DataError where the disk does not take it.
+        image: the picture as it was read; links need none. Raises DataError if the picture cannot be written.
         """
         if label.error:
             return ""
@@ -87,7 +88,7 @@ class Sorter:
                 f"The picture cannot be put into {self.folder / below}",
                 got=label.picture,
                 cause=error.strerror or str(error),
-                fix=f"{self.placed:,} pictures are there. When there is room, the same command goes on",
+                fix=f"{self.placed:,} pictures are there. Make room; then the same command goes on",
             ) from None
         return path_shown(place)
 
@@ -97,14 +98,14 @@ class Sorter:
         stem, ending = os.path.splitext(base)
         if ending[1:].lower() not in EXTENSIONS:
             stem, ending = base, ""
-        if not path or not ending:  # a key, which may look as if it had one
+        if not path or not ending:  # a key, which may only look as if it had an ending
             ending = f".{ending_of(image)}"
         return safe_name(stem), ending
 
     def _place(self, stem: str, ending: str, told: str, path: str, image: Image | None) -> str:
-        """Put a picture at the first of its names that is free, or where it already is; return where.
+        """Put a picture at the first free one of its names, or find where it already is. Return its path.
 
-        stem: where it would be, without the ending. told: what tells it from others of its name.
+        stem: the usual path without the ending. told: a text that tells the picture from others of the same name.
         """
         for place in _names(stem, ending, told):
             key = hashlib.blake2b(_folded(place).encode("utf-8", "replace"), digest_size=8).digest()
@@ -124,7 +125,7 @@ class Sorter:
         raise AssertionError("There is always another name")
 
     def _put(self, target: Path, path: str, image: Image | None) -> bool:
-        """Make the copy or link, whole or not at all; return whether nothing was there."""
+        """Make the copy or link, whole or not at all. Return False if something is already there."""
         if self.link:
             try:
                 os.symlink(os.path.abspath(path), target)
@@ -140,7 +141,7 @@ class Sorter:
                     status = os.stat(path)
                     os.utime(unfinished, ns=(status.st_atime_ns, status.st_mtime_ns))
             try:
-                os.link(unfinished, target)  # which fails where anything is
+                os.link(unfinished, target)  # fails if anything is there
             except FileExistsError:
                 return False
             except OSError:  # a disk without hard links
@@ -152,7 +153,7 @@ class Sorter:
             unfinished.unlink(missing_ok=True)
 
     def _is_there(self, target: Path, path: str, image: Image | None) -> bool:
-        """Whether a place holds this very picture: the file itself, a link to it, or the same bytes."""
+        """Whether `target` already holds this picture: the file itself, a link to the file, or the same bytes."""
         if path and os.path.exists(target) and os.path.samefile(path, target):
             return True
         if self.link or os.path.islink(target) or not target.is_file():
@@ -168,16 +169,16 @@ class Sorter:
         for root in of_folder if os.path.isdir(expand(spec)) or "**" in spec else ():
             if inside == root or inside.startswith(root.rstrip(os.sep) + os.sep):
                 raise ConfigError(
-                    "The folder to sort into lies among the pictures, and copies would be pictures the next time",
+                    "The folder to sort into is among the pictures, and the next call would classify the copies",
                     got=f"--sort-into {self.folder}, in {root}",
-                    fix="Name a folder beside the pictures",
+                    fix="Name a folder outside the pictures",
                 )
         there = next(
             place for place in (self.folder, *self.folder.absolute().parents) if os.path.lexists(place)
         )
         if not there.is_dir():
             raise ConfigError(
-                "There is something else where the folder to sort into would be",
+                "Something that is not a folder is in the way of the folder to sort into",
                 got=str(there),
                 fix="Name another folder with --sort-into",
             )
@@ -191,8 +192,8 @@ class Sorter:
                 raise ConfigError(
                     "Something is in the way of the folder of a class",
                     got=str(place),
-                    cause="It is a link or a file, and pictures are put into real folders alone",
-                    fix="Remove it, or name another folder with --sort-into",
+                    cause="It is a link or a file, and pictures are put only into real folders",
+                    fix="Remove the link or file, or name another folder with --sort-into",
                 )
         if not self.link:
             self._check_room(source, there)
@@ -209,7 +210,7 @@ class Sorter:
 
 
 def folder_names(names: Sequence[str]) -> dict[str, str]:
-    """Return the name of a folder for each class: safe on any system, and different even without regard to capitals."""
+    """Return the name of a folder for each class. Names are safe on any system, and differ by more than capitals."""
     found: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:
@@ -222,10 +223,10 @@ def folder_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def safe_name(name: str) -> str:
-    """Return a name that any system takes for one file or folder, and that leads nowhere: `a_b` of `a/b`, `_` of `..`.
+    """Return a name that any system accepts for one file or folder: `a_b` for `a/b`, `_` for `..`.
 
-    What is forbidden becomes `_`: separators, control characters, `: * ? " < > |`, dots in front, dots and spaces at
-    the end, and names that Windows keeps for itself. Long names are cut.
+    Separators, control characters, `: * ? " < > |` and leading dots become `_`. Spaces in front, and dots and spaces at
+    the end, are removed. Names that Windows keeps for itself get a `_` in front. Long names are cut.
     """
     text = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", name))
     text = re.sub(r"^\s+|[\s.]+$", "", text)
@@ -239,7 +240,7 @@ def safe_name(name: str) -> str:
 
 
 def ending_of(image: Image | None) -> str:
-    """Return the ending of a picture's name, by its content; of pixels, which are written as PNG, `png`."""
+    """Return the ending that fits a picture's content; `png` for pixels, which are written as PNG."""
     if image is None or isinstance(image, np.ndarray):
         return "png"
     kind = looks_like(image)
@@ -259,7 +260,7 @@ def _bytes(image: Image | None) -> bytes:
 
 
 def _names(stem: str, ending: str, told: str) -> Iterator[str]:
-    """Yield the names that a picture may have, the usual one first. They depend on what is `told` of it alone."""
+    """Yield the names that a picture may have, the usual name first. Further names depend on `told` alone."""
     digest = hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     yield f"{stem}{ending}"
     yield f"{stem}-{digest[:8]}{ending}"
@@ -268,12 +269,12 @@ def _names(stem: str, ending: str, told: str) -> Iterator[str]:
 
 
 def _folded(name: str) -> str:
-    """Return what two names have in common that a disk may take for one."""
+    """Return a form of a name that is equal for two names that a disk may treat as one."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _origins(source: Source) -> list[Source]:
-    """Return the sources that a source has its records from."""
+    """Return the sources that hold the records of a source."""
     firsts, start = [], 0
     for part in source.parts:
         if part.length:
@@ -283,7 +284,7 @@ def _origins(source: Source) -> list[Source]:
 
 
 def _size(source: Source) -> int:
-    """Return how many bytes the pictures have, as far as that is known without reading them."""
+    """Return the size of the pictures in bytes, as far as it is known without reading them."""
     total = 0
     names = Names(source)
     for origin in _origins(source):
@@ -297,7 +298,7 @@ def _size(source: Source) -> int:
 
 
 def _below(folder: Path) -> int:
-    """Return how many bytes the files in a folder have, which a second run does not write again."""
+    """Return the size in bytes of the files in a folder, which a second run does not write again."""
     total = 0
     for parent, _, files in os.walk(folder):
         for name in files:

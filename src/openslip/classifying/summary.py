@@ -1,4 +1,4 @@
-"""How many pictures got which answer, in a few lines for people."""
+"""Counts of the answers, in a few lines for the user."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from openslip.classifying.labels import Label, Rule
 
 CLASSES = 20
-"""Classes that are counted one by one."""
+"""The most classes that are listed; the others are summed up."""
 NAMED = 5
-"""Pictures that cannot be used which are named; the others are counted."""
+"""The most unusable pictures that are named; the others are counted."""
 
 
 class Summary:
-    """Counts answers as they come. classes: how many there are to choose from; rule: by which answers are made."""
+    """Counts answers as they come. classes: the number of classes; rule: the rule that made the answers."""
 
     def __init__(self, classes: int, rule: Rule) -> None:
         self.classes, self.rule = classes, rule
@@ -33,7 +33,7 @@ class Summary:
                 self._counts[label.answer] += 1
 
     def lines(self) -> list[str]:
-        """Return what there is to say, the most frequent classes first."""
+        """Return the lines of the summary, the most frequent classes first."""
         counts = self._counts.copy()
         none = counts.pop(self.rule.none, 0) if self.rule.threshold else 0
         ranked = counts.most_common()
@@ -49,5 +49,5 @@ class Summary:
             lines.append(f"  {sum(count for _, count in rest):>7,}  in {len(rest):,} other classes")
         lines += [f"  cannot be used: {label.picture}: {label.error}" for label in self.first]
         if others := self.unusable - len(self.first):
-            lines.append(f"  and {others:,} others, which the column `error` tells")
+            lines.append(f"  and {others:,} others, listed in the column `error`")
         return lines

@@ -1,4 +1,4 @@
-"""Tables of labels: CSV, JSON lines or Parquet by the ending of the name, written as the labels come."""
+"""Tables of labels as CSV, JSON lines or Parquet, chosen by the ending of the name and written as the labels come."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from openslip.files import check_replaceable, expand, open_regular, whole_or_not
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
 FIRST = ("picture", "class")
-"""The first columns of every table, by which a file of labels is known."""
+"""The first columns of every table. They identify a file of labels."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""Spreadsheets take a cell that begins so for a formula, or pass over the sign before one."""
+"""Spreadsheets read a cell that begins so as a formula, or skip the sign and read the rest as a formula."""
 CRLF = "\r\n"
 ROW_GROUP = 1 << 16
-"""Rows of a Parquet file that are held until they are written."""
+"""Rows of a Parquet file that are held in memory before they are written."""
 
 Add = Callable[[Sequence[Label]], None]
 
@@ -33,7 +33,7 @@ def columns(top: int, *, sorted_into: bool = False) -> tuple[str, ...]:
 
 
 def row(label: Label, top: int, placed: str | None = None) -> dict[str, Any]:
-    """Return a label by column; what there is nothing to say of is None. placed: where a copy of the picture is."""
+    """Return a label by column, with None in empty columns. placed: the path of the copy of the picture."""
     cells: dict[str, Any] = {"picture": label.picture, "class": label.answer or None}
     for rank in range(top):
         name, probability = label.top[rank] if rank < len(label.top) else (None, None)
@@ -42,20 +42,20 @@ def row(label: Label, top: int, placed: str | None = None) -> dict[str, Any]:
 
 
 def check_out(out: Path) -> Path:
-    """Return the path of a table that can be written. Raises ConfigError before anything is computed."""
+    """Return the expanded path of a table. Raises ConfigError if the table cannot be written there."""
     out = expand(out)
     if out.suffix.lower() not in ENDINGS:
         raise ConfigError(
             "Labels are written as CSV, JSON lines or Parquet",
             got=f"--out {out}",
-            fix=f"End its name in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}",
+            fix=f"End the name in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}",
         )
     check_replaceable(out, "labels", "labels.csv", holds_labels)
     return out
 
 
 def holds_labels(path: Path) -> bool:
-    """Whether a file is a table of labels, or empty: one that new labels may replace."""
+    """Whether new labels may replace a file: it is empty, or a table of labels."""
     try:
         with open_regular(path) as file:
             begin = file.read(4096)
@@ -71,9 +71,9 @@ def holds_labels(path: Path) -> bool:
 
 @contextmanager
 def writing(path: Path, names: Sequence[str]) -> Iterator[Callable[[Sequence[dict[str, Any]]], None]]:
-    """Yield what writes further rows of a table, which appears when all of them are there, in place of one before it.
+    """Yield the function that adds rows to a table. The table appears, or replaces an older one, when all are there.
 
-    names: the columns. Raises DataError where the disk does not take it.
+    names: the columns. Raises DataError if the table cannot be written.
     """
     kinds = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
     try:
@@ -89,13 +89,13 @@ def writing(path: Path, names: Sequence[str]) -> Iterator[Callable[[Sequence[dic
 
 
 def csv_text(rows: Sequence[dict[str, Any]], names: Sequence[str], *, header: bool = False) -> str:
-    """Return rows as CSV: quoted where it must be, lines ended by a line feed.
+    """Return rows as CSV: quoted if necessary, with a line feed at the end of each line.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe in front; paths never begin so (see
-    `path_shown`). Bytes of a file's name that are no UTF-8 are written `\\xff`.
+    A text that a spreadsheet would read as a formula gets an apostrophe in front. Paths never begin so (see
+    `path_shown`). Bytes of a file's name that are not UTF-8 are written `\\xff`.
     """
     lines: list[str] = []
-    # With both ends of lines for its own, the library quotes cells that hold either.
+    # With both characters of a line's end in `lineterminator`, the library quotes cells that hold either.
     table = csv.writer(cast(IO[str], SimpleNamespace(write=lines.append)), lineterminator=CRLF)
     if header:
         table.writerow(names)
@@ -113,10 +113,10 @@ def _cell(value: Any) -> Any:
 
 
 def spelled(name: str) -> str:
-    """Return a name of a file as text that UTF-8 can hold: other bytes are spelled `\\xff`."""
+    """Return a file's name as text that UTF-8 can hold: other bytes are spelled `\\xff`."""
     try:
         data = name.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # halves of characters, which no file's name has
+    except UnicodeEncodeError:  # lone surrogates that no file's name has
         data = name.encode("utf-8", "backslashreplace")
     return data.decode("utf-8", "backslashreplace")
 
@@ -136,7 +136,7 @@ def _jsonl(file: IO[bytes], names: Sequence[str]) -> Iterator[Callable[[Sequence
 
 
 def _write(file: IO[bytes], text: str) -> None:
-    # Bytes of names that are no UTF-8 become JSON's escapes, which Python reads as the same name.
+    # Bytes of names that are not UTF-8 become JSON's escapes, which Python reads as the same name.
     file.write(text.encode("utf-8", "backslashreplace"))
 
 
@@ -169,8 +169,7 @@ def _parquet(file: IO[bytes], names: Sequence[str]) -> Iterator[Callable[[Sequen
 
 
 def lines(labels: Sequence[Label], width: int = 0) -> tuple[list[str], int]:
-    """Return labels as a person reads them on a terminal, and how wide their first column is; width: that of those
-    before."""
+    """Return labels as lines for a terminal, and the width of their first column; width: the width so far."""
     names = [printable(spelled(label.picture)).replace("\n", "\\n") for label in labels]
     width = min(60, max([width, *map(len, names)]))
     told = []

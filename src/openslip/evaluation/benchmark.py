@@ -1,4 +1,4 @@
-"""The tasks of a benchmark: of the public data sets that are on disk, or of a file that lists them."""
+"""The tasks of a benchmark: those of the public data sets on disk, or those that a file lists."""
 
 from __future__ import annotations
 
@@ -19,21 +19,24 @@ USUAL: Mapping[Kind, Sequence[str]] = {
     "pairs": ("pairs",),
     "masks": ("segmentation", "zeroshot-segmentation"),
 }
-"""How a set is measured, by what it has, unless protocols are named."""
+"""The protocols for each kind of set, unless protocols are named."""
 PAPER = ("zeroshot", "linear")
-"""The paper's protocols on its 26 sets, but for end-to-end finetuning, which takes days."""
+"""The paper's protocols on its 26 sets, without end-to-end finetuning, which takes days."""
 FITTING: Mapping[Kind, Collection[str]] = {
     **USUAL,
     "classes": ("zeroshot", "knn", "linear", "fewshot", "finetune"),
 }
-"""Which protocols can measure a set, by what it has."""
+"""The protocols that can measure each kind of set."""
 MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One task of a benchmark. options: of `slip evaluate`, for this task alone, such as `label_column`. found: the
-    task is there because its set is, and nobody has named it."""
+    """One task of a benchmark.
+
+    options: options of `slip evaluate` for this task alone, such as `label_column`. found: the task is here because its
+    set was found on disk, and not because somebody named the task.
+    """
 
     task: str
     options: Mapping[str, Any]
@@ -42,34 +45,32 @@ class Asked:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Tasks, in their order. missing: sets of it that are not on disk."""
+    """Tasks, in order. missing: sets of the benchmark that are not on disk."""
 
     tasks: tuple[Asked, ...]
     missing: tuple[Card, ...] = ()
 
 
 def of_sets(*, paper: bool, protocols: Sequence[str] = ()) -> Benchmark:
-    """Return the tasks of the sets that have a card and are found (see `datasets.places`).
+    """Return the tasks of the sets that have a card and are on disk (see `datasets.places`).
 
-    paper: of the paper's 26 alone, by its protocols, and ImageNet with its seven prompts. protocols: how to measure, in
-    place of the usual ones; each set by those that fit it.
+    paper: only the paper's 26 sets, by the paper's protocols, with the paper's seven prompts for ImageNet. protocols:
+    protocols in place of the usual ones; each set is measured by those that fit the set.
 
-    Raises ConfigError where there is no such protocol, and where no set is found.
+    Raises ConfigError if there is no such protocol, or if no set is found.
     """
     from openslip.evaluation import published
 
     known = dict.fromkeys(name for kind in FITTING for name in FITTING[kind])
     for name in protocols:
         if name not in known:
-            raise ConfigError(
-                f"No data set is measured by a protocol {name!r}", fix=did_you_mean(name, known)
-            )
+            raise ConfigError(f"There is no protocol {name!r} for data sets", fix=did_you_mean(name, known))
     tasks: list[Asked] = []
     missing: list[Card] = []
     for card in cards().values():
         if paper and not card.paper:
             continue
-        if card.name == "scenes":  # built in, and measured where a file of tasks names it
+        if card.name == "scenes":  # built in, and measured if a file of tasks names it
             continue
         if places.on_disk(card) is None:
             missing.append(card)
@@ -88,20 +89,20 @@ def of_sets(*, paper: bool, protocols: Sequence[str] = ()) -> Benchmark:
             if not protocols
             else "No data set fits these protocols",
             got=", ".join(protocols) or None,
-            cause=f"They were looked for in {looked}"
+            cause=f"The folders searched are {looked}"
             if looked
-            else f"No folder of data sets is named, by --datasets FOLDER or the environment variable {places.ROOTS}",
+            else f"Neither --datasets FOLDER nor the environment variable {places.ROOTS} names a folder of data sets",
             fix="`slip datasets` lists the sets, and where to get them; --sets FILE.toml names tasks of your own",
         )
     return Benchmark(tuple(tasks), tuple(missing))
 
 
 def from_file(path: str | Path, options: Collection[str]) -> Benchmark:
-    """Return the tasks that a TOML file lists: `tasks = ["knn:photos/", …]`, and in `[[task]]` those that take options.
+    """Return the tasks that a TOML file lists: `tasks = ["knn:photos/", …]`, and `[[task]]` for tasks with options.
 
-    options: the names that a `[[task]]` may have beside `task`. Relative paths are from where the command is started.
+    options: the keys that a `[[task]]` may have beside `task`. Relative paths start at the working folder.
 
-    Raises ConfigError for a file that is none, or says something else.
+    Raises ConfigError for a file that cannot be read, or that holds anything else.
     """
     example = (
         'tasks = ["zeroshot:photos/"], and [[task]] with task = "knn:table.csv" and label_column = "kind"'
@@ -121,7 +122,7 @@ def from_file(path: str | Path, options: Collection[str]) -> Benchmark:
             )
     plain, tables = told.get("tasks", []), told.get("task", [])
     if not (isinstance(plain, list) and isinstance(tables, list) and (plain or tables)):
-        raise ConfigError("The file of tasks lists none", got=str(path), fix=f"Write {example}")
+        raise ConfigError("The file of tasks lists no task", got=str(path), fix=f"Write {example}")
     asked = [_asked(table, path, options) for table in [*({"task": task} for task in plain), *tables]]
     return Benchmark(tuple(replace(one, task=task) for one in asked for task in each(one.task)))
 
@@ -129,12 +130,12 @@ def from_file(path: str | Path, options: Collection[str]) -> Benchmark:
 def _asked(table: Any, path: str | Path, options: Collection[str]) -> Asked:
     if not isinstance(table, dict) or not isinstance(table.get("task"), str):
         raise ConfigError(
-            "A task of the file names none", got=f"{path}: {table}", fix='Write task = "knn:photos/"'
+            "An entry of the file names no task", got=f"{path}: {table}", fix='Write task = "knn:photos/"'
         )
     given = {name.replace("-", "_"): value for name, value in table.items() if name != "task"}
     for name in given:
         if name not in options:
             raise ConfigError(
-                f"A task takes no {name!r}", got=f"{path}: {table['task']}", fix=did_you_mean(name, options)
+                f"No task takes {name!r}", got=f"{path}: {table['task']}", fix=did_you_mean(name, options)
             )
     return Asked(table["task"], given)

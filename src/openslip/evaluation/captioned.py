@@ -1,8 +1,8 @@
 """Captioned pictures through both towers: each picture and each caption once, shared by the protocols that need them.
 
-What belongs together: an image and its own captions; captions equal after lower-casing and collapsing white space are
-one caption, so an image is right for a caption if any equal one is its own; records with the same image bytes (a table
-of one row a caption) are one image.
+An image belongs to its own captions. Captions that are equal in lower case, with white space collapsed, are one
+caption. So an image is right for a caption if the image has an equal caption. Records with the same image bytes, as in
+a table with one row a caption, are one image.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Captioned pictures as a model sees them, normalised, float32.
+    """Embeddings of captioned pictures, normalised, float32.
 
     images: (I, D), texts: (T, D), each image and each distinct caption once. (image_ids[p], text_ids[p]), p < P: the
-    distinct pairs of an image and a caption of it, every image and caption in at least one. Of an image-only model
-    there are no texts, and all images, with captions or without. digests: I times 16 bytes; captions: T texts. skipped:
-    images that could not be read. content: a digest of pictures and captions. records: (I,) which record of the source
-    each image is of.
+    distinct pairs of an image and one of its captions; every image and caption is in at least one pair. An image-only
+    model has no texts, and all images, with captions or without. digests: I times 16 bytes; captions: T texts. skipped:
+    images that could not be read. content: a digest of pictures and captions. records: (I,) the record of the source
+    that each image comes from.
     """
 
     images: np.ndarray
@@ -62,11 +62,11 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class OnCaptioned(Kept[Source]):
-    """An evaluator of a captioned source, given open or as what `open_source` takes.
+    """An evaluator of a captioned source. The source is open, or a spec that `open_source` takes.
 
     task: the name of the results; empty: the protocol and the source's name. image_root, image_column, caption_column,
-    leave_broken: as `open_source` takes them. Images without any caption are left out, but for image-only models.
-    captions: of an image only the first so many count; 0: all.
+    leave_broken: as `open_source` takes them. Images without any caption are left out, except for image-only models.
+    captions: how many of an image's captions count, the first ones; 0: all.
     """
 
     source: Source | str
@@ -78,7 +78,7 @@ class OnCaptioned(Kept[Source]):
     leave_broken: bool = False
     captions: int = 0
     protocol = ""
-    captions_required = True  # a table without any cannot be opened
+    captions_required = True  # a table without captions cannot be opened
 
     @property
     def name(self) -> str:
@@ -86,7 +86,7 @@ class OnCaptioned(Kept[Source]):
         return self.task or f"{self.protocol}:{dataset_name(spec)}"
 
     def about(self) -> dict[str, str]:
-        """Return what tells this measurement from others."""
+        """Return the fields that tell this measurement from others."""
         names = ("image_root", "image_column", "caption_column", "leave_broken", "captions")
         source = with_split(self.source, "test") if isinstance(self.source, str) else self.source
         return {"data": location(source), "settings": settings(self, *names)}
@@ -94,25 +94,25 @@ class OnCaptioned(Kept[Source]):
     def check(self) -> None:
         """Raise DataError or ConfigError for a source that cannot be opened, ConfigError for less than 0 captions.
 
-        Where captions are required, DataError also for a source without any, as far as that is known without reading
-        pictures.
+        If captions are required, raise DataError also for a source without captions, as far as that is known without
+        reading pictures.
         """
         if self.captions < 0:
             raise ConfigError(
-                "Of an image so many captions count, or 0 for all", got=f"captions={self.captions}"
+                "The number of captions per image is 0 (all) or more", got=f"captions={self.captions}"
             )
         source = self.keep()
         if self.captions_required and not _may_have_captions(source):
             raise _without_captions(source)
 
     def lines(self) -> list[str]:
-        """Return sentences for people about what is measured on."""
+        """Return sentences about the data for the user."""
         source = self.opened()
         lines = [f"{self.name.partition(':')[2] or self.name}: {len(source):,} records"]
         return [*lines, *filter(None, (source.note, *losses(source)))]
 
     def open(self) -> Source:
-        """Open the source, unless it was given open; within `opened.shared` once for all protocols."""
+        """Open the source, unless it is open already. Within `opened.shared`, all protocols share one opened source."""
         from openslip.data.sources import open_source
 
         spec = self.source
@@ -137,13 +137,13 @@ class OnCaptioned(Kept[Source]):
         return opened_once(("captioned", spec, *options.values()), opened)
 
     def share(self, encoder: Encoder) -> None:
-        """Have all processes compute the features that `evaluate` asks for; all must call it."""
+        """Have all processes compute the features that `evaluate` needs. Every process must call this method."""
         self._extracted(encoder, self.opened())
 
     def embedded(self, encoder: Encoder) -> Embeddings:
-        """Return the embeddings of all pictures and captions, within a session computed once for all protocols.
+        """Return the embeddings of all pictures and captions. A session computes them once for all protocols.
 
-        Raises DataError where a model with text finds no caption.
+        Raises DataError if the model has a text tower and the source has no caption.
         """
         source = self.opened()
         extracted = self._extracted(encoder, source)
@@ -168,7 +168,7 @@ class OnCaptioned(Kept[Source]):
             if not texts:
                 raise _without_captions(source)
             if without := len(found.kept) - sum(bool(captioned.captions[i]) for i in found.kept):
-                note(f"{self.name}: {without} images without a caption left out.")
+                note(f"{self.name}: {without} images without a caption are left out.")
         return Embeddings(
             embeddings(encoder, found.values)[rows],
             encode_texts(encoder, texts, self.batch_size) if texts else None,
@@ -198,7 +198,7 @@ class OnCaptioned(Kept[Source]):
 
 
 def _may_have_captions(source: Source) -> bool:
-    """Whether a record may have a caption, as far as that is known of pictures that are files of their own."""
+    """Whether a record may have a caption. Only pictures that are separate files can tell without being read."""
     for index in range(len(source)):
         try:
             file = source.file(index)
@@ -213,13 +213,13 @@ def _without_captions(source: Source) -> DataError:
     return DataError(
         "There is no image with a caption",
         got=f"{source.name}: {len(source):,} images",
-        fix="Give captioned pictures, as `slip train --data.train` reads them; pictures in folders of classes are "
-        "measured by zeroshot:FOLDER",
+        fix="Give captioned pictures, as `slip train --data.train` reads them; for pictures in folders of classes, "
+        "measure zeroshot:FOLDER",
     )
 
 
 class _Captioned(Sequence[Any]):
-    """A source's images, whose captions are remembered as they pass, so that each record is read once."""
+    """A source's images. Reading an image also remembers its captions, so that each record is read once."""
 
     def __init__(self, source: Source, most: int = 0) -> None:
         self.source, self.most = source, most or None
@@ -237,7 +237,7 @@ class _Captioned(Sequence[Any]):
         return record.image
 
     def content(self, kept: np.ndarray) -> str:
-        """Return a digest of the pictures of `kept` and their captions, in whatever order they lie."""
+        """Return a digest of the pictures of `kept` and their captions. Their order does not matter."""
         told = (
             "\n".join([self.digests[index].hex(), *sorted(self.captions[index])]) for index in kept.tolist()
         )

@@ -20,15 +20,15 @@ from openslip.evaluation.outcomes import Outcomes, answers
 
 
 class Samples(NamedTuple):
-    """Which pictures N scores are of. rows: (N,) indices in their split; digests: N times 16 bytes; class_names: C."""
+    """The pictures that N scores belong to. rows: (N,) indices in the split; digests: N of 16 bytes; class_names: C."""
 
     rows: np.ndarray
     digests: tuple[bytes, ...]
     class_names: tuple[str, ...]
 
     def numbers(self, told: Iterable[str]) -> np.ndarray | None:
-        """Return numbers (N,) that tell samples from others, by the picture and what is told of each; None where the
-        pictures themselves are not known."""
+        """Return numbers (N,) that identify samples by the picture and a text for each; None if the pictures are not
+        known."""
         if not (self.digests and all(self.digests)):
             return None
         return fingerprint.of_samples(zip(self.digests, told))
@@ -45,16 +45,16 @@ def classification(
     first: str = "top1",
     **about: Any,
 ) -> list[Result]:
-    """Return a classifier's results: top1, top5 where there are more than 5 classes, mean_per_class, and ece where it
-    has probabilities. The metric `first` comes before the others, if the classifier has it: one of these, or
+    """Return a classifier's results: top1, top5 for more than 5 classes, mean_per_class, and ece if it has
+    probabilities. The metric `first` comes before the others, if the classifier has it: one of these, or
     - top1_top5: the mean of both;
-    - roc_auc, of two classes: scored by how much class 1 is likelier than class 0.
+    - roc_auc, for two classes: scored by how much class 1 is likelier than class 0.
 
-    scores: (N, C), higher is likelier; labels: (N,) in [0, C). probabilities: (N, C), of rows that add up to 1.
-    samples: which pictures these are, so that the answers to each are part of the results. about: other fields of the
+    scores: (N, C), higher is likelier; labels: (N,) in [0, C). probabilities: (N, C), with rows that add up to 1.
+    samples: the pictures; with them, the results include the answer to each picture. about: other fields of the
     results.
 
-    Raises EvaluationError when N is 0.
+    Raises EvaluationError if N is 0.
     """
     count = len(labels)
     if count == 0:
@@ -74,7 +74,7 @@ def classification(
         found.append(("ece", sure, resampled(sure.value, count)))
     if first == "top1_top5" and 5 in hits:
         both = Outcomes((hits[1].astype(np.float64) + hits[5]) / 2, samples=known)
-        # Samples that are all alike do not pass for certain: a share of hits has an interval then, too.
+        # Samples that are all alike do not make the number certain: Wilson's interval is used for them.
         alike = both.values.min() == both.values.max()
         interval = wilson(float(both.values.sum()), count) if alike else resampled(both.value, count)
         found.append((first, both, interval))

@@ -1,9 +1,9 @@
-"""Two models on the same samples: the difference of each number with its 95 % interval, and what it amounts to.
+"""Two models on the same samples: the difference of each number with its 95 % interval, and a verdict.
 
-Both models saw the same samples, so the intervals come from what became of each sample: they are narrower than two
-intervals side by side would have it. Like those of single numbers, they answer where the difference would lie for other
-samples drawn in the same way, and say nothing about another training run's seed. Where each side is several runs that
-differ in the seed alone, the difference is that of their means, and its interval is for other seeds as well.
+Both models saw the same samples, so the intervals come from the outcome of each sample. They are narrower than two
+separate intervals suggest. An interval covers other samples drawn in the same way, and says nothing about another
+training seed. If each side has several runs that differ in the seed alone, the difference is that of their means, and
+its interval covers other seeds as well.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ from openslip.evaluation.results import aligned
 from openslip.evaluation.scores import score, welch
 
 RESAMPLES = 2000
-"""Of a bootstrap, which is used for medians alone."""
+"""Resamples of the bootstrap, which is used for medians alone."""
 
 _FEW = 3
-"""Undecided numbers that have a sentence each."""
+"""Up to this many undecided numbers have a sentence each."""
 
 Verdict = Literal["better", "worse", "undecided"]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One number of two models, or of the seeds of two. value: after - before; low, high: its 95 % interval.
+    """The difference of one number between two models, or between the seeds of two models.
 
-    unpaired: why the interval is that of two independent numbers, wider than it need be; "" where samples are paired.
-    seeds: how many runs `before` and `after` are the means of. spreads: the standard deviations over them, None for
-    one. covers: what else the interval is for, beside other samples: `seeds`, or nothing.
+    value: after - before; low, high: its 95 % interval. unpaired: why the interval is that of two independent numbers,
+    and so wider than necessary; "" if samples are paired. seeds: how many runs `before` and `after` are the means of.
+    spreads: the standard deviations over these runs, None for one run. covers: what the interval covers beside other
+    samples: `seeds`, or nothing.
     """
 
     before: Result
@@ -53,13 +54,13 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """Better or worse where the interval does not hold 0, else undecided."""
+        """Better or worse if the interval does not contain 0 and the metric has a better direction; else undecided."""
         if not (self.low > 0 or self.high < 0) or not measure(self.after.metric).better:
             return "undecided"
         return "better" if (self.low > 0) != lower_is_better(self.after.metric) else "worse"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what stands beside the later model's result in files."""
+        """Return the fields that files have beside the later model's result."""
         return {
             "before": self.before.value,
             "before_low": plain(self.before.low),
@@ -73,16 +74,16 @@ class Difference:
 
 
 def compare(before: Sequence[Result], after: Sequence[Result]) -> list[Difference]:
-    """Return the differences of two models' results, in the order of `after`; those of one model alone are left out.
+    """Return the differences of two models' results, in the order of `after`. Results of one model alone are left out.
 
-    Results belong together where all that `Result.identity` names is equal, but for checkpoint and content.
+    Two results belong together if all fields of `Result.identity` are equal except checkpoint and content.
     """
     known = {_measured(result): result for result in before}
     return [difference(known[_measured(r)], r) for r in after if _measured(r) in known]
 
 
 def difference(before: Result, after: Result) -> Difference:
-    """Return the difference of one number of two models, paired by sample where both were measured on the same."""
+    """Return the difference of one number of two models, paired by sample if both were measured on the same samples."""
     value = after.value - before.value
     sides, why = _paired([before], [after])
     if why:
@@ -94,14 +95,15 @@ def difference(before: Result, after: Result) -> Difference:
 def difference_of_seeds(
     before: Sequence[Result], after: Sequence[Result], *, by_seed: bool = False
 ) -> Difference:
-    """Return the difference of the means of one number over runs that differ in their seeds alone, on either side.
+    """Return the difference of the means of one number. The runs of each side differ in their seeds alone.
 
-    Half of the interval is the square root of two squares, as if both sources of chance were independent. One is of the
-    samples: those that both sides share, each with the means of what became of it, else of two independent numbers.
-    The other is of the seeds: Welch's t, or Student's t of the differences where the runs of both sides belong together
-    in their order (`by_seed`). Where a side is one run, the interval is for other samples alone.
+    Half of the interval is the square root of the sum of two squares, as if both sources of chance were independent.
+    One square is for the samples: if both sides share them, each sample has its mean outcome over the runs; else the
+    two numbers count as independent. The other is for the seeds: Welch's t, or with `by_seed` Student's t of the
+    differences, where the runs of both sides belong together in their order. If a side is one run, the interval covers
+    other samples alone.
 
-    Raises ValueError where `by_seed` is said of sides of different lengths.
+    Raises ValueError for `by_seed` with sides of different lengths.
     """
     if len(before) == len(after) == 1:
         return difference(before[0], after[0])
@@ -132,7 +134,7 @@ def difference_of_seeds(
 
 
 def _mean(results: Sequence[Result], *, seeds: bool = True) -> Result:
-    """Return the mean of the runs of a side as a result. seeds: its interval is for other seeds, too."""
+    """Return the mean of the runs of a side as a result. seeds: whether its interval also covers other seeds."""
     if len(results) == 1:
         return results[0]
     found = score(results)
@@ -147,18 +149,18 @@ def _mean(results: Sequence[Result], *, seeds: bool = True) -> Result:
 def _paired(
     before: Sequence[Result], after: Sequence[Result]
 ) -> tuple[tuple[list[Outcomes], list[Outcomes]], str]:
-    """Return the outcomes of both sides in the order of the last run's, or why they cannot be paired."""
+    """Return the outcomes of both sides in the order of the last run, or the reason why they cannot be paired."""
     last = after[-1]
     sides: tuple[list[Outcomes], list[Outcomes]] = ([], [])
     for side, results in zip(sides, (before, after)):
         for result in results:
             if result.outcomes is None or last.outcomes is None:
-                return sides, "what became of single samples is not known"
+                return sides, "the outcomes of single samples are not known"
             if not last.content or result.content != last.content:
-                return sides, "the models were measured on other pictures, or other ones could be read"
+                return sides, "the models were measured on different pictures, or could read different ones"
             known = last.outcomes.samples is not None and result.outcomes.samples is not None
             if not known and result.data != last.data:
-                return sides, "which samples are the same is not known"
+                return sides, "it is not known which samples are the same"
             if (ordered := _in_order(last.outcomes, result.outcomes)) is None:
                 return sides, "the samples of the two models are not the same"
             side.append(ordered)
@@ -166,7 +168,7 @@ def _paired(
 
 
 def _of(before: Sequence[Outcomes], after: Sequence[Outcomes]) -> tuple[float, float]:
-    """Return the interval of the difference of the means over the runs of either side, for other samples."""
+    """Return the interval, for other samples, of the difference of the means over the runs of each side."""
     first = after[-1]
     if first.statistic in ("mean", "mean_per_class"):
         one, other = (
@@ -182,7 +184,7 @@ def _of(before: Sequence[Outcomes], after: Sequence[Outcomes]) -> tuple[float, f
 
 
 def interval(before: Outcomes, after: Outcomes) -> tuple[float, float]:
-    """Return the interval of the difference of a number, of two models on the same samples."""
+    """Return the interval of the difference of one number between two models on the same samples."""
     shares = all(side.values.min() >= 0 and side.values.max() <= 1 for side in (before, after))
     match after.statistic:
         case "mean" if shares:
@@ -202,13 +204,13 @@ def interval(before: Outcomes, after: Outcomes) -> tuple[float, float]:
 def proportion_interval(
     before: np.ndarray, after: np.ndarray, groups: np.ndarray | None = None
 ) -> tuple[float, float]:
-    """Return the interval of `after.mean() - before.mean()`, of hits (N,) of two models on the same samples, or of
-    shares of hits, within 0 and 1.
+    """Return the interval of `after.mean() - before.mean()`, for two models on the same samples.
 
-    Bonett and Price 2012, "Adjusted Wald confidence interval for a difference of binomial proportions based on paired
-    data": one gained and one lost sample are added, so that it holds for few samples, and where nothing changed. Where
-    samples of one group go together, N is divided by the design effect of the differences, as `wilson_clustered` does.
-    Of shares, which change by less than 1, it is the same interval with the mean square of the changes.
+    before, after: (N,) hits, or shares of hits in [0, 1]. Bonett and Price 2012, "Adjusted Wald confidence interval for
+    a difference of binomial proportions based on paired data": one gained and one lost sample are added, so the
+    interval holds for few samples, and if nothing changed. If samples belong to groups, N is divided by the design
+    effect of the differences, as in `wilson_clustered`. Shares change by less than 1; their interval uses the mean
+    square of the changes.
     """
     change = after.astype(np.float64) - before
     effect = 1.0 if groups is None else _design_effect(change, groups)
@@ -221,10 +223,10 @@ def proportion_interval(
 def mean_per_class_interval(
     before: np.ndarray, after: np.ndarray, classes: np.ndarray
 ) -> tuple[float, float]:
-    """Return the interval of the difference of two models' means over classes, of hits or shares and classes (N,).
+    """Return the interval of the difference of two models' means over classes. All arguments are (N,).
 
-    The variance is that of samples drawn anew within each class. Half a gained and half a lost sample are added to a
-    class for it, so that classes with few samples that stayed as they were do not pass for certain.
+    The variance is that of samples drawn anew within each class. To compute it, half a gained and half a lost sample
+    are added to each class. So a class with few samples, none of which changed, does not count as certain.
     """
     change = after.astype(np.float64) - before
     (changes, counts), (squares, _) = (per_class(moved, classes) for moved in (change, change**2))
@@ -237,9 +239,9 @@ def mean_per_class_interval(
 def median_interval(
     before: np.ndarray, after: np.ndarray, groups: np.ndarray | None = None
 ) -> tuple[float, float]:
-    """Return the interval of the difference of two medians, of values (N,) of two models for the same samples.
+    """Return the interval of the difference of two medians. before, after: (N,) values on the same samples.
 
-    The percentile bootstrap over samples, or whole groups of them, with a seed of its own: equal values give equal
+    The percentile bootstrap over samples, or over whole groups. The seed is fixed, so equal values give equal
     intervals.
     """
     group = np.arange(len(after)) if groups is None else np.unique(groups, return_inverse=True)[1].ravel()
@@ -256,9 +258,9 @@ def median_interval(
 
 
 def table(differences: Sequence[Difference], titles: tuple[str, str] = ("before", "after")) -> str:
-    """Return the differences as aligned plain text: percent and percentage points (ranks as they are).
+    """Return the differences as aligned plain text, in percent and percentage points; ranks stay as they are.
 
-    titles: what the two models are called; a mean over seeds is followed by ± its spread.
+    titles: the names of the two models. A mean over seeds is followed by ± its spread.
     """
     rows = [("task", "metric", *titles, "difference", "95 % interval", "samples", "verdict")]
     for name, one in zip(distinct([one.after for one in differences]), differences):
@@ -278,14 +280,14 @@ def table(differences: Sequence[Difference], titles: tuple[str, str] = ("before"
         )
     lines = aligned(rows, left=(0, 1, len(rows[0]) - 1))
     if whys := dict.fromkeys(one.unpaired for one in differences if one.unpaired and one.low == one.low):
-        lines.append(f"* wider than it need be, as samples are not paired: {'; '.join(whys)}.")
+        lines.append(f"* wider than necessary, because samples are not paired: {'; '.join(whys)}.")
     return "\n".join(lines) + "\n"
 
 
 def sentences(differences: Sequence[Difference], before: str, after: str) -> list[str]:
-    """Return who is ahead of whom by how much, a sentence a difference; where nothing is decided, one for all of them.
+    """Return a sentence for each difference: who is ahead, and by how much. Undecided differences may share a sentence.
 
-    before, after: what the models are called.
+    before, after: the names of the models.
     """
     said, undecided = [], []
     for name, one in zip(distinct([one.after for one in differences]), differences):
@@ -363,10 +365,10 @@ def _measured(result: Result) -> tuple[str, ...]:
 
 
 def _in_order(known: Outcomes, other: Outcomes) -> Outcomes | None:
-    """Return the outcomes of another run in the order of those that are known, None where they are of other samples.
+    """Return the outcomes of another run in the order of `known`, or None if they belong to other samples.
 
-    Where both say what their samples are, they are found by that, in whatever order the data lay; else by their order.
-    Classes and groups may have other numbers, as when the classes stand in another order.
+    If both name their samples, samples are matched by name, whatever the order of the data; else by their order.
+    Classes and groups may have other numbers, for example if the classes have another order.
     """
     if known.statistic != other.statistic or known.values.shape != other.values.shape:
         return None
@@ -386,8 +388,8 @@ def _in_order(known: Outcomes, other: Outcomes) -> Outcomes | None:
 
 
 def _same_parts(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two arrays (N,) part N samples alike, whatever the parts are called; of several labels a sample (N, C)
-    whether they have the same classes, in whatever order."""
+    """Whether two arrays (N,) divide N samples into the same parts, whatever the parts are called. For several labels a
+    sample, (N, C): whether both have the same classes, in any order."""
     if np.array_equal(one, other):
         return True
     if one.ndim == 2 or other.ndim == 2:
@@ -398,7 +400,7 @@ def _same_parts(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _independent(before: Result, after: Result) -> tuple[float, float]:
-    """Return the interval of a difference by those of two numbers that have nothing to do with each other.
+    """Return the interval of the difference of two independent numbers, from their intervals.
 
     Zou and Donner 2008, "Construction of confidence limits about effect measures", equation 3.
     """
@@ -409,7 +411,7 @@ def _independent(before: Result, after: Result) -> tuple[float, float]:
 
 
 def _design_effect(change: np.ndarray, groups: np.ndarray) -> float:
-    """Return how much whole groups vary more than samples drawn one by one (Kish 1965), at least 1."""
+    """Return the design effect (Kish 1965): the variance of whole groups over that of single samples, at least 1."""
     centred = change - change.mean()
     excess = np.bincount(np.unique(groups, return_inverse=True)[1].ravel(), weights=centred)
     alone = float(centred @ centred)
@@ -417,12 +419,12 @@ def _design_effect(change: np.ndarray, groups: np.ndarray) -> float:
 
 
 def _median(ordered: np.ndarray, times: np.ndarray) -> float:
-    """Return the median of ordered values, each as many times as is said."""
+    """Return the median of ordered values, each repeated `times` times."""
     ends = np.cumsum(times)
     middle = [(ends[-1] - 1) // 2, ends[-1] // 2]
     return float(ordered[np.searchsorted(ends, middle, side="right")].mean())
 
 
 def _around(value: float, low: float, high: float) -> tuple[float, float]:
-    """Return an interval of a difference of shares, within -1 and 1, which holds the difference itself."""
+    """Return the interval of a difference of shares, cut to [-1, 1] and widened to contain the difference itself."""
     return max(-1.0, min(value, low)), min(1.0, max(value, high))

@@ -1,4 +1,4 @@
-"""Models that have been measured already, side by side: which measurements are the same, and how they differ."""
+"""Two measured models side by side: which measurements they share, and how these differ."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from openslip.evaluation.measured import Measured, Model
 from openslip.shell import command
 
 _FEW = 6
-"""Names of measurements that a sentence has."""
+"""The most names of measurements in a sentence."""
 
 Found = tuple[Measured, Result]
 Pair = tuple[list[Found], list[Found]]
-"""One number of two models: of each run that has it."""
+"""One number of two models, from each run that has the number."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models, and the difference of each number that both have. notes: what is left out or unsure, for people."""
+    """Two models, and the difference of each number that both have. notes: sentences on what is left out or unsure."""
 
     before: Model
     after: Model
@@ -33,7 +33,7 @@ class Comparison:
 
     @property
     def meaning(self) -> str:
-        """What the intervals are for, in a sentence or two."""
+        """What the intervals cover, in a sentence or two."""
         others = "other samples drawn in the same way"
         covered = {one.covers for one in self.differences}
         if covered == {""}:
@@ -42,12 +42,12 @@ class Comparison:
             return f"Intervals are for {others}. {why}nother training seed may move a number further."
         way = "Student's t of the differences of equal seeds" if self.by_seed else "Welch's t"
         said = f"Intervals are for other seeds ({way}) and for {others}."
-        return said + " Numbers that one side has of a single seed are for other samples alone." * (
+        return said + " Where a side has a single seed, intervals are for other samples alone." * (
             "" in covered
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return what stands beside each later result in a file."""
+        """Return the fields that a file has beside each result of the later model."""
         return [
             {
                 "model": self.after.name,
@@ -68,13 +68,13 @@ class Comparison:
 def compare_models(
     before: Model, after: Model, *, everything: bool = False, by_seed: bool = False
 ) -> Comparison:
-    """Return the differences of two models in what both have been measured in.
+    """Return the differences of the measurements that two models share.
 
-    Measurements are the same where task, metric, split, prompts and settings are, and the content; where no content is
-    shared, the location of the data. The first metric of a task stands for it; everything: all metrics. by_seed: the
-    runs of both models belong together by their seeds.
+    Measurements are the same if their task, metric, split, prompts, settings and content are equal; if no content is
+    shared, the location of the data counts. Each task is compared by its first metric; everything: by all metrics.
+    by_seed: runs of both models are paired by their seeds.
 
-    Raises EvaluationError where there is nothing to compare, ConfigError for `by_seed` without equal seeds.
+    Raises EvaluationError if there is nothing to compare, ConfigError for `by_seed` without equal seeds.
     """
     if by_seed:
         _check_equal_seeds(before, after)
@@ -114,14 +114,14 @@ def compare_models(
         if fewer:
             more = f" and {len(fewer) - _FEW} more" if len(fewer) > _FEW else ""
             notes.append(
-                f"{model.name}: of its {len(model.runs)} seeds some are missing: "
+                f"{model.name}: some of its {len(model.runs)} seeds are missing: "
                 f"{', '.join(fewer[:_FEW])}{more}."
             )
     return Comparison(before, after, found, [*notes, *troubles], by_seed)
 
 
 def by_chance(count: int) -> str:
-    """Return how many of some comparisons chance decides, "" of a single one."""
+    """Return a sentence on how many of `count` comparisons chance would decide; "" for a single comparison."""
     if count < 2:
         return ""
     expected = f"about {round(count / 20)}" if count >= 30 else f"{count / 20:.2g}"
@@ -141,7 +141,7 @@ def _by_kind(model: Model) -> dict[tuple[str, ...], list[Found]]:
 
 
 def _matched(before: Model, after: Model) -> tuple[list[Pair], tuple[list[Result], list[Result]]]:
-    """Return what both models were measured in, in the order of the first one's results, and what one alone was."""
+    """Return the measurements of both models, in the order of the first model's, and those of one model alone."""
     sides = _by_kind(before), _by_kind(after)
     pairs: list[Pair] = []
     for kind, ours in sides[0].items():
@@ -161,7 +161,7 @@ def _matched(before: Model, after: Model) -> tuple[list[Pair], tuple[list[Result
 
 
 def _by(found: Sequence[Found], field: str) -> dict[str, list[Found]]:
-    """Return results by a field of theirs, of each run the last."""
+    """Return results by the value of a field; for each run, the last result."""
     values: dict[str, dict[object, Found]] = {}
     for run, result in found:
         values.setdefault(getattr(result, field), {})[run.path] = run, result
@@ -169,8 +169,8 @@ def _by(found: Sequence[Found], field: str) -> dict[str, list[Found]]:
 
 
 def _may_be_same(same: tuple[dict[str, list[Found]], dict[str, list[Found]]], place: str) -> bool:
-    """Whether results of one location may be of the same data: those that do not say what they measured may not, where
-    the numbers of samples differ."""
+    """Whether results of one location may be of the same data. Results without a content digest may not be, if their
+    numbers of samples differ."""
     found = [result for side in same for _, result in side[place]]
     return all(result.content for result in found) or len({one.count + one.skipped for one in found}) == 1
 
@@ -186,7 +186,7 @@ def _first_of_tasks(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def _with_outcomes(pairs: Sequence[Pair]) -> tuple[dict[tuple[Any, ...], Result], list[str]]:
-    """Return the results by file and identity, with what they were computed from, and what cannot be used."""
+    """Return the results with their outcomes, by file and identity, and sentences on outcomes that cannot be used."""
     wanted: dict[Any, tuple[Measured, list[Result]]] = {}
     for pair in pairs:
         for side in pair:
@@ -201,14 +201,14 @@ def _with_outcomes(pairs: Sequence[Pair]) -> tuple[dict[tuple[Any, ...], Result]
 
 
 def _left_out(model: Model, results: Sequence[Result], rest: tuple[list[Result], list[Result]]) -> str:
-    """Return what a model alone was measured in; named apart from what the other alone was."""
+    """Return a sentence on the measurements of a model alone, named apart from those of the other model alone."""
     if not results:
         return ""
     every = [*rest[0], *rest[1]]
     named = {id(result): name for result, name in zip(every, distinct(every))}
     names = list(dict.fromkeys(named[id(result)] for result in results))
     more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
-    return f"Left out, of {model.name} alone: {', '.join(names[:_FEW])}{more} ({len(results):,} numbers)."
+    return f"Left out, only in {model.name}: {', '.join(names[:_FEW])}{more} ({len(results):,} numbers)."
 
 
 def _check_equal_seeds(before: Model, after: Model) -> None:
@@ -219,7 +219,7 @@ def _check_equal_seeds(before: Model, after: Model) -> None:
     ):
         told = (f"{model.name}: {', '.join(map(str, model.seeds))}" for model in (before, after))
         raise ConfigError(
-            "Runs are paired by seed where both sides have the same seeds, two or more",
+            "--by-seed needs two or more seeds, the same seeds on both sides",
             got="; ".join(told),
             fix="Leave --by-seed out",
         )
@@ -243,8 +243,8 @@ def _nothing(before: Model, after: Model) -> EvaluationError:
         ways = f"`{command('slip', 'evaluate', place, task)}` measures {lacking.name} as well"
         ways += asked if first.settings or first.prompts else ""
     return EvaluationError(
-        f"Nothing was measured alike of {before.name} and {after.name}",
+        f"{before.name} and {after.name} have no measurement in common",
         got="; ".join(told),
-        cause="Only what is equal in task, data, split, prompts and settings is compared",
+        cause="Measurements are compared only if their task, data, split, prompts and settings are equal",
         fix=ways or "`slip evaluate RUN TASK …` measures a run",
     )

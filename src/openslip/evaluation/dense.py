@@ -1,4 +1,4 @@
-"""What measurements of patches share: pictures and masks through the tower, labels of pixels, and their results."""
+"""Common parts of measurements of patches: pictures and masks through the tower, labels of pixels, and results."""
 
 from __future__ import annotations
 
@@ -50,34 +50,34 @@ class OnMasks(Kept[MaskedSet]):
         return f"{self.protocol}:{dataset_name(self.dataset)}"
 
     def lines(self) -> list[str]:
-        """Return sentences for people about what is measured on."""
+        """Return sentences about the data for the user."""
         data = self.opened()
         return [data.describe(), *data.notes]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What became of N pictures: digests of those that could be read, with their masks, and how many could not."""
+    """The pictures that were measured: digests of those that could be read, with their masks; how many were skipped."""
 
     digests: tuple[bytes, ...]
     skipped: int
 
     @property
     def order(self) -> list[int]:
-        """An order of the pictures that could be read which hangs on themselves alone: neither on the names of their
-        files nor on where they lie. What is drawn at random is drawn in this order."""
+        """An order of the readable pictures that depends only on the pictures, not on names or locations of files.
+        Random draws follow this order."""
         return sorted(range(len(self.digests)), key=self.digests.__getitem__)
 
     def content(self, class_names: Sequence[str]) -> str:
-        """Return a digest of the pictures, their masks and the classes, in whatever order the pictures lie."""
+        """Return a digest of the pictures, their masks and the classes. The order of pictures does not matter."""
         names = (name.encode("utf-8", "surrogatepass") for name in class_names)
         return fingerprint.of_all([*names, *(self.digests[number] for number in self.order)])
 
 
 def prepare(preprocess: Preprocess, image: Any, mask: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Return a picture as the model takes it, (3, S, S) float32, and its mask laid out alike, (S, S) uint8.
+    """Return a picture as the model takes it, (3, S, S) float32, and its mask in the same layout, (S, S) uint8.
 
-    The picture is decoded in full, so that both are cut at the same pixels. Raises DataError where their sizes differ.
+    The picture is decoded in full, so both are cropped at the same pixels. Raises DataError if their sizes differ.
     """
     pixels = pixels_of(image)
     if pixels.shape[:2] != mask.shape:
@@ -99,8 +99,8 @@ def through(
 ) -> Seen:
     """Call `use` with batches of prepared pictures (B, 3, S, S), on the model's device, and masks (B, S, S) uint8.
 
-    Reading runs in threads, one batch ahead, and keeps the order. What raises DataError is skipped, counted and said.
-    Raises EvaluationError when none can be read.
+    Reading runs in threads, one batch ahead, and keeps the order. A picture that raises DataError is skipped and
+    counted, and a note names the first reason. Raises EvaluationError if no picture can be read.
     """
     digests: list[bytes] = []
     reasons: list[str] = []
@@ -138,15 +138,15 @@ def through(
 def upsampled(logits: Tensor, size: int) -> Tensor:
     """Return logits of patches (B, R, C, K) as logits of pixels (B, K, size, size), bilinear.
 
-    What `interpolate(mode="bilinear", align_corners=False)` gives, as two matrix products: their gradient is the same
-    each time on every device, which its gradient is not.
+    The values are those of `interpolate(mode="bilinear", align_corners=False)`, computed as two matrix products. Their
+    gradient is the same each time on every device; the gradient of `interpolate` is not.
     """
     rows, columns = (_weights(count, size, logits) for count in logits.shape[1:3])
     return (logits.permute(0, 3, 2, 1) @ rows).transpose(2, 3) @ columns
 
 
 def _weights(count: int, size: int, like: Tensor) -> Tensor:
-    """Return how much each of `size` pixels has of each of `count` patches along a side, (count, size)."""
+    """Return the weight of each of `count` patches in each of `size` pixels along a side, (count, size)."""
     eye = torch.eye(count, device=like.device, dtype=like.dtype)
     return F.interpolate(eye[None], size=size, mode="linear", align_corners=False)[0]
 
@@ -154,7 +154,7 @@ def _weights(count: int, size: int, like: Tensor) -> Tensor:
 def labelled(logits: Tensor, size: int) -> Tensor:
     """Return the likeliest class of each pixel, (B, size, size), given logits of patches (B, R, C, K).
 
-    One picture after the other, so that batches take no more memory. Of equal classes the first is taken.
+    Pictures are computed one by one, so batches take no more memory. Of equally likely classes the first is taken.
     """
     return torch.cat([upsampled(one[None], size).argmax(dim=1) for one in logits])
 
@@ -176,10 +176,10 @@ def areas(predicted: np.ndarray, masks: np.ndarray, classes: int) -> np.ndarray:
 
 
 def results(task: str, values: np.ndarray, seen: Seen, **about: Any) -> list[Result]:
-    """Return mean_iou and pixel_accuracy of `areas` (N, 2, C) of the N pictures seen. about: other fields of the
+    """Return mean_iou and pixel_accuracy. values: `areas` (N, 2, C) of the N pictures seen. about: other fields of the
     results.
 
-    Raises EvaluationError where no pixel counts.
+    Raises EvaluationError if no pixel counts.
     """
     if not values.sum():
         raise EvaluationError(f"{task} has no pixel to measure on", cause="All labels are 255, or background")

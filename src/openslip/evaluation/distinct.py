@@ -10,21 +10,21 @@ from openslip.errors import shortened
 from openslip.evaluation import Evaluator, Result
 
 _FIELDS = ("data", "prompts", "settings", "checkpoint", "split", "content")
-"""What two measurements of one name are told apart by: the first of these that differs, then the next."""
+"""The fields that tell two measurements of one name apart: the first field that differs, then the next."""
 _LONGEST = 60
-"""Characters of prompts or settings in a name."""
+"""The most characters of prompts or settings in a name."""
 
 Told = tuple[str, ...]
-"""What is known of a measurement, as many texts as `_FIELDS`."""
+"""The facts of a measurement, one text for each of `_FIELDS`."""
 
 
 def distinct(measured: Sequence[Result | Evaluator]) -> list[str]:
     """Return a short name for each of N results or evaluators, in their order.
 
-    The name is the task's, `protocol:dataset`. Where several of them share it and differ in what was measured, the
-    name also says in what: the end of the path, then prompts, settings, checkpoint, split in brackets. Names are equal
-    exactly where task, data, split, prompts, settings, checkpoint and content are. The metric is no part of them.
-    Evaluators may open their data for it, and raise what their `check` raises.
+    The name is the task's, `protocol:dataset`. If several measurements share it, the name also says how they differ: by
+    the end of the path, then in brackets by prompts, settings, checkpoint, split. Names are equal exactly if task,
+    data, split, prompts, settings, checkpoint and content are equal. The metric is not part of the name. Evaluators may
+    open their data to be named, and raise what their `check` raises.
     """
     told = [_told(one) for one in measured]
     names: dict[tuple[str, Told], str] = {}
@@ -33,13 +33,13 @@ def distinct(measured: Sequence[Result | Evaluator]) -> list[str]:
         names |= {(task, facts): name for facts, name in _apart(task, [], group, 0).items()}
     taken: dict[str, tuple[str, Told]] = {}
     for one, name in names.items():
-        if taken.setdefault(name, one) != one:  # a task of one's own may be called anything
+        if taken.setdefault(name, one) != one:  # a user's own task may have any name
             names[one] = f"{name} [{_digest(str(one))}]"
     return [names[one] for one in told]
 
 
 def keys(results: Sequence[Result]) -> list[str]:
-    """Return `name/metric` for each of N results, under which their numbers are logged, with distinct names."""
+    """Return `name/metric` for each of N results, with distinct names. Numbers are logged under these keys."""
     return [f"{name}/{result.metric}" for name, result in zip(distinct(results), results)]
 
 
@@ -71,9 +71,9 @@ def _apart(task: str, marks: list[str], group: list[Told], field: int) -> dict[T
 
 
 def _locations(task: str, locations: Sequence[str]) -> dict[str, str]:
-    """Return a task's name for each of several locations: with the shortest ends of their paths that differ.
+    """Return a task's name for each of several locations, with the shortest ends of their paths that differ.
 
-    A name that is not its location's, or whose location is not known, stays as it is, if that is only one.
+    If only one location is not known, or does not fit the name, its name stays as it is.
     """
     protocol, _, dataset = task.partition(":")
     own = [location for location in locations if not location or not _called(dataset, location)]
@@ -88,14 +88,14 @@ def _locations(task: str, locations: Sequence[str]) -> dict[str, str]:
 
 
 def _called(dataset: str, location: str) -> bool:
-    """Whether a location would be called `dataset` by its own name."""
+    """Whether `dataset` is the short name of a location."""
     from openslip.data.labelled import dataset_name
 
     return dataset_name(location) == dataset
 
 
 def _texts(field: str, values: Sequence[str]) -> dict[str, str]:
-    """Return a short mark for each of several different texts, "" for the one that says nothing."""
+    """Return a short mark for each of several different texts, "" for the empty text."""
     word = {"prompts": "prompts ", "content": "content "}.get(field, "")
     marks = {value: f"{word}{shortened(value, _LONGEST)}" if value else "" for value in values}
     if len(set(marks.values())) < len(marks):

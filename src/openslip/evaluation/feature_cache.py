@@ -1,8 +1,8 @@
-"""Features on disk: what a model has made of a batch of pictures is computed once, whoever asks for it, and when.
+"""Features on disk: a model's features of a batch of pictures are computed once, for all later measurements.
 
-A folder holds, for every model, a folder of files, one for each batch. A file is called by a digest of its batch's
-pictures. So a picture that changes, comes or goes makes its batch another one, and nothing that is read is stale.
-Features are kept as they were computed, bit for bit.
+The cache has a folder for every model, with a file for each batch. The name of a file is a digest of its batch's
+pictures. So a batch has another file once a picture changes, comes or goes, and nothing that is read is stale. Features
+are kept as they were computed, bit for bit.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from openslip.encoder import Encoder
 
 FORMAT = 1
-"""Of the files, and of how features are computed: with another number all are computed anew."""
+"""The version of the files, and of the way features are computed. With another version, all are computed anew."""
 LARGEST = 4 << 30
-"""Bytes of a file."""
+"""The most bytes of a file."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Features of some neighbouring pictures of a set, K of which could be read.
+    """Features of neighbouring pictures of a set, K of which could be read.
 
-    values: (K, D) float32; kept: (K,) their indices in the set; digests: what tells each from others (see
-    `fingerprint.of_picture`); skipped: the others. beside: what else is to be known of each of the K, or nothing.
+    values: (K, D) float32; kept: (K,) their indices in the set; digests: a digest of each (see
+    `fingerprint.of_picture`); skipped: the other pictures. beside: a text for each of the K pictures, or nothing.
     """
 
     values: np.ndarray
@@ -51,7 +51,7 @@ class Batch:
 
     @classmethod
     def joined(cls, batches: Sequence[Self]) -> Self:
-        """Return several batches as one, in their order. There is at least one."""
+        """Return several batches, at least one, as one batch in their order."""
         dim = max(batch.values.shape[1] for batch in batches)
         return cls(
             np.concatenate([batch.values.reshape(len(batch.values), dim) for batch in batches]),
@@ -62,7 +62,7 @@ class Batch:
         )
 
     def to_bytes(self) -> bytes:
-        """Return it as a file's content: arrays of NumPy."""
+        """Return the batch as a file's content: arrays of NumPy."""
         file = io.BytesIO()
         skipped = [[one.index, one.key, one.source, one.reason] for one in self.skipped]
         told = json.dumps([skipped, self.beside]).encode("utf-8", "surrogatepass")
@@ -77,21 +77,21 @@ class Batch:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Return what `to_bytes` wrote. Raises one of DAMAGED for anything else."""
+        """Return the batch that `to_bytes` wrote. Raises one of DAMAGED for anything else."""
         with ZipFile(io.BytesIO(data)) as archive:
-            # Some bytes of a compressed file could stand for any number.
+            # A few bytes of a compressed file could expand to any size.
             if any(entry.compress_type != ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("Its arrays are compressed")
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             values, kept, digests = (file[name] for name in ("values", "kept", "digests"))
             skipped, beside = json.loads(file["told"].tobytes().decode("utf-8", "surrogatepass"))
         if values.ndim != 2 or values.dtype != np.float32 or not len(values) == len(kept) == len(digests):
-            raise ValueError("These are no features")
+            raise ValueError("These are not features")
         told = tuple(bytes.fromhex(one.decode()) for one in digests.tolist())
         return cls(values, kept, told, tuple(Skipped(*one) for one in skipped), tuple(beside))
 
     def check_of(self, pictures: Sequence[bytes]) -> None:
-        """Raise ValueError unless it is of pictures with these digests, and has indices from 0."""
+        """Raise ValueError unless the batch is of pictures with these digests, with indices from 0."""
         kept, skipped = self.kept.tolist(), [one.index for one in self.skipped]
         if (
             sorted([*kept, *skipped]) != list(range(len(pictures)))
@@ -106,7 +106,7 @@ class Batch:
             raise ValueError("These are features of other pictures")
 
     def moved(self, by: int, label: str) -> Self:
-        """Return it with indices that are `by` higher. label: what the pictures are called where some are skipped."""
+        """Return the batch with indices that are `by` higher. label: the name of the pictures, for skipped ones."""
         skipped = tuple(
             Skipped(one.index + by, str(one.index + by), label, one.reason) for one in self.skipped
         )
@@ -116,7 +116,7 @@ class Batch:
 class FeatureCache:
     """A folder of features of any number of models. Several processes may use it at once.
 
-    Raises EvaluationError where it cannot be made.
+    Raises EvaluationError if the folder cannot be created.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -125,18 +125,18 @@ class FeatureCache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise EvaluationError(
-                "The folder for features cannot be made",
+                "The folder for features cannot be created",
                 got=str(folder),
                 cause=error.strerror or str(error),
                 fix="Name another folder with --cache, or for a suite with --out",
             ) from None
 
     def of(self, encoder: Encoder, dtype: torch.dtype) -> ModelCache:
-        """Return what is kept of a model whose image tower computes in a precision."""
+        """Return the cache of a model whose image tower computes in the given precision."""
         told = {
             "format": FORMAT,
             "tower": digest(encoder.model.image_tower),
-            # Weights do not tell everything, such as which activation comes after them.
+            # Weights do not determine everything: the activation, for example, is only in the configuration.
             "model": asdict(encoder.config.model.image),
             "preprocess": asdict(encoder.preprocess),
             "precision": str(dtype),
@@ -145,7 +145,7 @@ class FeatureCache:
 
 
 class ModelCache:
-    """The features of one model: a file for each batch of pictures, told by the pictures' digests."""
+    """The features of one model: a file for each batch of pictures, found by the pictures' digests."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -156,7 +156,7 @@ class ModelCache:
         return not self.folder.exists()
 
     def read(self, pictures: Sequence[bytes]) -> Batch | None:
-        """Return what is known of pictures with these digests, with indices from 0; None where that cannot be used."""
+        """Return the features of pictures with these digests, with indices from 0; None if there are no usable ones."""
         try:
             found = Batch.from_bytes(read_whole(self.folder / _name(pictures), LARGEST))
             found.check_of(pictures)
@@ -165,7 +165,7 @@ class ModelCache:
             return None
 
     def write(self, pictures: Sequence[bytes], batch: Batch) -> None:
-        """Keep a batch, with indices from 0. Where it cannot be written, that is said once, and nothing is kept."""
+        """Keep a batch, with indices from 0. If a batch cannot be written, a note says so once, and none is kept."""
         if self._full or not all(pictures):
             return
         try:

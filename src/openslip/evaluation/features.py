@@ -1,10 +1,10 @@
 """Images through the encoder, in batches, once each.
 
-Inside `with session():` a labelled split that several protocols need goes through the image tower once; outside, every
-call computes anew, because the encoder may have been trained on in between. The model is in evaluation mode meanwhile,
-and afterwards in the mode it was in.
+Inside `with session():` a labelled split that several protocols need goes through the image tower once. Outside, every
+call computes anew, because the encoder may have been trained between two calls. The model is in evaluation mode while
+it computes, and afterwards in its earlier mode.
 
-Several processes share the batches of a set, which are the same whatever their number. So the features are, too.
+Several processes share the batches of a set. Batches, and so features, are the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Kind = Literal["features", "embeddings"]
-"""`features`: the image tower's, before any projection. `embeddings`: in the space shared with text, normalised."""
+"""`features`: from the image tower, before any projection. `embeddings`: in the space shared with text, normalised."""
 
 BATCH = 256
 TOKENIZED = 2**14
@@ -46,9 +46,10 @@ TOKENIZED = 2**14
 
 @dataclass(frozen=True)
 class Features:
-    """K of N images that could be read. values: (K, D) float32; kept: (K,) their indices; skipped: the others.
+    """Features of the K of N images that could be read.
 
-    digests: what tells each of the K from others (see `fingerprint.of_picture`).
+    values: (K, D) float32; kept: (K,) their indices; skipped: the other images; digests: a digest of each of the K (see
+    `fingerprint.of_picture`).
     """
 
     values: np.ndarray
@@ -59,9 +60,9 @@ class Features:
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """One split as a classifier sees it: (K, D) float32 values, (K,) int64 labels, and what could not be read.
+    """One split for a classifier: (K, D) float32 values and (K,) int64 labels of the K images that could be read.
 
-    content: a digest of pictures, labels and class names. samples: which of the split's pictures these are.
+    skipped: how many could not be read. content: a digest of pictures, labels and class names. samples: the K pictures.
     """
 
     name: str
@@ -76,15 +77,15 @@ class LabelledFeatures:
     samples: Samples
 
     def about(self, train: LabelledFeatures | None = None) -> dict[str, str]:
-        """Return what results on them say of the data; train: what a classifier was fitted on."""
+        """Return the fields of results that describe the data. train: the features that a classifier was fitted on."""
         content = fingerprint.of_all([train.content, self.content]) if train else self.content
         return {"data": self.location, "split": self.split, "content": content}
 
 
 @dataclass
 class _Session:
-    """What the evaluators of a suite have in common. memory: what was extracted, with what its key has the id of.
-    ranks: the processes that share the images now. parts: what was computed for all, and how it is joined."""
+    """The state that the evaluators of a suite share. memory: results of extraction, with the objects whose ids are in
+    the keys. ranks: the processes that share the images now. parts: this process's shares, and how to join them."""
 
     progress: bool = False
     precision: torch.dtype = torch.float32
@@ -98,7 +99,7 @@ class _Session:
 
 _session: ContextVar[_Session | None] = ContextVar("slip_evaluation_session", default=None)
 _told: WeakKeyDictionary[Encoder, set[torch.dtype]] = WeakKeyDictionary()
-"""Of which models was said how exact their features are in which precision."""
+"""The precisions for which a note on exactness was given, by model."""
 
 
 @contextmanager
@@ -108,10 +109,10 @@ def session(
     precision: torch.dtype = torch.float32,
     cache: FeatureCache | None = None,
 ) -> Iterator[None]:
-    """Share labelled features between the evaluators run inside; the encoder must not change meanwhile.
+    """Share features between the evaluators that run inside. The encoder must not change meanwhile.
 
-    progress: show a bar for each pass over images, where standard error is a terminal, else a line now and then.
-    precision: what the image tower computes in. cache: where features are kept, and found.
+    progress: show a bar for each pass over images if standard error is a terminal, else a line now and then.
+    precision: the precision of the image tower. cache: the cache in which features are kept and found.
     """
     token = _session.set(_Session(progress, precision, cache))
     try:
@@ -123,10 +124,10 @@ def session(
 
 @contextmanager
 def sharing(ranks: Processes) -> Iterator[None]:
-    """Within, what `once` is asked for is computed in part, for `gather` to put together; all processes must ask for
-    the same, in the same order."""
+    """Within this context, `once` computes only this process's share, and `gather` joins the shares afterwards. All
+    processes must call `once` for the same data, in the same order."""
     current = _session.get()
-    assert current is not None  # there is nowhere else to leave what was computed
+    assert current is not None  # the session holds the shares
     current.ranks, current.parts = ranks, {}
     try:
         yield
@@ -135,9 +136,9 @@ def sharing(ranks: Processes) -> Iterator[None]:
 
 
 def gather(ranks: Processes) -> None:
-    """Have on the first process what all have computed while sharing; all must call it.
+    """Join on rank 0 what all processes have computed while sharing. Every process must call this function.
 
-    Raises EvaluationError on the first process where no image can be read.
+    Raises EvaluationError on rank 0 if no image can be read.
     """
     current = _session.get()
     assert current is not None
@@ -155,10 +156,10 @@ def once(
     part: Callable[[Callable[[range], Sequence[int]]], Batch],
     join: Callable[[Batch], T],
 ) -> T | None:
-    """Return what is extracted of a model and data, from the session where it has been extracted.
+    """Return the result of an extraction by a model from data; from the session, if the session has it.
 
-    part: takes a function that says which of the batches' first indices this process is to compute, and computes them.
-    join: makes of all of them what is wanted, and checks it. While sharing, the result is None.
+    part: computes this process's share of the batches; it takes a function that chooses among the first indices of the
+    batches. join: makes the result from all batches, and checks it. While sharing, the result is None.
     """
     current = _session.get() or _Session()
     whole = (id(encoder), id(data), *key)
@@ -167,7 +168,7 @@ def once(
     share: Callable[[range], Sequence[int]] = current.ranks.share
     if current.ranks.world > 1:
         if whole not in current.parts:
-            current.parts[whole] = part(share), join, encoder, data  # which keep their ids
+            current.parts[whole] = part(share), join, encoder, data  # which keeps their ids
         return None
     found = join(part(share))
     current.memory[whole] = found, encoder, data
@@ -175,9 +176,9 @@ def once(
 
 
 def remembered(encoder: Encoder, *key: object, compute: Callable[[], T]) -> T:
-    """Return what is computed of a model on the first process, such as texts, from the session where it has been.
+    """Return a value that rank 0 computes with a model, such as embeddings of texts; from the session, if it is there.
 
-    key: what else it depends on. An id among it is of an object that the session keeps.
+    key: everything else that the value depends on. An id in the key belongs to an object that the session keeps.
     """
     current = _session.get() or _Session()
     whole = (id(encoder), *key)
@@ -191,8 +192,8 @@ def labelled_features(
 ) -> LabelledFeatures:
     """Extract one split of labelled images, or recall it from the session.
 
-    data: an open set, or what `open_labelled` takes. split: `train`, `val`, `test`; or `untrained`, the test split,
-    else all there is, for protocols that train nothing.
+    data: an open set, or a spec that `open_labelled` takes. split: `train`, `val`, `test`; or `untrained` for protocols
+    that train nothing: the test split, or all images of a set without splits.
     """
     opened = labelled_set(data) if isinstance(data, str) else data
     labelled, found = _split(opened, split), _extracted(encoder, opened, split, batch_size)
@@ -219,7 +220,7 @@ def share(encoder: Encoder, data: LabelledSet, splits: Sequence[str], batch_size
 
 
 def _extracted(encoder: Encoder, opened: LabelledSet, split: str, batch_size: int) -> Features | None:
-    """Return the features of a split, from the session where it has them."""
+    """Return the features of a split, from the session if it has them."""
     labelled = _split(opened, split)
     label = f"{labelled.name} {labelled.split}"
     return once(
@@ -237,7 +238,7 @@ def _split(opened: LabelledSet, split: str) -> Labelled:
 
 @contextmanager
 def evaluating(encoder: Encoder) -> Iterator[None]:
-    """Have the encoder's model in evaluation mode, and afterwards every module in the mode it was in."""
+    """Put the encoder's model into evaluation mode, and afterwards put every module back into its earlier mode."""
     model = encoder.model
     training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
     if training:
@@ -256,12 +257,12 @@ def extract(
     batch_size: int = BATCH,
     label: str = "images",
 ) -> Features:
-    """Return what `encoder` makes of N images, in their order, as float32.
+    """Return features or embeddings of N images, in their order, as float32.
 
     images: anything indexable whose items `encoder.preprocess` takes. Reading and decoding run in threads, one batch
-    ahead of the tower. An image that raises DataError is skipped, counted and said.
+    ahead of the tower. An image that raises DataError is skipped and counted, and a note names the first reason.
 
-    Raises EvaluationError when no image can be read or a feature is not finite.
+    Raises EvaluationError if no image can be read or a feature is not finite.
     """
     found = checked(batches_of(encoder, images, batch_size, label), len(images), label)
     return found if kind == "features" else replace(found, values=embeddings(encoder, found.values))
@@ -274,14 +275,14 @@ def batches_of(
     label: str,
     share: Callable[[range], Sequence[int]] = lambda starts: starts,
 ) -> Batch:
-    """Return the features of a set's batches as one, or of those that `share` chooses by their first indices."""
+    """Return the features of a set's batches as one batch. share: chooses batches by their first indices."""
     current = _session.get() or _Session()
     extraction = _Extraction(encoder, images, batch_size, label, current)
     return extraction.of(share(range(0, len(images), batch_size)))
 
 
 def checked(batch: Batch, total: int, label: str) -> Features:
-    """Return the features of a whole set, and say what is skipped. Raises EvaluationError without a readable image."""
+    """Return the features of a whole set, with a note on skipped images. Raises EvaluationError if none is readable."""
     skipped = batch.skipped
     if not len(batch.kept):
         raise EvaluationError(
@@ -296,7 +297,7 @@ def checked(batch: Batch, total: int, label: str) -> Features:
 def features_of(encoder: Encoder, pixels: Tensor, label: str) -> np.ndarray:
     """Return the features (N, D) float32 of pixels (N, 3, S, S) uint8, computed in the precision of the session.
 
-    Raises EvaluationError when a feature is not finite.
+    Raises EvaluationError if a feature is not finite.
     """
     return _Extraction(encoder, (), len(pixels), label, _session.get() or _Session())._features(pixels)
 
@@ -315,7 +316,7 @@ def embeddings(encoder: Encoder, features: np.ndarray) -> np.ndarray:
 
 @dataclass
 class _Extraction:
-    """Features of a set's images, batch by batch. A batch is called by the index of its first image."""
+    """Features of a set's images, batch by batch. The index of its first image identifies a batch."""
 
     encoder: Encoder
     images: Sequence[Any]
@@ -324,7 +325,7 @@ class _Extraction:
     session: _Session
 
     def of(self, starts: Sequence[int]) -> Batch:
-        """Return the features of some batches, in their order, from the cache where it has them."""
+        """Return the features of some batches, in their order, from the cache if it has them."""
         cache = None
         if self.session.cache:
             cache = self.session.cache.of(self.encoder, self.session.precision)
@@ -351,7 +352,7 @@ class _Extraction:
         return range(start, min(start + self.size, len(self.images)))
 
     def _digests(self, starts: Sequence[int]) -> Iterator[tuple[int, list[bytes]]]:
-        """Yield of each batch the digests of its pictures, for which they are read and not decoded."""
+        """Yield the digests of each batch's pictures, which are read but not decoded."""
 
         def digest(index: int) -> bytes:
             try:
@@ -364,7 +365,7 @@ class _Extraction:
             yield from zip(starts, batches)
 
     def _computed(self, starts: Sequence[int]) -> Iterator[tuple[int, list[bytes], Batch]]:
-        """Yield of each batch the digests of its pictures, and its features."""
+        """Yield for each batch the digests of its pictures, and its features."""
         preprocess = self.encoder.preprocess
 
         def prepare(index: int) -> _Prepared:
@@ -400,28 +401,28 @@ class _Extraction:
             exact = self.encoder.image_features(images, numpy=True)
             apart = np.linalg.norm(values - exact, axis=1) / np.linalg.norm(exact, axis=1).clip(1e-12)
             note(
-                f"The image tower computes in {str(precision).removeprefix('torch.')}: of {len(exact)} images its "
-                f"features are {apart.mean():.2%} from those in float32, {apart.max():.2%} at most."
+                f"The image tower computes in {str(precision).removeprefix('torch.')}. On {len(exact)} images, "
+                f"features differ from float32 by {apart.mean():.2%} on average, {apart.max():.2%} at most."
             )
         return _finite(values, self.label)
 
 
 def _unreadable(error: DataError) -> bytes:
-    """Return a digest for a picture that cannot be read: another one when the reason is another."""
+    """Return a digest for a picture that cannot be read. It depends on the reason."""
     return fingerprint.of_picture(str(error).encode("utf-8", "surrogatepass"))
 
 
 def has_text(encoder: Encoder) -> bool:
-    """Tell whether the model was built with a text tower."""
+    """Return whether the model has a text tower."""
     return encoder.model.text_tower is not None
 
 
 def require_text(encoder: Encoder, task: str) -> None:
-    """Raise EvaluationError when `task` needs a text tower and the model has none."""
+    """Raise EvaluationError if the model has no text tower, which `task` needs."""
     if not has_text(encoder):
         raise EvaluationError(
             f"{task} needs a text tower, and this model has none",
-            cause="It was trained with an image-only objective such as SimCLR",
+            cause="The model was trained with an image-only objective such as SimCLR",
             fix="Measure it with linear, knn or finetune, or train with 'clip' among the objectives.",
         )
 
@@ -431,7 +432,7 @@ def encode_texts(
 ) -> np.ndarray:
     """Return the (N, D) float32 embeddings of N texts, of length 1 unless `normalize` is false.
 
-    Texts of as many tokens go together, whatever their order, so hardly anything is computed for padding.
+    Texts with about as many tokens go through the tower together, so hardly anything is computed for padding.
     """
     order = np.argsort(_lengths(encoder, texts), kind="stable").tolist()
     encode = encoder.encode_text if normalize else partial(encoder.encode_text, normalize=False)
@@ -447,13 +448,13 @@ def encode_texts(
 
 
 def _lengths(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
-    """Return how many tokens each of N texts has. They are made again for the tower, which takes 0.1 % of its time."""
+    """Return how many tokens each of N texts has. Tokenizing again for the tower takes 0.1 % of the tower's time."""
     parts = (encoder.tokenize(texts[i : i + TOKENIZED]) for i in range(0, len(texts), TOKENIZED))
     return np.concatenate([(tokens != 0).sum(dim=1).cpu().numpy() for tokens in parts])
 
 
 class _Prepared(NamedTuple):
-    """An image on its way: pixels (3, S, S) uint8, or `why` there are none; digest: which picture it is."""
+    """An image on its way: pixels (3, S, S) uint8, or `why` there are none; digest: of the picture."""
 
     index: int
     pixels: Tensor | None
@@ -464,22 +465,22 @@ class _Prepared(NamedTuple):
 def _finite(values: np.ndarray, label: str) -> np.ndarray:
     if not np.isfinite(values).all():
         raise EvaluationError(
-            f"What the model makes of {label} is not finite",
-            cause="Its weights diverged in training, or are damaged",
+            f"The model's outputs for {label} are not finite",
+            cause="The weights diverged in training, or are damaged",
             fix="Take an earlier checkpoint, or train with a lower learning rate.",
         )
     return values
 
 
 def shows_progress() -> bool:
-    """Return whether the session shows how far the work is."""
+    """Return whether the session shows progress."""
     current = _session.get()
     return current is not None and current.progress
 
 
 @contextmanager
 def counting(total: int, label: str) -> Iterator[Callable[[int], None]]:
-    """Yield a function that counts images done, which are shown where the session asks for it."""
+    """Yield a function that counts finished images. The count is shown if the session shows progress."""
     if not shows_progress():
         yield lambda done: None
         return

@@ -1,15 +1,15 @@
-"""Few-shot classification: linear probes on 1, 2, 4, 8 and 16 training pictures a class, each of several draws.
+"""Few-shot classification: linear probes on 1, 2, 4, 8 and 16 training pictures a class, each on several draws.
 
-The probe is that of `openslip.evaluation.linear` but for how features are standardised: the mean of the drawn pictures
-becomes 0, and their deviation over all dimensions together 1. Of ten pictures the deviation of a single dimension says
-nothing: with it cifar10 at one shot loses 13 of 35 points.
+The probe is that of `openslip.evaluation.linear`, with another standardisation of features: the drawn pictures get mean
+0, and deviation 1 over all dimensions together. Ten pictures say nothing about the deviation of a single dimension:
+with it, cifar10 at one shot loses 13 of 35 points.
 
-A draw is a function of the seed and of the pictures' bytes: it has the same pictures for every model, wherever they lie
-and in whatever order. Of each class it takes the first in an order of its own, so the pictures of few shots are among
-those of more.
+A draw is a function of the seed and of the pictures' bytes. So a draw has the same pictures for every model, whatever
+their location and order. A draw has an order of each class and takes the first pictures, so the pictures of few shots
+are among those of more shots.
 
-No picture is left over to choose a penalty on: with one shot a held-out fifth would be the class. So the penalty is
-fixed, for all models, sets and numbers of shots: `PENALTY`. Accuracies hardly depend on it (`docs/protocols.md`).
+No picture is left over to choose a penalty: with one shot, a held-out picture would be the whole class. So one penalty,
+`PENALTY`, is fixed for all models, sets and numbers of shots. Accuracies hardly depend on it (`docs/protocols.md`).
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ SHOTS = (1, 2, 4, 8, 16)
 
 @dataclass(frozen=True)
 class FewShot(OnLabelled):
-    """top1 on the test split for each number of shots, the mean over the draws, and its spread over them.
+    """top1 on the test split for each number of shots: the mean over the draws, and the spread over the draws.
 
-    The most shots come first: that number differs least from draw to draw. A class with fewer pictures than shots gives
-    all it has. shots: pictures a class; draws: at least 2; penalty: `l2` of the probe.
+    The most shots come first, because that number differs least between draws. A class with fewer pictures than shots
+    gives all of its pictures. shots: pictures a class; draws: at least 2; penalty: `l2` of the probe.
     """
 
     dataset: str
@@ -58,15 +58,15 @@ class FewShot(OnLabelled):
     measured_on = ("train", "test")
 
     def about(self) -> dict[str, str]:
-        """Return what tells this measurement from others."""
+        """Return the fields that tell this measurement from others."""
         return {"data": self.opened().location, "settings": settings(self, "draws", "penalty", "seed")}
 
     def check(self) -> None:
         """Raise DataError without a train or a test split, EvaluationError for a single class, ConfigError for settings
-        that make no sense."""
+        out of range."""
         if not self.shots or min(self.shots) < 1 or self.draws < 2 or not self.penalty >= 0 or self.seed < 0:
             raise ConfigError(
-                "Few-shot takes numbers of shots of at least 1, at least 2 draws, a penalty and a seed of 0 or above",
+                "Few-shot takes 1 shot or more, 2 draws or more, and a penalty and a seed of 0 or above",
                 got=f"shots={self.shots}, draws={self.draws}, penalty={self.penalty}, seed={self.seed}",
             )
         data = self.keep()
@@ -74,7 +74,7 @@ class FewShot(OnLabelled):
         self._counts(data.split("train").labels)
 
     def lines(self) -> list[str]:
-        """Return sentences for people about what is measured on."""
+        """Return sentences about the data for the user."""
         data = self.opened()
         train = data.split("train")
         lines, names, counts = super().lines(), np.unique(train.labels), self._counts(train.labels)
@@ -93,8 +93,8 @@ class FewShot(OnLabelled):
         return lines
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
-        """Measure `encoder`. Raises DataError when the data have no train or no test split, EvaluationError where no
-        class has as many pictures as shots."""
+        """Measure `encoder`. Raises DataError if the data have no train or no test split, EvaluationError if no class
+        has as many pictures as shots."""
         data = self.opened()
         train = labelled_features(encoder, data, "train", "features", self.batch_size)
         test = labelled_features(encoder, data, "test", "features", self.batch_size)
@@ -138,7 +138,7 @@ class FewShot(OnLabelled):
         return accuracies + spreads
 
     def _counts(self, labels: np.ndarray) -> np.ndarray:
-        """Return the number of training images of each class that has some."""
+        """Return the number of training images of each class that has any. Raises EvaluationError for one class."""
         counts = np.unique(labels, return_counts=True)[1]
         if len(counts) < 2:
             raise EvaluationError(f"{self.name} needs training images of two classes or more")
@@ -148,7 +148,7 @@ class FewShot(OnLabelled):
 def fit_few(
     values: np.ndarray, labels: np.ndarray, classes: int, l2: float, device: torch.device | str = "cpu"
 ) -> Probe:
-    """Return a probe fitted on few features (N, D) with labels (N,) in [0, classes), by a given penalty."""
+    """Return a probe fitted on few features (N, D) with labels (N,) in [0, classes), with the given penalty."""
     mean = values.mean(axis=0, dtype=np.float64)
     scale = max(float(np.sqrt(np.square(values - mean).mean())), 1e-8)
     double = torch.device(device).type != "mps"
@@ -160,9 +160,9 @@ def fit_few(
 
 
 def drawn(labels: np.ndarray, digests: Sequence[bytes], seed: int, draw: int) -> np.ndarray:
-    """Return the place (N,) of each picture within its class, from 0, in the order of this draw.
+    """Return the position (N,) of each picture within its class, from 0, in the order of this draw.
 
-    labels: (N,). digests: what tells N pictures apart; the order depends on them, on seed and draw alone.
+    labels: (N,). digests: N digests that identify the pictures. The order depends only on digests, seed and draw.
     """
     key = f"seed {seed}, draw {draw}: ".encode()
     lots = [hashlib.blake2b(key + digest, digest_size=16).digest() for digest in digests]

@@ -1,4 +1,4 @@
-"""Digests of what was measured: the same pictures, under the same names, wherever they lie and in whatever order."""
+"""Digests of measured data: equal for the same pictures with the same names, whatever their location and order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHUNK = 1024
 
 
 def of_picture(image: Any) -> bytes:
-    """Return 16 bytes that tell a picture from others, given as the bytes of a file or an array; else none."""
+    """Return a digest of 16 bytes of a picture, given as the bytes of a file or as an array; b"" for anything else."""
     if isinstance(image, bytes):
         return hashlib.blake2b(image, digest_size=16).digest()
     if not hasattr(image, "tobytes"):
@@ -31,9 +31,9 @@ def of_picture(image: Any) -> bytes:
 def of_labelled(
     digests: Iterable[bytes], labels: Iterable[int | Sequence[int]], class_names: Sequence[str]
 ) -> str:
-    """Return a digest of N pictures and their classes, whatever the order of either, and of all classes' names.
+    """Return a digest of N pictures with their classes, and of all names of classes. No order matters.
 
-    labels: of each picture its class, or for each class 1, 0 or -1 (not known).
+    labels: the class of each picture, or for each picture 1, 0 or -1 (not known) for each class.
     """
     names = [name.encode("utf-8", "surrogatepass") for name in class_names]
 
@@ -46,7 +46,7 @@ def of_labelled(
 
 
 def of_all(parts: Iterable[bytes | str]) -> str:
-    """Return a digest of some texts or digests, in their order: 16 hexadecimal digits."""
+    """Return a digest of texts or digests, in their order: 16 hexadecimal digits."""
     whole = hashlib.blake2b(digest_size=8)
     for part in parts:
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
@@ -55,16 +55,16 @@ def of_all(parts: Iterable[bytes | str]) -> str:
 
 
 def of_samples(parts: Iterable[Sequence[bytes | str]]) -> np.ndarray:
-    """Return (N,) uint64, which tell N samples apart, each given as what it is made of: picture, class, caption."""
+    """Return (N,) uint64 that identify N samples, each given by its parts: picture, class, caption."""
     return np.array([int(of_all(part), 16) for part in parts], dtype=np.uint64)
 
 
 def of_pictures(
     labelled: Labelled, threads: int, advance: Callable[[int], None] = lambda done: None
 ) -> list[bytes]:
-    """Return `of_picture` of all of a split, for which they are read; of one that cannot be read, `unreadable`.
+    """Return `of_picture` for every picture of a split, reading each; b"unreadable" for one that cannot be read.
 
-    advance: called with how many more have been read, now and then.
+    advance: called now and then with the number of pictures read since the last call.
     """
 
     def digest(index: int) -> bytes:
@@ -75,7 +75,7 @@ def of_pictures(
 
     digests: list[bytes] = []
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(labelled), CHUNK):  # so that an interruption need not wait for all
+        for start in range(0, len(labelled), CHUNK):  # an interruption need not wait for all pictures
             digests += pool.map(digest, range(start, min(start + CHUNK, len(labelled))))
             advance(len(digests) - start)
     return digests

@@ -1,20 +1,20 @@
-"""Geometry of the shared space: how near pictures lie to their captions, and how the space is used.
+"""Geometry of the shared space: how near pictures are to their captions, and how much of the space is used.
 
 - `alignment`: the mean squared distance of a picture to its captions, in [0, 4] (Wang and Isola 2020, α = 2).
 - `image_uniformity`, `text_uniformity`: log of the mean of exp(-2 · squared distance) over all pairs of different
-  pictures, or captions; 0 where all are alike, and the lower the more evenly they are spread (the same, t = 2).
+  pictures, or captions; 0 if all are alike, and lower the more evenly they are spread (same paper, t = 2).
 - `modality_gap`: the distance between the mean of the pictures and the mean of the captions (Liang et al. 2022).
-- `image_effective_rank`, `text_effective_rank`: exp of the entropy of the singular values of all embeddings, which are
-  not centred; how many directions are in use, at most the dimension (RankMe, Garrido et al. 2023, equation 1).
+- `image_effective_rank`, `text_effective_rank`: exp of the entropy of the singular values of all embeddings, without
+  centring; the number of directions in use, at most the dimension (RankMe, Garrido et al. 2023, equation 1).
 - `logit_scale`: the factor on cosine similarities that the model has learned.
 
-All embeddings are of length 1. Each picture counts once: what is computed of a picture and its captions is the mean
-over its captions. Uniformity and effective rank of captions are of the distinct ones. An image-only model has the
-numbers of pictures alone, in the space of its features.
+All embeddings have length 1. Each picture counts once: a number of a picture and its captions is the mean over the
+captions. Uniformity and effective rank of captions use the distinct captions. An image-only model has only the numbers
+of pictures, in the space of its features.
 
-Every number but the logit scale is the mean (of uniformity: the log of the mean) of one value a sample, found by the
-jackknife: exactly, or of the effective rank by the derivative with respect to the sample's weight. So it has an
-interval without a bootstrap, and two models can be compared sample by sample.
+Every number except the logit scale is the mean of one value a sample; uniformity is the log of that mean. The jackknife
+gives these values: exactly, or for the effective rank by the derivative with respect to the sample's weight. So each
+number has an interval without a bootstrap, and two models can be compared sample by sample.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 SIMILARITIES = 2**24
 """Similarities held at a time."""
 LEAST = 3
-"""Pictures, and captions, that there must be."""
+"""The fewest pictures, and captions, that can be measured."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Geometry(OnCaptioned):
     captions_required = False
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
-        """Measure `encoder`. Raises DataError where a model with text finds no caption, EvaluationError for too few
+        """Measure `encoder`. Raises DataError if a model with text finds no caption, EvaluationError for too few
         pictures or captions."""
         found = self.embedded(encoder)
         for what, values in (("pictures", found.images), ("captions", found.texts)):
@@ -62,7 +62,7 @@ class Geometry(OnCaptioned):
 
         def result(metric: str, outcomes: Outcomes, bounds: tuple[float, float]) -> Result:
             low, high = _interval(outcomes, bounds)
-            value = min(max(outcomes.value(), bounds[0]), bounds[1])  # beyond them by rounding alone
+            value = min(max(outcomes.value(), bounds[0]), bounds[1])  # outside the bounds only by rounding
             count = len(outcomes.values)
             interval = min(value, low), max(value, high)
             skipped = found.skipped
@@ -100,8 +100,8 @@ def pair_parts(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return two values (I,) of each image, whose means are the alignment and the modality gap.
 
-    images: (I, D), texts: (T, D), of length 1; (image_ids, text_ids): (P,) pairs. The second value is the part of an
-    image's distance to its captions that points along the gap.
+    images: (I, D), texts: (T, D), of length 1; (image_ids, text_ids): (P,) pairs. The second value is the component
+    along the gap of an image's distance to its captions.
     """
     counts = np.bincount(image_ids, minlength=len(images))
     captions = np.zeros(images.shape)
@@ -118,8 +118,8 @@ def pair_parts(
 def uniformity_parts(values: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
     """Return values (N,) whose mean is that of exp(-2 · squared distance) over all pairs of N different samples.
 
-    values: (N, D), of length 1, N at least 3. The jackknife's: N times the mean over pairs, less N - 1 times the mean
-    over those pairs that the sample is not in.
+    values: (N, D), of length 1, N at least 3. The jackknife's values: N times the mean over all pairs, less N - 1 times
+    the mean over the pairs without the sample.
     """
     count = len(values)
     keys = torch.from_numpy(values).to(device)
@@ -135,7 +135,7 @@ def uniformity_parts(values: np.ndarray, device: torch.device | str = "cpu") -> 
 
 
 def effective_rank_parts(values: np.ndarray) -> np.ndarray:
-    """Return values (N,) whose mean is the effective rank of embeddings (N, D): the rank, and N times its derivative
+    """Return values (N,) whose mean is the effective rank of embeddings (N, D): the rank, plus N times its derivative
     with respect to each sample's weight.
 
     A weight w of sample x adds w·x·xᵀ to the Gram matrix, and so w·(u·x)² to the squared singular value of direction u.
@@ -154,7 +154,7 @@ def effective_rank_parts(values: np.ndarray) -> np.ndarray:
 
 
 def _interval(outcomes: Outcomes, bounds: tuple[float, float]) -> tuple[float, float]:
-    """Return the interval of a number of geometry, within what it can be."""
+    """Return the interval of a number of geometry, within its bounds."""
     low, high = mean_interval(outcomes.values, outcomes.groups)
     if outcomes.statistic == "log_mean":
         value, mean = outcomes.value(), (low + high) / 2
@@ -164,7 +164,7 @@ def _interval(outcomes: Outcomes, bounds: tuple[float, float]) -> tuple[float, f
 
 
 def _first_images(image_ids: np.ndarray, text_ids: np.ndarray) -> np.ndarray:
-    """Return for each text the first image that it is of: captions of one image go together."""
+    """Return for each text the first image that it belongs to: captions of one image form a group."""
     first = np.full(int(text_ids.max()) + 1, np.iinfo(np.int64).max)
     np.minimum.at(first, text_ids, image_ids)
     return first

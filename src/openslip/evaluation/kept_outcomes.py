@@ -1,11 +1,12 @@
 """Outcomes and answers on disk, beside the results that were computed from them, to compare models sample by sample.
 
-RUN/results.json has its outcomes in RUN/outcomes/, another FILE.json in FILE.outcomes/. There is one file for each
-measurement (what `Result.identity` names but for the metric), called by its task and a digest of that identity. It is a
-compressed .npz without pickle: each different array once, and `about`, a text in JSON of which array is what.
+RUN/results.json has its outcomes in RUN/outcomes/, another FILE.json in FILE.outcomes/. Each measurement has one file:
+`Result.identity` without the metric identifies a measurement. The file's name is the task and a digest of that
+identity. The file is a compressed .npz without pickle: each different array once, and `about`, a JSON text that names
+the arrays.
 
-A file says of which numbers it is. One that is of others than the results beside it, as a killed process or an editor
-leaves it, is not used. 50,000 samples in 1,000 classes take 2.9 MB: most are digests of pictures, and probabilities.
+A file notes the numbers that it belongs to. If these differ from the results beside it, as after a killed process or an
+edit, the file is not used. 50,000 samples in 1,000 classes take 2.9 MB, mostly digests of pictures and probabilities.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ from openslip.files import TEMPORARY, open_regular, parse_json, whole_or_not
 FOLDER = "outcomes"
 FORMAT = 1
 LARGEST = 4 << 30
-"""Bytes that the arrays of a file may have: some bytes of a compressed file could stand for any number."""
+"""The most bytes of a file's arrays: a few bytes of a compressed file could expand to any size."""
 _NUMBERS = ("value", "count", "low", "high")
 _ARRAYS = ("values", "classes", "groups", "samples")
 _NAME = re.compile(r".+-[0-9a-f]{16}\.npz")
 CLASSES = 1 << 24
-"""Numbers that classes may have: a count is kept for each."""
+"""Numbers of classes are below this limit: a count is kept for each number."""
 DAMAGED = (
     OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, EOFError, RuntimeError, SyntaxError,
     zipfile.BadZipFile, zlib.error, MemoryError, tokenize.TokenError, EvaluationError,
 )  # fmt: skip
-"""What reading a file of arrays raises that is none of ours, or half of one."""
+"""The exceptions from reading a file that is not a file of ours, or only half of one."""
 _AXES = {"ece": 2, "mean_iou": 3, "pixel_accuracy": 3, "mean_average_precision": 2, "mean_roc_auc": 2}
-"""Of the values of a statistic; 1 of the others."""
+"""The number of axes of a statistic's values; 1 for other statistics."""
 
 Arrays = dict[str, np.ndarray]
 
@@ -58,16 +59,17 @@ def folder_of(path: str | Path) -> Path:
 
 
 def file_of(result: Result, path: str | Path) -> Path:
-    """Return the file for the outcomes of a measurement, given one of its results and the file that has these."""
+    """Return the file for the outcomes of a measurement, given one of its results and the file of results."""
     task = re.sub(r"[^A-Za-z0-9._]+", "-", result.task).strip("-.")[:60] or "task"
     return folder_of(path) / f"{task}-{of_all(_measurement(result))}.npz"
 
 
 def keep(results: Sequence[Result], path: str | Path) -> None:
-    """Write the outcomes and answers of some results in `path`. Those of an earlier measurement of the same go, also
-    where the later one has none. Files that are there already, with the same arrays, stay as they are.
+    """Write the outcomes and answers of some results in `path`.
 
-    Raises EvaluationError where one cannot be written; the others are.
+    Outcomes of an earlier, equal measurement are removed, even if the later one has none. A file that already has the
+    same arrays stays as it is. If a file cannot be written, the other files are written before EvaluationError is
+    raised.
     """
     failed: tuple[Path, OSError] | None = None
     for measured in _measurements(results):
@@ -86,25 +88,25 @@ def keep(results: Sequence[Result], path: str | Path) -> None:
     if failed is not None:
         file, error = failed
         raise EvaluationError(
-            f"What the results were computed from cannot be written to {file}",
+            f"The outcomes behind the results cannot be written to {file}",
             cause=error.strerror or str(error),
-            fix="The numbers themselves are kept; free some space and measure again to compare sample by sample.",
+            fix="The results themselves are kept. To compare sample by sample, free some space and measure again.",
         )
 
 
 def prune(results: Sequence[Result], path: str | Path) -> None:
-    """Remove the files of measurements that are not among the results that `path` has, and what killed writes left."""
+    """Remove the files of measurements that `path` has no results of, and the remains of killed writes."""
     wanted = {file_of(measured[0], path).name for measured in _measurements(results)}
     with suppress(OSError):
         for name in os.listdir(folder_of(path)):
             if name not in wanted and (_NAME.fullmatch(name) or name.startswith(TEMPORARY)):
                 os.unlink(folder_of(path) / name)
-        os.rmdir(folder_of(path))  # where it is empty
+        os.rmdir(folder_of(path))  # if it is empty
 
 
 def recall(results: Sequence[Result], path: str | Path) -> tuple[list[Result], list[str]]:
-    """Return results that were read from `path` with their outcomes and answers, as far as these are kept and usable;
-    and a sentence for each file that is there and cannot be used."""
+    """Return results that were read from `path`, with their outcomes and answers as far as these are kept and usable,
+    and a sentence for each file that cannot be used."""
     found = {result.identity: result for result in results}
     troubles = []
     for measured in _measurements(results):
@@ -119,17 +121,17 @@ def recall(results: Sequence[Result], path: str | Path) -> tuple[list[Result], l
             troubles.append(f"{file} is not used: {error}")
         except DAMAGED as error:
             troubles.append(
-                f"{file} is not used: it is damaged, or no file of outcomes ({type(error).__name__}: {error})"
+                f"{file} is not used: it is damaged, or not a file of outcomes ({type(error).__name__}: {error})"
             )
     return list(found.values()), troubles
 
 
 class _Other(Exception):
-    """A file is sound, and not of these results."""
+    """A file is sound, but belongs to other results."""
 
 
 def _measurement(result: Result) -> tuple[str, ...]:
-    """Return what was measured, whatever the metric."""
+    """Return the identity of a result without its metric."""
     return replace(result, metric="").identity
 
 
@@ -142,7 +144,7 @@ def _measurements(results: Iterable[Result]) -> list[list[Result]]:
 
 
 def _packed(results: Sequence[Result]) -> tuple[dict[str, Any], Arrays]:
-    """Return what a file is to say, and its arrays: each different one once, named by its digest."""
+    """Return the `about` of a file, and its arrays: each different array once, named by its digest."""
     arrays: Arrays = {}
 
     def put(array: np.ndarray | None) -> str | None:
@@ -180,7 +182,7 @@ def _packed(results: Sequence[Result]) -> tuple[dict[str, Any], Arrays]:
 
 
 def _header(file: Path) -> dict[str, Any] | None:
-    """Return what a file says of its arrays, None where it cannot be read."""
+    """Return the `about` of a file; None if the file cannot be read."""
     try:
         with open_regular(file) as opened:
             return _arrays(opened, only="about")[0]
@@ -189,7 +191,7 @@ def _header(file: Path) -> dict[str, Any] | None:
 
 
 def _arrays(opened: IO[bytes], only: str = "") -> tuple[dict[str, Any], Arrays]:
-    """Return what an open file says, and its arrays. Raises one of DAMAGED."""
+    """Return the `about` and the arrays of an open file. Raises one of DAMAGED."""
     with zipfile.ZipFile(opened) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > LARGEST:
             raise ValueError(f"its arrays have more than {LARGEST / 1e9:,.0f} GB")
@@ -204,14 +206,14 @@ def _arrays(opened: IO[bytes], only: str = "") -> tuple[dict[str, Any], Arrays]:
 
 
 def _recalled(results: Sequence[Result], about: dict[str, Any], arrays: Arrays) -> list[Result]:
-    """Return results with what a file has of them. Raises one of DAMAGED, or _Other."""
+    """Return results with the outcomes and answers of a file. Raises one of DAMAGED, or _Other."""
     found = []
     for result in results:
         facts = about["metrics"].get(result.metric)
         if facts is None:
             continue
         if not all(_same(facts[name], getattr(result, name)) for name in _NUMBERS):
-            raise _Other("it is of another measurement than the results beside it")
+            raise _Other("it belongs to another measurement than the results beside it")
         found.append(replace(result, outcomes=_outcomes(facts, arrays, result)))
     said = about["answers"]
     if said is None:

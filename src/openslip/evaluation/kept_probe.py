@@ -1,10 +1,10 @@
-"""A linear probe's file: `RUN/linear/NAME/probe.safetensors`, from which the probe classifies later.
+"""The file of a linear probe, `RUN/linear/NAME/probe.safetensors`, which lets the probe classify later.
 
-The file holds the four arrays of a `Probe`. Its header says in JSON which classes they are for, how the probe was
-fitted, and which model it belongs to: where that model was, and a fingerprint of its image tower and preprocessing.
+The file holds the four arrays of a `Probe`. Its header names, in JSON, the classes, how the probe was fitted, and the
+model: the place of the model, and a fingerprint of its image tower and preprocessing.
 
-Two probes that differ in the model, the pictures, the classes or the settings lie side by side: the second one's folder
-is called like the first one's, with a digest. A probe whose checkpoint is gone makes room for the next.
+Probes that differ in the model, the pictures, the classes or the settings are kept side by side: the folder of the
+second probe has the name of the first folder with a digest. A probe whose checkpoint is gone is replaced.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ FILE = "probe.safetensors"
 ARRAYS = ("mean", "scale", "weight", "bias")
 _IDENTITY = ("model", "preprocess", "content", "classes", "penalties", "seed")
 _OF_MODELS = (".toml", ".safetensors", ".json", ".bin")
-"""How names of files end that lie in a model's folder, whoever wrote it."""
-_AGAIN = "Run `slip evaluate MODEL linear:DATA` again, which fits the probe anew"
+"""Endings of files in the folder of a model of any format."""
+_AGAIN = "Run `slip evaluate MODEL linear:DATA` again to fit the probe anew"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Which model a probe belongs to, for whoever loads it later.
+    """The model that a probe belongs to, for loading it later.
 
-    spec: what `openslip.load` took, a path or a name. run: its run folder, if it is one. checkpoint: which of the run's
-    it was.
+    spec: the path or name that `openslip.load` took. run: the run folder, if the model is a run. checkpoint: the name
+    of the run's checkpoint.
     """
 
     spec: str
@@ -51,8 +51,8 @@ class Origin:
     checkpoint: str = ""
 
     def noted(self, folder: Path) -> dict[str, str]:
-        """Return it for a probe in `folder`: the path of the model from there, so that both may move together, and
-        nothing of the machine goes along; of a public model its name."""
+        """Return the plain form for a probe in `folder`: the name of a public model, or the path of the model relative
+        to `folder`. So both may move together, and the file has no absolute path of the machine."""
         place = self.run or expand(self.spec)
         if not os.path.exists(place):
             return {"name": self.spec, "path": "", "checkpoint": ""}
@@ -62,7 +62,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class KeptProbe:
-    """A probe as it was read. about: what its header says; path: of its file."""
+    """A probe as it was read. about: its header; path: the path of its file."""
 
     probe: Probe
     names: tuple[str, ...]
@@ -70,9 +70,9 @@ class KeptProbe:
     path: Path
 
     def model(self) -> str:
-        """Return what `openslip.load` takes for the model that the probe belongs to.
+        """Return the path or name with which `openslip.load` loads the probe's model.
 
-        Raises CheckpointError where that is not there any more.
+        Raises CheckpointError if the model is no longer there.
         """
         origin = self.about["origin"]
         if origin["name"]:
@@ -86,9 +86,9 @@ class KeptProbe:
         ):
             return str(place)
         raise CheckpointError(
-            "The model that the linear probe belongs to is not where it was",
+            "The model of the linear probe is not where it was",
             got=str(place),
-            cause=f"The probe {self.path} holds a layer on its features, and not the model",
+            cause=f"The probe {self.path} holds a layer on the model's features, and not the model itself",
             fix="Say where the model is: --encoder MODEL, or in Python LinearClassifier(PATH, model=MODEL)",
         )
 
@@ -96,23 +96,25 @@ class KeptProbe:
         """Raise CheckpointError unless `encoder` gives the features that the probe was fitted on."""
         here, there = described(encoder), self.about
         wrong = [
-            f"{name} {here[name]} there, {there[name]} here" for name in here if here[name] != there[name]
+            f"{name} {here[name]} in the model, {there[name]} in the probe"
+            for name in here
+            if here[name] != there[name]
         ]
         if not wrong:
             return
         checkpoint = there["origin"]["checkpoint"]
         raise CheckpointError(
-            "The linear probe belongs to other weights than this model has, and would answer at random",
+            "The linear probe belongs to other weights than this model's, and would answer at random",
             got=f"{self.path}: {'; '.join(wrong)}",
-            cause=f"It was fitted on {checkpoint}, and the run has gone on since or was measured at another checkpoint"
+            cause=f"The probe was fitted on {checkpoint}; the run has since gone on, or another checkpoint is loaded"
             if checkpoint
-            else "The file of weights was replaced, or the probe is of another model",
+            else "The file of weights was replaced, or the probe belongs to another model",
             fix=_AGAIN,
         )
 
 
 def described(encoder: Encoder) -> dict[str, Any]:
-    """Return what features depend on: a fingerprint of the image tower's weights, and the preprocessing."""
+    """Return everything that features depend on: a fingerprint of the image tower's weights, and the preprocessing."""
     tower = digest(encoder.model.image_tower)[:16]
     return json.loads(json.dumps({"model": tower, "preprocess": asdict(encoder.preprocess)}))
 
@@ -120,16 +122,17 @@ def described(encoder: Encoder) -> dict[str, Any]:
 def save(
     folder: Path, name: str, encoder: Encoder, origin: Origin, probe: Probe, about: Mapping[str, Any]
 ) -> Path | None:
-    """Keep a probe in `folder`, or beside it where that holds another one; return where, None where it cannot be.
+    """Keep a probe in `folder`, or beside `folder` if it holds another probe. Return the folder; None if the probe
+    cannot be written.
 
-    name: the task's, for messages. about: `classes`, `content`, `images`, `penalties` and `seed`.
+    name: the task's name, for messages. about: `classes`, `content`, `images`, `penalties` and `seed`.
     """
     told = {**described(encoder), **json.loads(json.dumps(dict(about)))}
     identity = fingerprint.of_all([json.dumps([told[key] for key in _IDENTITY], sort_keys=True)])
     place = folder
     if (other := _held_by_another(folder, told)) is not None:
         place = folder.with_name(f"{folder.name}-{identity[:8]}")
-        note(f"{name}: {folder} keeps another probe ({other}). This one lies beside it, in {place}.")
+        note(f"{name}: {folder} keeps another probe ({other}). The new probe is kept beside it, in {place}.")
     header = {**told, "l2": probe.l2, "validation_top1": probe.validation_top1, "origin": origin.noted(place)}
     tensors = {key: torch.from_numpy(np.ascontiguousarray(getattr(probe, key))) for key in ARRAYS}
     try:
@@ -139,21 +142,19 @@ def save(
                 Path(file.name), tensors, metadata={metadata.PROBE: json.dumps(header, sort_keys=True)}
             )
     except OSError as error:
-        note(
-            f"{name}: the probe is not kept, as nothing can be written to {place} ({error.strerror or error})."
-        )
+        note(f"{name}: the probe is not kept, because {place} cannot be written ({error.strerror or error}).")
         return None
     return place
 
 
 def _held_by_another(folder: Path, told: Mapping[str, Any]) -> str | None:
-    """Return how the probe in a folder differs from one that is to be kept there; None where it may take its place."""
+    """Return how the probe in a folder differs from a new probe; None if the new probe may replace it."""
     if not (folder / FILE).exists():
         return None
     try:
         found = read(folder).about
     except CheckpointError:
-        return None  # damaged, and of no use
+        return None  # damaged and useless
     differences = [key for key in _IDENTITY if found[key] != told[key]]
     if not differences:
         return None
@@ -161,21 +162,21 @@ def _held_by_another(folder: Path, told: Mapping[str, Any]) -> str | None:
     places = (folder / origin["path"] / "checkpoints", folder / origin["path"])
     gone = origin["checkpoint"] and not any(os.path.exists(place / origin["checkpoint"]) for place in places)
     if gone and differences == ["model"]:
-        return None  # the same question to a model that is no more
+        return None  # the same probe of a model that is gone
     words = {"content": "pictures", "preprocess": "preprocessing"}
     return "it differs in " + ", ".join(words.get(key, key) for key in differences)
 
 
 def file_of(path: str | Path) -> Path:
-    """Return the file of weights that a path to a probe means: itself, or that in the folder."""
+    """Return the file of weights for a path to a probe: the path itself, or the file in the folder."""
     given = expand(path)
     return given / FILE if os.path.isdir(given) else given
 
 
 def read(path: str | Path) -> KeptProbe:
-    """Return a kept probe: `RUN/linear/NAME`, a copy of that folder, or the file in it.
+    """Read a kept probe: `RUN/linear/NAME`, a copy of that folder, or the file in it.
 
-    Raises CheckpointError where there is none, or it is damaged.
+    Raises CheckpointError if there is no probe, or if it is damaged.
     """
     file = file_of(path)
     if not file.is_file():
@@ -203,7 +204,7 @@ def read(path: str | Path) -> KeptProbe:
         if not all(isinstance(origin[key], str) for key in ("name", "path", "checkpoint")):
             raise ValueError("The model is not named")
         if not all(np.isfinite(array).all() for array in arrays.values()):
-            raise ValueError("It holds what is no finite number")
+            raise ValueError("It holds numbers that are not finite")
         missing = [key for key in _IDENTITY if key not in about]
         if missing:
             raise ValueError(f"It does not say {', '.join(missing)}")

@@ -1,4 +1,4 @@
-"""k-nearest-neighbour classification by cosine similarity of image features: nothing is learned, nothing tuned."""
+"""k-nearest-neighbour classification by cosine similarity of image features: nothing is learned or tuned."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ SIMILARITIES = 2**24
 class Knn(OnLabelled):
     """top1, top5 and mean_per_class of a vote among the k nearest training images, on the test split.
 
-    A class without a vote is among no best five.
+    A class without a vote is never among the best five.
 
-    The vote is weighted by exp(cosine / temperature) as in Wu et al. 2018 (section 3.4) and DINO, with DINO's k = 20
-    and temperature 0.07; temperature 0 for one vote each.
+    A vote is weighted by exp(cosine / temperature) as in Wu et al. 2018 (section 3.4) and DINO, with DINO's k = 20 and
+    temperature 0.07. With temperature 0, each neighbour has one vote.
     """
 
     dataset: str
@@ -44,11 +44,11 @@ class Knn(OnLabelled):
     measured_on = ("train", "test")
 
     def about(self) -> dict[str, str]:
-        """Return what tells this measurement from others."""
+        """Return the fields that tell this measurement from others."""
         return {"data": self.opened().location, "settings": settings(self, "k", "temperature")}
 
     def check(self) -> None:
-        """Raise DataError without a train or a test split, ConfigError for settings that make no sense."""
+        """Raise DataError without a train or a test split, ConfigError for settings out of range."""
         if self.k < 1 or not self.temperature >= 0:
             raise ConfigError(
                 "k-NN takes k neighbours, at least 1, and a temperature of 0 or above",
@@ -57,7 +57,7 @@ class Knn(OnLabelled):
         self.keep().require_training()
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
-        """Measure `encoder`. Raises DataError when the data have no train or no test split."""
+        """Measure `encoder`. Raises DataError if the data have no train or no test split."""
         data = self.opened()
         train = labelled_features(encoder, data, "train", "features", self.batch_size)
         test = labelled_features(encoder, data, "test", "features", self.batch_size)
@@ -96,7 +96,7 @@ def vote(
     """Return the (Q, classes) float32 votes of each query's k nearest of N labelled features.
 
     values: (N, D); labels: (N,) in [0, classes); queries: (Q, D). k above N takes all N. A vote counts
-    exp((cosine - the query's nearest one's) / temperature), which keeps it in range, or 1 when temperature is 0.
+    exp((cosine - cosine of the query's nearest) / temperature), which keeps it in range, or 1 if temperature is 0.
     """
     keys = F.normalize(torch.from_numpy(values).to(device), dim=1)
     key_labels = torch.from_numpy(labels).to(device)

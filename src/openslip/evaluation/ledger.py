@@ -1,4 +1,4 @@
-"""Where a suite's results go as its tasks finish: a run's results.json, and a file of one's own."""
+"""Writes a suite's results as its tasks finish: to a run's results.json, and to a file that the user names."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ENDINGS = (".json", ".csv", "")
 
 @dataclass
 class Ledger:
-    """Results on disk before anybody is told of them.
+    """Results that are on disk before they are shown.
 
-    run: a run folder, whose results.json keeps them beside those of other measurements. out: a file for these alone,
-    as JSON or, where its name ends in `.csv`, as CSV. Beside either, but for CSV, lies what they were computed from
-    (see `openslip.evaluation.kept_outcomes`). beside: further fields of each result, for `out`. notes: what is
-    not kept, and why, for people.
+    run: a run folder, whose results.json keeps the results beside those of other measurements. out: a file for these
+    results alone, as JSON, or as CSV if its name ends in `.csv`. The outcomes are kept beside each file, except for CSV
+    (see `openslip.evaluation.kept_outcomes`). beside: further fields of each result, for `out`. notes: sentences on
+    what is not kept, and why.
 
     Raises, before anything is measured, ConfigError for an `out` that cannot be written or holds something else, and
     EvaluationError for a results.json that holds something else.
@@ -43,9 +43,9 @@ class Ledger:
         if path is not None:
             read(path)
             if why := unwritable(path):
-                told = "" if self.out else " With --out FILE they are kept there."
+                told = "" if self.out else " Pass --out FILE to keep them in another file."
                 self.notes.append(
-                    f"The results are not kept in {path}, which cannot be written ({why}).{told}"
+                    f"The results are not kept, because {path} cannot be written ({why}).{told}"
                 )
                 path = None
         self._kept = path
@@ -58,9 +58,9 @@ class Ledger:
     def add(
         self, results: Sequence[Result], beside: Sequence[Mapping[str, Any]] = ()
     ) -> list[EvaluationError]:
-        """Write further results; return what went wrong, so that the next ones have their chance.
+        """Write further results. Return the errors, instead of raising them, so that the next results may succeed.
 
-        beside: further fields of each, or nothing.
+        beside: further fields of each result, or nothing.
         """
         self.results += results
         self.beside += beside or [{}] * len(results)
@@ -82,15 +82,15 @@ class Ledger:
 
 
 def check_out(out: Path, kept: Path | None = None) -> None:
-    """Raise ConfigError unless the results can be written to `out`, and nothing else is lost by it."""
+    """Raise ConfigError unless the results can be written to `out` without loss of anything else."""
     if out.suffix.lower() not in ENDINGS:
         raise ConfigError(
-            "Results are written as JSON or CSV", got=f"--out {out}", fix="Call the file .json or .csv"
+            "Results are written as JSON or CSV", got=f"--out {out}", fix="End the name in .json or .csv"
         )
     if kept is not None and os.path.realpath(out) == os.path.realpath(kept):
         raise ConfigError(
-            "A run's results are kept in its results.json anyway, beside earlier ones, which --out would replace",
+            "--out would replace earlier results in the run's results.json, which keeps the new results anyway",
             got=f"--out {out}",
-            fix="Leave --out away, or name another file",
+            fix="Leave --out out, or name another file",
         )
     check_replaceable(out, "results", FILE, holds_results)

@@ -1,12 +1,12 @@
 """Linear probe: multinomial logistic regression on frozen image features, fitted to the optimum by L-BFGS.
 
 Features are standardised by the training images' mean and standard deviation, so one grid of penalties suits every
-tower. The penalty is chosen on a fifth of the training split, and the probe then fitted on all of it; the test split
-is looked at once. Where a public set has a validation split beside its test split, that split chooses the penalty, and
-the probe is fitted on both (Radford et al. 2021, appendix A.3).
+tower. A fifth of the training split chooses the penalty, and the probe is then fitted on the whole training split. The
+test split is used once. If a public set has a validation split beside its test split, the validation split chooses the
+penalty, and the probe is fitted on train and val (Radford et al. 2021, appendix A.3).
 
-(The SLIP paper trains the layer by SGD on augmented crops; a fit to the optimum on cached features needs no learning
-rate, takes seconds, and gives the same number each time.)
+The SLIP paper trains the layer by SGD on augmented crops. A fit to the optimum on cached features needs no learning
+rate, takes seconds, and gives the same number each time.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from openslip.evaluation.kept_probe import Origin
 
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-"""Grid of `l2`, strong to weak: each fit starts at the one before, and stronger wins a tie."""
+"""Grid of `l2`, strong to weak. Each fit starts at the solution before, and the stronger penalty wins a tie."""
 VALIDATION = 0.2
-"""Share of the training images that chooses the penalty, where no validation split does."""
+"""Share of the training images that chooses the penalty, if no validation split does."""
 PATIENCE = 2
-"""The search ends after so many penalties in a row that are worse than the best: the weak end is the slow one."""
+"""The search ends after this many penalties in a row that are worse than the best: weak penalties are slow."""
 DOUBLE_UP_TO = 10**8
 """Entries of the feature matrix up to which the fit runs in double precision."""
 ROWS = 2**16
@@ -47,13 +47,13 @@ ROWS = 2**16
 
 @dataclass(frozen=True)
 class Linear(OnLabelled):
-    """top1, top5 and mean_per_class on the test split, of a linear classifier fitted on the train split; on train and
-    val of a set whose card has both beside a test split.
+    """top1, top5 and mean_per_class on the test split, of a linear classifier on frozen features.
 
-    Of a set with several labels an image mean_average_precision and roc_auc, of a classifier for each class.
+    The classifier is fitted on the train split, or on train and val if the set's card has both beside a test split. A
+    set with several labels an image has mean_average_precision and roc_auc, from a classifier for each class.
 
-    folder, origin: where the classifier is kept (see `openslip.evaluation.kept_probe`), and which model it belongs to;
-    without a folder it is not kept.
+    folder, origin: where the classifier is kept (see `openslip.evaluation.kept_probe`), and the model it belongs to;
+    without a folder, the classifier is not kept.
     """
 
     dataset: str
@@ -69,12 +69,12 @@ class Linear(OnLabelled):
     measured_on = ("train", "test")
 
     def about(self) -> dict[str, str]:
-        """Return what tells this measurement from others."""
+        """Return the fields that tell this measurement from others."""
         data = self.opened()
         return {"data": data.location, "settings": self._settings(data)}
 
     def lines(self) -> list[str]:
-        """Return sentences for people about what is measured on."""
+        """Return sentences about the data for the user."""
         data, lines = self.opened(), super().lines()
         if self._has_val(data):
             train, val = (len(data.splits[split]) for split in ("train", "val"))
@@ -85,13 +85,13 @@ class Linear(OnLabelled):
         return lines
 
     def share(self, encoder: Encoder) -> None:
-        """Have all processes compute the features that `evaluate` asks for; all must call it."""
+        """Have all processes compute the features that `evaluate` needs. Every process must call this method."""
         data = self.opened()
         share(encoder, data, [*self.measured_on, *["val"] * self._has_val(data)], self.batch_size)
 
     def check(self) -> None:
         """Raise DataError without a train or a test split, EvaluationError for a single class, ConfigError for settings
-        that make no sense."""
+        out of range."""
         if not self.penalties or not all(l2 >= 0 for l2 in self.penalties) or self.seed < 0:
             raise ConfigError(
                 "A linear probe takes penalties and a seed of 0 or above",
@@ -102,7 +102,7 @@ class Linear(OnLabelled):
         self._require_classes(data.split("train").labels)
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
-        """Measure `encoder`. Raises DataError when the data have no train or no test split."""
+        """Measure `encoder`. Raises DataError if the data have no train or no test split."""
         data = self.opened()
         train = labelled_features(encoder, data, "train", "features", self.batch_size)
         test = labelled_features(encoder, data, "test", "features", self.batch_size)
@@ -138,15 +138,15 @@ class Linear(OnLabelled):
             **about,
         )
         if place:
-            with suppress(EvaluationError):  # of a full disk: whoever asked has the results
+            with suppress(EvaluationError):  # if the disk is full, the caller has the results
                 results.save(found, place / results.FILE)
         return found
 
     def _several(self, encoder: Encoder, train: LabelledFeatures, test: LabelledFeatures) -> list[Result]:
-        """Return the results of a classifier for each class, where a picture may have several labels."""
+        """Return the results of one classifier for each class, for pictures with several labels."""
         if self.folder is not None:
             note(
-                f"The classifier of {self.name} is not kept: of several labels an image it says which, not one class."
+                f"The classifier of {self.name} is not kept: it gives an image several labels, and not one class."
             )
         options = {
             "penalties": self.penalties,
@@ -159,7 +159,7 @@ class Linear(OnLabelled):
         return multilabel.multilabel(self.name, scores, test.labels, test.skipped, test.samples, **about)
 
     def _keep_probe(self, encoder: Encoder, probe: Probe, train: LabelledFeatures) -> Path | None:
-        """Keep the probe where that was asked for; return in which folder."""
+        """Keep the probe if a folder was given. Return the folder that keeps the probe, or None."""
         from openslip.evaluation import kept_probe
 
         if self.folder is None or self.origin is None:
@@ -176,7 +176,7 @@ class Linear(OnLabelled):
     def _has_val(self, data: LabelledSet) -> bool:
         """Whether the set is published with a validation split beside its test split, and these data have both.
 
-        Of data of one's own nobody knows what a split called val is for.
+        In a user's own data, a split called val may serve any purpose.
         """
         card, needed = self.card(data), {"train", "val", "test"}
         return not data.several and needed <= {*data.splits} and card is not None and needed <= {*card.splits}
@@ -193,7 +193,7 @@ class Linear(OnLabelled):
 
 
 def _together(train: LabelledFeatures, val: LabelledFeatures) -> LabelledFeatures:
-    """Return the features of two splits to train on as of one."""
+    """Return the features of two training splits as one."""
     return replace(
         train,
         values=np.concatenate([train.values, val.values]),
@@ -205,7 +205,10 @@ def _together(train: LabelledFeatures, val: LabelledFeatures) -> LabelledFeature
 
 @dataclass(frozen=True)
 class Probe:
-    """A fitted linear classifier with its own standardisation. weight: (C, D), bias: (C,); l2: penalty chosen."""
+    """A fitted linear classifier with its own standardisation.
+
+    mean, scale: (D,); weight: (C, D); bias: (C,); l2: the chosen penalty.
+    """
 
     mean: np.ndarray
     scale: np.ndarray
@@ -231,7 +234,7 @@ def fit_probe(
 ) -> Probe:
     """Choose the penalty on some of the samples, then fit on all of them.
 
-    values: (N, D); labels: (N,) in [0, classes). chosen_on: (N,) which samples choose the penalty; None for a
+    values: (N, D); labels: (N,) in [0, classes). chosen_on: (N,) bool, the samples that choose the penalty; None: a
     stratified fifth.
     """
     mean, scale = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
@@ -271,9 +274,9 @@ def fit(
 ) -> tuple[Tensor, Tensor]:
     """Minimise mean cross-entropy + l2/2 · ‖weight‖² over weight (C, D) and bias (C,), by L-BFGS from `start`.
 
-    x: (N, D), in the precision to work in; y: (N,) int64. scikit-learn's LogisticRegression minimises the same with
-    C = 1 / (l2 · N). Stops when no entry of the gradient exceeds `tolerance`,
-    or after `max_iterations`, at weak penalties close enough: only the flattest directions are still moving.
+    x: (N, D), in the precision of the computation; y: (N,) int64. scikit-learn's LogisticRegression minimises the same
+    with C = 1 / (l2 · N). The fit stops when no entry of the gradient exceeds `tolerance`, or after `max_iterations`.
+    With weak penalties, that many iterations come close enough: only the flattest directions still move.
     """
     weight, bias = start or (x.new_zeros(classes, x.shape[1]), x.new_zeros(classes))
     theta = torch.cat([weight, bias[:, None]], dim=1).requires_grad_()

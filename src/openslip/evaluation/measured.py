@@ -1,4 +1,4 @@
-"""What has been measured already: runs and files of results, one by one or as the seeds of one configuration."""
+"""Models that have been measured: runs and files of results, one by one or as the seeds of one configuration."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from openslip.files import expand, read_json
 from openslip.training.saving.run import MAY_CHANGE, PLACES, matches, values_of
 
 _FEW = 4
-"""Differences between two configurations that an error names."""
+"""The most differences between two configurations that a message names."""
 
 
 Training = tuple[Config, Identity | None]
-"""What tells whether two runs are of one configuration: the configuration, and the data as far as they are known."""
+"""The configuration of a run, and its data as far as they are known. Seeds of one configuration agree in both."""
 
 
 @dataclass(frozen=True)
 class Measured:
     """A run, or a file of results, that has been measured.
 
-    path: the file of results. training: of a run. results: each measurement of the newest checkpoint that has it.
-    older: how many there are of earlier checkpoints.
+    path: the file of results. training: the configuration and data of a run. results: each measurement, of the newest
+    checkpoint that has it. older: the number of results of earlier checkpoints.
     """
 
     name: str
@@ -48,14 +48,14 @@ class Measured:
         return None if self.training is None else self.training[0].training.seed
 
     def with_outcomes(self, results: Sequence[Result]) -> tuple[list[Result], list[str]]:
-        """Return some of the results with what they were computed from, as far as that is kept; and in sentences what
-        is wrong with it."""
+        """Return some of the results with their outcomes, as far as these are kept, and sentences on outcomes that
+        cannot be used."""
         return recall(results, self.path)
 
 
 @dataclass(frozen=True)
 class Model:
-    """What is compared: a run or a file of results, or several that are seeds of one configuration."""
+    """One side of a comparison: a run or a file of results, or several that are seeds of one configuration."""
 
     name: str
     runs: tuple[Measured, ...]
@@ -65,7 +65,7 @@ class Model:
         return [run.seed for run in self.runs]
 
     def describe(self) -> str:
-        """Return where the results lie, and of which seeds they are."""
+        """Return the paths of the results, and their seeds."""
         if len(self.runs) == 1:
             return str(self.runs[0].path)
         known = [str(seed) for seed in self.seeds if seed is not None]
@@ -77,12 +77,12 @@ class Model:
 
 
 def open_models(words: Sequence[str]) -> tuple[list[Model], list[str]]:
-    """Return the models that words name, and notes for people.
+    """Return the models that words name, and notes for the user.
 
-    A word is a run folder, one of its checkpoint folders, a file of results, or a pattern of any; with `NAME=` in
+    A word is a run folder, one of its checkpoint folders, a file of results, or a pattern of these. With `NAME=` in
     front, all words of that name are one model. The runs of a pattern or a name are seeds of one configuration.
 
-    Raises ConfigError for a word that names nothing, and for a run that is there twice;
+    Raises ConfigError for a word that names nothing, and for a run that is named twice;
     EvaluationError for a file that does not hold results.
     """
     named: dict[tuple[str, int], list[str]] = {}
@@ -93,7 +93,7 @@ def open_models(words: Sequence[str]) -> tuple[list[Model], list[str]]:
     notes: list[str] = []
     for (name, _), places in named.items():
         runs, unmeasured = _opened(places)
-        notes += [f"{path} is left out: nothing of it has been measured." for path in unmeasured]
+        notes += [f"{path} is left out: it has not been measured." for path in unmeasured]
         found.append((name or name_of([run.name for run in runs]), name or places[0].rstrip("/"), runs))
     every = [run for *_, runs in found for run in runs]
     _check_once(every)
@@ -106,7 +106,7 @@ def open_models(words: Sequence[str]) -> tuple[list[Model], list[str]]:
 
 
 def name_and_place(word: str) -> tuple[str, str]:
-    """Return both of `NAME=PLACE`; the name is empty where there is none, as of a path that has a `=` in it."""
+    """Return NAME and PLACE of `NAME=PLACE`; the name is empty if there is none, as for a path that contains `=`."""
     name, separator, place = word.partition("=")
     if not separator or not name or os.sep in name or os.path.lexists(expand(word)):
         return "", word
@@ -114,7 +114,7 @@ def name_and_place(word: str) -> tuple[str, str]:
 
 
 def _opened(places: Sequence[str]) -> tuple[list[Measured], list[Path]]:
-    """Return what has been measured at some places, and what patterns match that has not been."""
+    """Return the measured runs and files at some places, and the paths that patterns match without measurements."""
     runs, unmeasured = [], []
     for place in places:
         several = has_magic(place) and not os.path.lexists(expand(place))
@@ -130,9 +130,9 @@ def _opened(places: Sequence[str]) -> tuple[list[Measured], list[Path]]:
 
 
 def open_measured(path: Path) -> Measured:
-    """Return what has been measured of a run, of one checkpoint folder of it, or what a file has.
+    """Return the measurements of a run, of one of its checkpoint folders, or of a file of results.
 
-    Raises ConfigError where none of them is there, EvaluationError for a file that does not hold results.
+    Raises ConfigError if the path is none of these, EvaluationError for a file that does not hold results.
     """
     run = path.absolute().parent.parent
     if _STEP.fullmatch(path.name) and path.is_dir() and os.path.isfile(run / "config.toml"):
@@ -149,9 +149,9 @@ def open_measured(path: Path) -> Measured:
             "This is neither a run folder nor a file of results",
             got=str(path),
             cause="" if os.path.lexists(path) else "There is nothing of that name",
-            fix=f"It holds runs: as seeds of one configuration they are '{path / '*'}', in quotes"
+            fix=f"The folder holds runs. If they are seeds of one configuration, write '{path / '*'}', in quotes"
             if inside
-            else "Name a folder that `slip train` wrote, or what `slip evaluate --out FILE.json` has written",
+            else "Name a folder that `slip train` wrote, or a file that `slip evaluate --out FILE.json` wrote",
         )
     aged = _by_age(read(file), last)
     latest = tuple(result for result, _, new in aged if new)
@@ -168,7 +168,7 @@ _STEP = re.compile(r"step-(\d+)")
 
 
 def _matching(pattern: str) -> list[Path]:
-    """Return the runs that a pattern matches, or where there are none the files."""
+    """Return the runs that a pattern matches; if there are none, the files of results."""
     paths = sorted(map(Path, glob(str(expand(pattern)))), key=_by_number)
     runs = [
         path
@@ -180,7 +180,7 @@ def _matching(pattern: str) -> list[Path]:
         raise ConfigError(
             "The pattern matches no run, and no file of results",
             got=pattern,
-            cause=f"It matches {len(paths)} others" if paths else "It matches nothing",
+            cause=f"It matches {len(paths)} other paths" if paths else "It matches nothing",
         )
     return runs or files
 
@@ -197,7 +197,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def noted_data(folder: Path) -> Identity | None:
-    """Return what tells a run's data from others; None for a run of an earlier version, and what cannot be used."""
+    """Return the identity of a run's data; None for a run of an earlier version, or if data.json cannot be used."""
     try:
         data = read_json(folder / "data.json")
         differences(data, data)
@@ -210,11 +210,11 @@ def noted_data(folder: Path) -> Identity | None:
 
 
 def differing(one: Training, other: Training) -> list[str]:
-    """Return in words in what two runs differ but for the seed, the name and what weights do not depend on."""
+    """Return in words how two runs differ, apart from the seed, the name and options that do not change weights."""
     (_, data), (_, others) = one, other
     if bool(data) != bool(others):
         return ["what is known of their data"]
-    # What data.json says goes before what they are called; without it, a share that is held out may be another.
+    # data.json counts more than the names of the data. Without it, the held-out share may be another.
     free = ("training.seed", "name", *(key for key in MAY_CHANGE if data or key != "data.val"))
     free += PLACES if data else ()
     values = [
@@ -232,7 +232,7 @@ def differing(one: Training, other: Training) -> list[str]:
 
 
 def name_of(names: Sequence[str]) -> str:
-    """Return what runs are called together: what their names begin with, without "seed"."""
+    """Return a common name for runs: the common beginning of their names, without "seed"."""
     if len(names) == 1:
         return names[0]
     begin = common(names)
@@ -243,15 +243,15 @@ def name_of(names: Sequence[str]) -> str:
 
 
 def common(names: Sequence[str]) -> str:
-    """Return what all names begin with."""
+    """Return the common beginning of all names."""
     letters = takewhile(lambda letters: len(set(letters)) == 1, zip(*names))
     return "".join(letter for letter, *_ in letters)
 
 
 def _check_seeds(name: str, runs: Sequence[Measured]) -> list[str]:
-    """Return what people should know of the runs that are taken for seeds of one model.
+    """Return notes on the runs that are taken for seeds of one model.
 
-    Raises ConfigError for two runs that are the same in their seed and all else: the second measures nothing further.
+    Raises ConfigError for two runs that are equal in their seed and all else: the second adds no measurement.
     """
     if len(runs) == 1:
         return []
@@ -259,14 +259,14 @@ def _check_seeds(name: str, runs: Sequence[Measured]) -> list[str]:
     known = [(run, run.training) for run in runs if run.training is not None]
     if len(known) < len(runs):
         notes.append(
-            f"{name}: files of results do not say what they are of; they are taken for seeds of one model."
+            f"{name}: files of results do not name their model; they are taken for seeds of one model."
         )
     for number, (run, training) in enumerate(known):
         told |= dict.fromkeys(differing(known[0][1], training))
         for other, others in known[:number]:
             if run.seed == other.seed and not differing(others, training):
                 raise ConfigError(
-                    f"Two runs of {name} have the same seed, so that the second is no further measurement",
+                    f"Two runs of {name} have the same seed, so the second adds no measurement",
                     got=f"training.seed {run.seed} of {other.path.parent} and {run.path.parent}",
                     fix="Leave one out",
                 )
@@ -281,24 +281,24 @@ def _check_seeds(name: str, runs: Sequence[Measured]) -> list[str]:
 
 
 def _check_once(runs: Sequence[Measured]) -> None:
-    """Raise ConfigError where a run is there twice."""
+    """Raise ConfigError if a run is named twice."""
     places = [(os.path.realpath(run.path), {result.checkpoint for result in run.results}) for run in runs]
     if twice := [run for run, place in zip(runs, places) if places.count(place) > 1]:
         raise ConfigError(
-            "The same run is named twice", got=str(twice[0].path), fix="Name another one to compare"
+            "The same run is named twice", got=str(twice[0].path), fix="Name another run to compare"
         )
 
 
 def _may_be_seeds(runs: Sequence[Measured]) -> list[str]:
-    """Return a note where runs that are compared one by one are seeds of one model: perhaps a shell has listed them."""
+    """Return a note if runs that are compared one by one are seeds of one model: a shell may have listed them."""
     for number, run in enumerate(runs):
         for other in runs[:number]:
             if not (run.training and other.training) or run.seed == other.seed:
                 continue
             if not differing(other.training, run.training):
                 return [
-                    f"{other.name} and {run.name} differ in their seeds alone. Seeds of one model are a pattern in "
-                    "quotes, 'runs/slip-*', or have one name in front: slip=runs/a slip=runs/b."
+                    f"{other.name} and {run.name} differ in their seeds alone. To compare seeds as one model, pass a "
+                    "pattern in quotes, 'runs/slip-*', or put one name in front: slip=runs/a slip=runs/b."
                 ]
     return []
 
@@ -307,9 +307,9 @@ def _may_be_seeds(runs: Sequence[Measured]) -> list[str]:
 
 
 def what_of(result: Result) -> tuple[str, ...]:
-    """Return what was measured; where its content is known, it is the same wherever it lies.
+    """Return the identity of a measurement. If the content is known, the location of the data does not matter.
 
-    Where it is not, as of earlier versions' results, the number of samples tells that the data cannot be the same.
+    If the content is not known, as for results of earlier versions, the number of samples is part of the identity.
     """
     if result.content:
         return replace(result, data="").identity
@@ -317,9 +317,9 @@ def what_of(result: Result) -> tuple[str, ...]:
 
 
 def newest(results: Sequence[Result], last: object = None) -> list[Result]:
-    """Return results, each measurement once; without the checkpoint, where it is the newest that has one.
+    """Return results, each measurement of a checkpoint once. The newest checkpoint of a measurement is not named.
 
-    last: the last step of the run, if it is known: earlier versions measured it without naming it.
+    last: the last step of the run, if it is known: earlier versions measured the last step without naming it.
     """
     return [
         replace(result, checkpoint="" if new else checkpoint)
@@ -328,7 +328,7 @@ def newest(results: Sequence[Result], last: object = None) -> list[Result]:
 
 
 def _by_age(results: Sequence[Result], last: object) -> list[tuple[Result, str, bool]]:
-    """Return each measurement once, with its checkpoint and whether that is the newest that has it."""
+    """Return each measurement once, with its checkpoint, and whether no newer checkpoint has the measurement."""
     of: dict[tuple[str, ...], dict[str, Result]] = {}
     for result in results:
         checkpoint = result.checkpoint or (f"step-{last:08}" if isinstance(last, int) else "")

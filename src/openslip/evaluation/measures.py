@@ -1,4 +1,4 @@
-"""What the metrics are: what each is called, in which unit it is, and whether more or less of it is better."""
+"""The metrics: the title and the unit of each, and whether higher or lower is better."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Measure:
-    """A kind of number. title: in words.
+    """A kind of number. title: its name in words.
 
     unit: `share`, a number in [0, 1] that tables show in percent; `rank`, from 1; `number`, of any size. better:
-    `higher`, `lower`, or empty for what describes a model and is neither good nor bad.
+    `higher`, `lower`, or empty for a number that describes a model and is neither good nor bad.
     """
 
     title: str
@@ -26,7 +26,7 @@ class Measure:
         return {"share": (0.0, 1.0), "rank": (1.0, math.inf), "number": (-math.inf, math.inf)}[self.unit]
 
     def text(self, value: float, *, sign: bool = False) -> str:
-        """Return a value, or with `sign` a difference, as tables show it: a share in percent, without the unit."""
+        """Return a value as tables show it: a share in percent, without the unit. sign: show + too, for differences."""
         if math.isnan(value):
             return "–"
         plus = "+" if sign else ""
@@ -38,19 +38,19 @@ class Measure:
         return f"{value:{plus}#.3g}".removesuffix(".")  # -2.60 beside -2.74
 
     def with_unit(self, value: float, spread: float | None = None) -> str:
-        """Return a value as `text` does, with `%` behind a share; `–` alone where there is no number.
+        """Return a value as `text` does, with `%` after a share; `–` alone if there is no number.
 
-        spread: the standard deviation over seeds, which follows as ` ± 0.5`; None of one run.
+        spread: the standard deviation over seeds, which follows as ` ± 0.5`; None for one run.
         """
         return self.text(value) + ("" if math.isnan(value) else self.mark) + self.spread(spread)
 
     def spread(self, deviation: float | None) -> str:
-        """Return ` ± 0.5`, to stand behind a mean over seeds; nothing where no deviation is known."""
+        """Return ` ± 0.5`, to follow a mean over seeds; "" if no deviation is known."""
         return "" if deviation is None or math.isnan(deviation) else f" ± {self.text(deviation)}"
 
     @property
     def mark(self) -> str:
-        """What stands behind a value: `%` of a share, else nothing."""
+        """The unit after a value: `%` for a share, else nothing."""
         return "%" if self.unit == "share" else ""
 
 
@@ -82,13 +82,14 @@ MEASURES = {
     "text_effective_rank": Measure("effective rank of captions", "number", "higher"),
     "logit_scale": Measure("logit scale", "number", ""),
 }
-"""The metrics by name; recall at a rank, few-shot accuracies and ranks are told by how their names end."""
+"""The metrics by name. `measure` recognises recall at a rank, few-shot accuracies and ranks by their endings."""
 _DIRECTIONS = {"text_": "picture → text ", "image_": "text → picture ", "": ""}
 _OF_RANKS = {"ndcg": "nDCG", "map": "MAP", "mrr": "MRR", "hit_rate": "hit rate"}
 
 
 def measure(metric: str) -> Measure:
-    """Return what a metric is, given its name or a key `task/metric`. What nobody knows is a share, more is better.
+    """Return the measure of a metric, given its name or a key `task/metric`. An unknown metric is a share, and higher
+    is better.
 
     `METRIC[PART]` is the metric of a part of the samples, such as a category.
     """
@@ -111,5 +112,5 @@ def measure(metric: str) -> Measure:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Say whether less is better of a metric, given its name or a key `task/metric`."""
+    """Return whether lower is better for a metric, given its name or a key `task/metric`."""
     return measure(metric).better == "lower"

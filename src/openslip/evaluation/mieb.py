@@ -1,9 +1,9 @@
 """MIEB, the Massive Image Embedding Benchmark (Xiao et al. 2025, arXiv 2504.10471): its tasks as `mteb` measures them.
 
-Data, prompts, classifiers and metrics are mteb's; the model alone is ours. So the numbers are comparable with those of
-MIEB's tables, and not with those of the paper (docs/protocols.md says in what they differ). mteb downloads a task's
-data from the hub into the cache of the hub's own library. Its cache of results stays off: results are kept as all
-others are.
+Data, prompts, classifiers and metrics are mteb's; only the model is ours. So the numbers are comparable with MIEB's
+tables, and not with those of the paper (docs/protocols.md names the differences). mteb downloads a task's data
+from the hub into the cache of the hub's own library. mteb's cache of results stays off: results are kept like all
+others.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ BENCHMARKS = {
     "multilingual": "MIEB(Multilingual)",
     "img": "MIEB(Img)",
 }
-"""What a set of tasks is called here, and by mteb."""
+"""The names of sets of tasks, here and in mteb."""
 _INSTALL = "pip install 'openslip[mteb]'"
 
 
 def tasks_of(names: str) -> list[str]:
-    """Return the names of the tasks that `lite`, `CIFAR10ZeroShot` or several of them with commas stand for, each once.
+    """Return the names of tasks, each once. names: `lite`, `CIFAR10ZeroShot`, or several such names with commas.
 
-    Raises ConfigError for a name that mteb does not know, and where mteb is not installed.
+    Raises ConfigError for a name that mteb does not know, and if mteb is not installed.
     """
     mteb, found = _library(), []
     for name in filter(None, (part.strip() for part in names.split(","))):
@@ -64,7 +64,7 @@ def tasks_of(names: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Mieb:
-    """One task of mteb. dataset: the task's name. task: an instance of a task of one's own, that mteb does not know."""
+    """One task of mteb. dataset: the task's name. task: an instance of a user's own task, which mteb does not know."""
 
     dataset: str
     task: Any = field(default=None, repr=False, compare=False)
@@ -79,7 +79,7 @@ class Mieb:
         return "text" in self._found().metadata.modalities
 
     def about(self) -> dict[str, str]:
-        """Return what tells this measurement from others. Raises ConfigError as `check` does."""
+        """Return the fields that tell this measurement from others. Raises ConfigError as `check` does."""
         task = self._found()
         version = getattr(_library(), "__version__", "")
         source = task.metadata.dataset
@@ -91,23 +91,23 @@ class Mieb:
         }
 
     def check(self) -> None:
-        """Know that mteb has the task, and that it can be measured without running foreign code. Nothing is loaded.
+        """Check that mteb has the task, and can measure it without running foreign code. Nothing is loaded.
 
         Raises ConfigError for a name that mteb does not know, for several tasks at once, for a task with sound or film,
-        for one whose data come with code of their own, and where mteb is not installed.
+        for a task whose data come with code of their own, and if mteb is not installed.
         """
         if self.task is None and ("," in self.dataset or self.dataset.lower() in BENCHMARKS):
             raise ConfigError(
-                "One evaluator measures one task of MIEB, and this name stands for several",
+                "One evaluator measures one task of MIEB, and this name stands for several tasks",
                 got=self.name,
-                fix="Have openslip.evaluation.suite.each name them",
+                fix="Call openslip.evaluation.suite.each for the names of the tasks",
             )
         task = self._found()
         if {*task.metadata.modalities} - {"image", "text"}:
             raise ConfigError(
                 "The task is not one of pictures and texts",
                 got=f"{self.name}, of {' and '.join(task.metadata.modalities)}",
-                fix=f"Name one of MIEB, or a whole set of them: {', '.join(BENCHMARKS)}",
+                fix=f"Name a task of MIEB, or a whole set of tasks: {', '.join(BENCHMARKS)}",
             )
         for part in _parts(task):
             if part.metadata.dataset.get("trust_remote_code"):
@@ -118,27 +118,27 @@ class Mieb:
                 )
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
-        """Have mteb measure `encoder`; one result, mteb's main score of the task, over its splits and languages.
+        """Have mteb measure `encoder`. Return one result: mteb's main score of the task, over its splits and languages.
 
-        The result has an interval where mteb's number is the share of pictures whose class was found; the others are no
-        means over samples drawn one by one, or mteb keeps no number for each of them.
+        The result has an interval only if mteb's number is the share of pictures whose class was found. Other numbers
+        are not means over samples drawn one by one, or mteb keeps no number for each sample.
 
-        Raises EvaluationError for a model without the text tower that the task needs, or where mteb fails; DataError
-        where the task's data are not on this machine and cannot be downloaded; ConfigError as `check` does.
+        Raises EvaluationError for a model without the text tower that the task needs, or if mteb fails; DataError if
+        the task's data are not on this machine and cannot be downloaded; ConfigError as `check` does.
         """
         self.check()
         if self.needs_text:
             require_text(encoder, self.name)
         mteb = _library()
         with _kept_generators():
-            # A new one, with mteb's own seed: the numbers do not depend on what was measured before.
+            # A new instance, with mteb's own seed: the numbers do not depend on earlier measurements.
             task = self._found()
             parts = _parts(task)
             _load(parts)
             try:
                 count = sum(map(_samples, parts))
                 with _failures(self.name), warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of scikit-learn, about mteb's own classifiers
+                    warnings.simplefilter("ignore")  # scikit-learn's warnings about mteb's own classifiers
                     found = mteb.evaluate(
                         MtebModel(encoder, self.dataset, _meta()),
                         task,
@@ -175,11 +175,11 @@ class MtebModel:
     def encode(self, inputs: Iterable[Mapping[str, Any]], **how: Any) -> Tensor:
         """Return the embeddings (N, E) of N rows that come in batches: `image` pictures, `text` texts, or both.
 
-        Embeddings are not normalised, and of both they are added: so mteb has it of CLIP's models, with which the
-        numbers can be compared. A row without a picture has its text alone. Pictures go through the model's own
-        preprocessing, and through its image tower in the precision of the session.
+        Embeddings are not normalised. If a row has both, its two embeddings are added. mteb does the same for CLIP's
+        models, so the numbers can be compared. A row without a picture has only its text. Pictures go through the
+        model's own preprocessing, and through its image tower in the precision of the session.
 
-        how: the task and what else mteb says of it, which no model of ours needs.
+        how: the task and further facts from mteb, which our models do not need.
         """
         texts: list[str] = []
 
@@ -223,7 +223,7 @@ class MtebModel:
         return _unit(embeddings1) @ _unit(embeddings2).T
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
-        """Return the cosine similarity (N,) of each row of embeddings (N, E) and the other's (N, E)."""
+        """Return the cosine similarity (N,) of each row of embeddings (N, E) and the same row of the other (N, E)."""
         return (_unit(embeddings1) * _unit(embeddings2)).sum(dim=-1)
 
 
@@ -233,19 +233,19 @@ def _unit(values: Any) -> Tensor:
 
 
 def _library() -> Any:
-    """Return mteb. Raises ConfigError where it is not there, or would run code that comes with data."""
+    """Return mteb. Raises ConfigError if mteb is not installed, or would run code that comes with data."""
     try:
         with _kept_generators():
             datasets, mteb = import_module("datasets"), import_module("mteb")
     except ImportError as error:
         raise ConfigError(
-            "MIEB's tasks are measured by mteb, which is not installed", cause=str(error), fix=_INSTALL
+            "The library mteb measures MIEB's tasks, and it is not installed", cause=str(error), fix=_INSTALL
         ) from None
     if not hasattr(mteb, "evaluate"):
-        raise ConfigError("MIEB's tasks are measured by mteb from 2.0 on", got=_version(mteb), fix=_INSTALL)
+        raise ConfigError("MIEB's tasks need mteb 2.0 or later", got=_version(mteb), fix=_INSTALL)
     if not _version(datasets).partition(".")[0].isdigit() or int(_version(datasets).partition(".")[0]) < 4:
         raise ConfigError(
-            "The library datasets runs code that comes with data sets below version 4",
+            "Below version 4, the library datasets runs code that comes with data sets",
             got=_version(datasets),
             fix=_INSTALL,
         )
@@ -253,7 +253,7 @@ def _library() -> Any:
 
 
 def _meta() -> Any:
-    """Return what mteb is told of the model: that it takes pictures and texts."""
+    """Return the description of the model for mteb: that it takes pictures and texts."""
     ModelMeta = import_module("mteb.models.model_meta").ModelMeta
     unknown = {name: None for name, field in ModelMeta.model_fields.items() if field.is_required()}
     known = {"name": "openslip/model", "revision": "none", "modalities": ["image", "text"], "framework": []}
@@ -283,12 +283,12 @@ def _task(name: str) -> Any:
 
 
 def _parts(task: Any) -> list[Any]:
-    """Return the tasks that a task's number is the mean of: mostly the one."""
+    """Return the tasks whose mean is a task's number: mostly the task itself."""
     return list(task.metadata.tasks) if task.is_aggregate else [task]
 
 
 def _load(tasks: Iterable[Any]) -> None:
-    """Load the data of tasks. Raises DataError, whatever mteb and the libraries below it raise."""
+    """Load the data of tasks. Raises DataError for any error of mteb or of the libraries below it."""
     for task in tasks:
         try:
             task.load_data()
@@ -297,13 +297,13 @@ def _load(tasks: Iterable[Any]) -> None:
                 f"The data of MIEB's task {task.metadata.name} cannot be loaded",
                 got=f"hf:{task.metadata.dataset.get('path')}",
                 cause=_in_a_line(error),
-                fix="Have a network once, so that the hub's library keeps them, or set HF_HOME to where they are",
+                fix="Connect to a network once, or set HF_HOME to the folder where the hub's library keeps the data",
             ) from error
 
 
 @contextmanager
 def _failures(name: str) -> Iterator[None]:
-    """Raise EvaluationError where foreign code fails; our own errors, and a lack of memory, stay what they are."""
+    """Raise EvaluationError if foreign code fails. Our own errors, and a lack of memory, pass through."""
     try:
         yield
     except (SlipError, MemoryError, torch.OutOfMemoryError):
@@ -317,7 +317,7 @@ def _in_a_line(error: Exception) -> str:
 
 
 def _samples(task: Any) -> int:
-    """Return how many samples, or queries, a task's number rests on; 0 where its data do not tell."""
+    """Return how many samples, or queries, a task's number is computed from; 0 if its data do not tell."""
     total = 0
     for subset in task.hf_subsets or ["default"]:
         for split in task.eval_splits:
@@ -342,7 +342,7 @@ def _is_share(task: Any, count: int, value: float) -> bool:
 
 @contextmanager
 def _kept_generators() -> Iterator[None]:
-    """Put back the state of the global generators, which mteb seeds whenever it makes a task: a run may be training."""
+    """Restore the state of the global generators, which mteb seeds whenever it makes a task: a run may be training."""
     kept = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     try:

@@ -1,4 +1,4 @@
-"""Several labels a picture: from scores to a task's results, and a linear probe with a yes or no for each class."""
+"""Several labels a picture: a task's results from scores, and a linear probe with a yes or no for each class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from openslip.evaluation.outcomes import Outcomes
 from openslip.evaluation.ranking import Ranking
 
 VALIDATION = 0.2
-"""Share of the training pictures that the penalty is chosen on."""
+"""Share of the training pictures that chooses the penalty."""
 
 
 def multilabel(
@@ -29,14 +29,14 @@ def multilabel(
     samples: Samples,
     **about: Any,
 ) -> list[Result]:
-    """Return the results where a picture may have several labels: mean_average_precision and roc_auc, over classes.
+    """Return the results for pictures with several labels: mean_average_precision and roc_auc, means over classes.
 
     scores: (N, C), compared within a class, never between classes; labels: (N, C) of 1, 0 and -1 (not known). samples:
-    which pictures these are. Classes without a positive picture, or for roc_auc without a negative one, have no such
-    number: they are left out of the mean, which is said. The intervals are the bootstrap's over pictures, centred for
-    average precision.
+    the pictures. A class without a positive picture, or for roc_auc without a negative picture, has no such number. It
+    is left out of the mean, with a note. The intervals come from a bootstrap over pictures, centred for average
+    precision.
 
-    Raises EvaluationError where no class has a picture.
+    Raises EvaluationError if no class has a picture.
     """
     if not (labels == 1).any():
         raise EvaluationError(
@@ -76,9 +76,9 @@ def multilabel(
 
 
 def require_labels(task: str, labels: np.ndarray) -> None:
-    """Raise EvaluationError where no class has both a training picture and one without it."""
+    """Raise EvaluationError unless some class has both a positive and a negative training picture."""
     if not ((labels == 1).any(axis=0) & (labels == 0).any(axis=0)).any():
-        raise EvaluationError(f"{task} needs a class that some training images have and others have not")
+        raise EvaluationError(f"{task} needs a class that some training images have and others do not have")
 
 
 def probe_scores(
@@ -93,9 +93,9 @@ def probe_scores(
 ) -> np.ndarray:
     """Return the (Q, C) logits of a logistic regression for each class, fitted to the optimum on all N samples.
 
-    values: (N, D), standardised by their mean and deviation; labels: (N, C) of 1, 0 and -1, which counts for nothing;
-    queries: (Q, D). The penalty is the one with the best mean average precision on a fifth of the samples, stronger
-    ones first, until `patience` in a row are worse than the best.
+    values: (N, D), which are standardised by their mean and deviation; labels: (N, C) of 1, 0 and -1, which does not
+    count; queries: (Q, D). The penalty is the one with the best mean average precision on a fifth of the samples.
+    Strong penalties are tried first, until `patience` penalties in a row are worse than the best.
     """
     mean, scale = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
     scale = np.where(scale > 1e-8, scale, 1)
@@ -131,8 +131,8 @@ def fit(
 ) -> Tensor:
     """Minimise the mean over N samples of the sum of C binary cross-entropies, + l2/2 · ‖weight‖², by L-BFGS.
 
-    x: (N, D); y: (N, C), -1 for what counts for nothing. Returns weight and bias (C, D + 1). For each class it is what
-    scikit-learn's LogisticRegression minimises with C = 1 / (l2 · N).
+    x: (N, D); y: (N, C), -1 for labels that do not count. Returns weight and bias (C, D + 1). For each class,
+    scikit-learn's LogisticRegression minimises the same with C = 1 / (l2 · N).
     """
     known, target = (y >= 0).to(x.dtype), y.clamp(min=0)
     theta = (x.new_zeros(y.shape[1], x.shape[1] + 1) if start is None else start.clone()).requires_grad_()

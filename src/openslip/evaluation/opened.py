@@ -1,4 +1,4 @@
-"""What evaluators measure on, opened once for all of them, and kept from their check to their measurements."""
+"""The data of evaluators, opened once for all evaluators, and kept from their check to their measurements."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _memory: ContextVar[dict[tuple[object, ...], Any] | None] = ContextVar("slip_eva
 
 @contextmanager
 def shared() -> Iterator[None]:
-    """Open each labelled set and each captioned source once for all that ask for it within."""
+    """Within this context, open each labelled set and each captioned source once, for all evaluators that use it."""
     if _memory.get() is not None:
         yield
         return
@@ -42,13 +42,13 @@ def shared() -> Iterator[None]:
 
 
 def labelled_set(spec: str, columns: Mapping[str, str] = NOTHING_ASKED) -> LabelledSet:
-    """Return `open_labelled(spec, **columns)`, also of several labels an image; within `shared` one opened before."""
+    """Return `open_labelled(spec, **columns, several=True)`. Within `shared`, return a set that is open already."""
     key = ("labelled", spec, *sorted(columns.items()))
     return opened_once(key, lambda: open_labelled(spec, **columns, several=True))
 
 
 def opened_once(key: tuple[object, ...], open_it: Callable[[], T]) -> T:
-    """Return what `open_it` gives, within `shared` what it gave for this key before."""
+    """Return the result of `open_it`. Within `shared`, return an earlier result for the same key."""
     memory = _memory.get()
     if memory is None:
         return open_it()
@@ -58,10 +58,10 @@ def opened_once(key: tuple[object, ...], open_it: Callable[[], T]) -> T:
 
 
 class Kept(Generic[T]):
-    """An evaluator's data: `keep` opens them for the measurements that follow, until the next `keep` or `forget`.
+    """A base class of evaluators that keep their data open.
 
-    Without it each measurement opens them anew, because files may have changed. Class of evaluators, which say by
-    `open` how.
+    `keep` opens the data for the measurements that follow, until the next `keep` or `forget`. Without `keep`, each
+    measurement opens the data anew, because files may have changed. A subclass defines `open`.
     """
 
     def open(self) -> T:
@@ -73,7 +73,7 @@ class Kept(Generic[T]):
         return "_data" in self.__dict__
 
     def opened(self) -> T:
-        """Return the data that are kept, else open them."""
+        """Return the data that are kept, or open the data."""
         return self.__dict__["_data"] if self.kept else self.open()
 
     def keep(self) -> T:
@@ -87,9 +87,11 @@ class Kept(Generic[T]):
 
 
 class OnLabelled(Kept[LabelledSet]):
-    """An evaluator of the labelled images at `dataset`. protocol: the first half of its name. several: whether it
-    measures several labels an image. columns: what is asked of tables, as `open_labelled` takes it (`label_column`, …).
-    measured_on: the splits whose features it asks for."""
+    """An evaluator of the labelled images at `dataset`.
+
+    protocol: the first half of its name. several: whether it measures several labels an image. columns: columns of
+    tables, as `open_labelled` takes them (`label_column`, …). measured_on: the splits whose features it needs.
+    """
 
     protocol = ""
     several = False
@@ -122,7 +124,7 @@ class OnLabelled(Kept[LabelledSet]):
         return f"{self.protocol}:{places.short_name(self.dataset)}"
 
     def card(self, data: HasClasses) -> Card | None:
-        """Return the card of the set: the one that is named, else the one that its classes tell; None where none is."""
+        """Return the card of the set: the card that the task names, else the card that fits the classes, or None."""
         return places.named(self.dataset) or datasets.told(data.class_names)
 
     def metric(self, data: HasClasses) -> str:
@@ -131,23 +133,23 @@ class OnLabelled(Kept[LabelledSet]):
         return card.metric if card else "top1"
 
     def share(self, encoder: Encoder) -> None:
-        """Have all processes compute the features that `evaluate` asks for; all must call it."""
+        """Have all processes compute the features that `evaluate` needs. Every process must call this method."""
         from openslip.evaluation.features import share
 
         if self.measured_on:
             share(encoder, self.opened(), self.measured_on, self.batch_size)
 
     def lines(self) -> list[str]:
-        """Return sentences for people about what is measured on."""
+        """Return sentences about the data for the user."""
         data = self.opened()
         card = self.card(data)
         return [data.describe(), *data.notes, *(about_card(data, card) if card else ())]
 
 
 def about_card(data: LabelledSet, card: Card) -> list[str]:
-    """Return sentences about how labelled images and the card that they are measured by agree."""
+    """Return sentences on the card by which labelled images are measured, and on where the two differ."""
     lines, classes = [], len(data.class_names)
-    # Scenes are rendered here: how many there are is what the task says, and nobody publishes numbers.
+    # Scenes are rendered here: the task says how many there are, and no published numbers exist.
     if card.name == "scenes":
         return []
     if card.metric != "top1" or datasets.short(card.name) != datasets.short(data.name):
@@ -164,7 +166,7 @@ def about_card(data: LabelledSet, card: Card) -> list[str]:
         here, published = data.splits.get(split), card.splits.get(split, 0)
         if here and published and len(here) != published and abs(classes - card.classes) <= 2:
             lines.append(
-                f"Published numbers of {card.title} are of {published:,} {split} images, and {data.name} has "
+                f"Published numbers of {card.title} use {published:,} {split} images, and {data.name} has "
                 f"{len(here):,}."
             )
             break
@@ -172,9 +174,9 @@ def about_card(data: LabelledSet, card: Card) -> list[str]:
 
 
 def location(source: Any) -> str:
-    """Return where captioned images lie, given as what `open_source` takes or opened; without what opens addresses.
+    """Return the location of captioned images, without the keys of addresses. source: open, or a spec of `open_source`.
 
-    A path is absolute, without links. Of a mixture and other sources without a path it is what they are called.
+    A path is absolute, without links. A mixture, or another source without a path, has its name as location.
     """
     spec = source if isinstance(source, str) else str(source.name)
     if is_url(spec) or re.match(r"(hf|hf-stream|scenes)\b", spec) or re.search(r"\s\+\s", spec):
@@ -182,6 +184,6 @@ def location(source: Any) -> str:
     file, split = split_of(spec)
     if split and os.path.isfile(expand(file)):
         return f"{os.path.realpath(expand(file))}:{split}"
-    if not (isinstance(source, str) or os.path.exists(spec)):  # a name, which need not be one of a file
+    if not (isinstance(source, str) or os.path.exists(spec)):  # a name that need not be the name of a file
         return shown(spec)
     return shown(os.path.realpath(expand(spec)))

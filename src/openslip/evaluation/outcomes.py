@@ -1,4 +1,4 @@
-"""What numbers are computed from, sample by sample, so that two models can be compared and examples be shown."""
+"""The data behind results, sample by sample, for comparing two models and for showing examples."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ Statistic = Literal[
     "mean_roc_auc",
 ]
 BEST = 5
-"""Classes of a sample that answers keep, likeliest first."""
+"""The most classes that answers keep for a sample, likeliest first."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """What a number was computed from: N samples (or queries) one by one, in the order of the data.
+    """The values behind a number: N samples (or queries) one by one, in the order of the data.
 
-    values: (N, …), what there is of each sample. statistic: what the number is of them:
+    values: (N, …), the values of each sample. statistic: how the number follows from the values:
     - `mean`, `median` of values (N,), such as hits (0 or 1) and ranks;
-    - `mean_value`: the mean of values (N,) of any size, which are no hits; `log_mean`: the logarithm of that mean;
+    - `mean_value`: the mean of values (N,) of any size, which are not hits; `log_mean`: the logarithm of that mean;
     - `mean_per_class`: the mean over `classes` of the means of values (N,);
     - `roc_auc` of values (N,), the scores, with `classes` 0 and 1;
     - `ece` of values (N, 2): the likeliest class's probability, and whether that class is right;
     - `mean_iou`, `pixel_accuracy` of values (N, 2, C): each class's intersection and union in each picture, in pixels;
     - `mean_average_precision`, `mean_roc_auc` of values (N, C), the scores of C classes of which a sample may have
-      several: the mean over classes that have such a number among these samples.
+      several: the mean over the classes for which these samples give such a number.
 
-    classes: (N,) the samples' classes; of several (N, C): 1, 0, or -1 for what is not known. groups: (N,) what samples
-    belong together, such as captions of one image. samples: (N,) numbers that tell samples from others, in whatever
-    order and wherever the data lie (see `fingerprint.of_samples`); without them samples are known by their order alone.
+    classes: (N,) the samples' classes; for several classes a sample (N, C): 1, 0, or -1 if not known. groups: (N,) the
+    group of each sample, such as the image of a caption. samples: (N,) numbers that identify samples, whatever their
+    order and wherever the data are (see `fingerprint.of_samples`); without them only the order identifies samples.
     """
 
     values: np.ndarray
@@ -55,17 +55,17 @@ class Outcomes:
     samples: np.ndarray | None = None
 
     def rows(self, rows: np.ndarray) -> Outcomes:
-        """Return the outcomes of some samples (indices), in that order."""
+        """Return the outcomes of some samples, in the order of their indices `rows`."""
         of = (None if one is None else one[rows] for one in (self.classes, self.groups, self.samples))
         return Outcomes(self.values[rows], self.statistic, *of)
 
     def value(self, rows: np.ndarray | slice = slice(None)) -> float:
-        """Return the number, of all samples or of some (indices, with repetition)."""
+        """Return the number for all samples, or for some. rows: indices of samples, with repetition."""
         values = self.values[rows]
         match self.statistic:
             case "mean" | "mean_value":
                 return float(values.mean())
-            case "log_mean":  # of few samples drawn again and again the mean may be below 0
+            case "log_mean":  # if few samples are drawn again and again, the mean may be below 0
                 return math.log(mean) if (mean := float(values.mean())) > 0 else -math.inf
             case "median":
                 return float(np.median(values))
@@ -103,11 +103,11 @@ class Outcomes:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a classifier said of N samples with C classes, K = min(C, 5).
+    """A classifier's answers to N samples with C classes, K = min(C, 5).
 
-    labels: (N,) the right classes. ranks: (N,) the right class's rank, from 1, ties against it. best: (N, K) the
-    likeliest classes. probabilities: (N, K) theirs, nan where the classifier has none. rows: (N,) which pictures of the
-    split the samples are. digests: N times 16 bytes, which tell the pictures from others. class_names: C names.
+    labels: (N,) the right classes. ranks: (N,) the right class's rank, from 1, with ties against it. best: (N, K) the
+    likeliest classes. probabilities: (N, K) their probabilities, nan if the classifier has none. rows: (N,) the indices
+    of the samples in the split. digests: N times 16 bytes, which identify the pictures. class_names: C names.
     """
 
     labels: np.ndarray
@@ -128,8 +128,8 @@ def answers(
     digests: tuple[bytes, ...],
     class_names: tuple[str, ...],
 ) -> Answers:
-    """Return what a classifier said, given its scores (N, C), labels (N,) in [0, C), and probabilities (N, C) if it has
-    any. Of equally scored classes the first is named first."""
+    """Return a classifier's answers, given its scores (N, C), labels (N,) in [0, C), and probabilities (N, C) if it has
+    any. Classes with equal scores keep their order."""
     best = np.argsort(-scores, axis=1, kind="stable")[:, :BEST]
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     likely = (

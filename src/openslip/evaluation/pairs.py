@@ -1,11 +1,11 @@
-"""Pair choice: is the right caption nearer to a picture than one that is nearly the same?
+"""Pair choice: is the right caption nearer to a picture than a caption that is nearly the same?
 
-Of two pictures and two captions (Winoground; Thrush et al. 2022, equations 1 to 3), s the cosine similarity:
+For two pictures and two captions (Winoground; Thrush et al. 2022, equations 1 to 3), with s the cosine similarity:
 `text_score`: each picture's caption is nearer to it than the other's: s(C0, I0) > s(C1, I0) and s(C1, I1) > s(C0, I1).
 `image_score`: each caption's picture is nearer to it than the other's: s(C0, I0) > s(C0, I1) and s(C1, I1) > s(C1, I0).
 `group_score`: both. By chance these are 25 %, 25 % and 16.7 %.
 
-Of one picture (SugarCrepe; Hsieh et al. 2023), `top1`: its caption is nearer to it than each wrong one.
+For one picture (SugarCrepe; Hsieh et al. 2023), `top1`: its caption is nearer to it than each wrong caption.
 
 Ties count against the model. `METRIC[CATEGORY]` is the metric of a category's examples alone.
 """
@@ -42,10 +42,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pairs(Kept[Choices]):
-    """group_score, text_score and image_score, or top1, of examples as `open_choices` opens them; then the same of each
-    category.
+    """group_score, text_score and image_score, or top1, of examples as `open_choices` opens them.
 
-    Examples with a picture that cannot be read are skipped and counted.
+    The same metrics of each category follow. Examples with a picture that cannot be read are skipped and counted.
     """
 
     dataset: str
@@ -60,7 +59,7 @@ class Pairs(Kept[Choices]):
         return f"pairs:{dataset_name(self.dataset)}"
 
     def about(self) -> dict[str, str]:
-        """Return what tells this measurement from others."""
+        """Return the fields that tell this measurement from others."""
         columns = settings(self, "image_root", "image_column", "caption_column")
         return {"data": location(self.dataset), "settings": columns}
 
@@ -69,7 +68,7 @@ class Pairs(Kept[Choices]):
         self.keep()
 
     def lines(self) -> list[str]:
-        """Return sentences for people about what is measured on."""
+        """Return sentences about the data for the user."""
         data = self.opened()
         kinds = [f"{kind} {count:,}" for kind, count in Counter(data.categories).items() if kind]
         of = f" ({', '.join(kinds[:10])}{', …' if len(kinds) > 10 else ''})" if kinds else ""
@@ -86,13 +85,13 @@ class Pairs(Kept[Choices]):
         )
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
-        """Measure `encoder`. Raises EvaluationError for a model without text, or where no example is left."""
+        """Measure `encoder`. Raises EvaluationError for a model without text, or if no example is left."""
         require_text(encoder, self.name)
         data = self.opened()
         found = self._extracted(encoder, data)
         assert found is not None  # nobody evaluates while processes share the images
         pictured = embeddings(encoder, found.values).astype(np.float64)
-        # Pictures of equal bytes have one embedding, and texts too, so that no rounding decides between equal things.
+        # Pictures of equal bytes share one embedding, and so do equal texts: rounding must not decide between them.
         first: dict[bytes, int] = {}
         rows = {
             index: first.setdefault(digest or index.to_bytes(8, "little"), row)
@@ -102,7 +101,7 @@ class Pairs(Kept[Choices]):
         if not usable:
             raise EvaluationError(f"{self.name} has no example left whose pictures can be read")
         if lost := len(data) - len(usable):
-            note(f"{self.name}: {lost:,} of {len(data):,} examples skipped, whose pictures cannot be read.")
+            note(f"{self.name}: {lost:,} of {len(data):,} examples skipped: their pictures cannot be read.")
         texts: dict[str, int] = {}
         for i in usable:
             for caption in data.captions[i]:
@@ -119,7 +118,7 @@ class Pairs(Kept[Choices]):
                 embedded[[texts[caption] for caption in data.captions[i]]],
             )
             scored.append((told, pictures[0], data.categories[i], similarities))
-        scored.sort(key=lambda one: one[0])  # results hang on no order of the examples
+        scored.sort(key=lambda one: one[0])  # results do not depend on the order of the examples
         about: dict[str, Any] = self.about() | {"content": fingerprint.of_all(one[0] for one in scored)}
         about["skipped"] = lost + data.left_out
         groups = np.array([picture for _, picture, *_ in scored])
@@ -139,7 +138,7 @@ class Pairs(Kept[Choices]):
         return results
 
     def share(self, encoder: Encoder) -> None:
-        """Have all processes compute the features that `evaluate` asks for; all must call it."""
+        """Have all processes compute the features that `evaluate` needs. Every process must call this method."""
         self._extracted(encoder, self.opened())
 
     def _extracted(self, encoder: Encoder, data: Choices) -> Features | None:
@@ -154,7 +153,7 @@ class Pairs(Kept[Choices]):
     def _result(
         self, metric: str, hits: np.ndarray, groups: np.ndarray, samples: np.ndarray, about: dict[str, Any]
     ) -> Result:
-        """Return the share of hits; examples of one picture go together."""
+        """Return the share of hits. Examples of one picture form a group."""
         outcomes = Outcomes(hits, groups=groups, samples=samples)
         found = outcomes.value(), len(hits), *wilson_clustered(hits, groups)
         return Result(self.name, metric, *found, **about, outcomes=outcomes)
@@ -171,7 +170,7 @@ class Pairs(Kept[Choices]):
 def both_scores(similarities: list[np.ndarray]) -> dict[str, np.ndarray]:
     """Return the group, text and image scores (N,) of N examples, float64 of 0 and 1.
 
-    similarities: N arrays (2, 2), of picture i and caption j.
+    similarities: N arrays (2, 2), [i, j] for picture i and caption j.
     """
     s = np.stack(similarities)
     text = (s[:, 0, 0] > s[:, 0, 1]) & (s[:, 1, 1] > s[:, 1, 0])
@@ -183,7 +182,7 @@ def both_scores(similarities: list[np.ndarray]) -> dict[str, np.ndarray]:
 def right_caption(similarities: list[np.ndarray]) -> dict[str, np.ndarray]:
     """Return whether the first caption of each of N examples is the nearest, float64 of 0 and 1, as top1 (N,).
 
-    similarities: N arrays (1, K), of the picture and K captions, of which the first is right.
+    similarities: N arrays (1, K), for the picture and K captions, of which the first is right.
     """
     hits = [bool((s[0, :1] > s[0, 1:]).all()) for s in similarities]
     return {"top1": np.array(hits, dtype=np.float64)}
@@ -192,6 +191,6 @@ def right_caption(similarities: list[np.ndarray]) -> dict[str, np.ndarray]:
 def _similarities(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     """Return the cosine similarities (P, K) of embeddings (P, D) and (K, D): equal ones for equal embeddings.
 
-    A matrix product would not promise that, because it adds up rows in different ways by their place.
+    A matrix product does not promise that, because it may sum each row in another order.
     """
     return (images[:, None, :] * texts[None]).sum(axis=-1)

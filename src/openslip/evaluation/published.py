@@ -1,6 +1,6 @@
-"""What the SLIP paper reports, to stand beside one's own numbers where protocol and data agree, and nowhere else.
+"""The SLIP paper's numbers, which are shown beside a user's numbers only if protocol and data agree.
 
-The numbers are those of Mu, Kirillov, Wagner and Xie 2022 (arXiv 2112.12750): top-1 on ImageNet's validation set, of
+The numbers are those of Mu, Kirillov, Wagner and Xie 2022 (arXiv 2112.12750): top-1 on ImageNet's validation set, for
 models that were trained with batches of 4,096.
 """
 
@@ -20,12 +20,12 @@ VALIDATION = 50_000
 _SETTINGS = {"zeroshot": "", "linear": "preset=paper", "finetune": "preset=paper"}
 """The settings with which each protocol is the paper's: linear by SGD, and BEiT's recipe."""
 PROMPTS = "imagenet7"
-"""The templates that the paper asks for ImageNet's classes with."""
+"""The paper's templates for ImageNet's classes."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A row of the paper: image tower, method, data, epochs; top-1 in percent by protocol, None where there is none."""
+    """A row of the paper: image tower, method, data, epochs; top-1 in percent by protocol, None if there is none."""
 
     tower: str
     method: str
@@ -60,7 +60,7 @@ PUBLISHED = (
 
 
 def agrees(result: Result, answers: Answers | None) -> str:
-    """Return the protocol of a measurement that was made as the paper made it, on the same data; else ""."""
+    """Return the protocol of a measurement if it was made with the paper's protocol and data; else ""."""
     protocol = result.task.partition(":")[0]
     settings = re.sub(r"(, )?precision=\w+$", "", result.settings)  # the paper's was mixed precision, too
     if (result.metric, result.count, settings) != ("top1", VALIDATION, _SETTINGS.get(protocol)):
@@ -74,5 +74,5 @@ def agrees(result: Result, answers: Answers | None) -> str:
 
 
 def asked_with(templates: str) -> str:
-    """Return the prompts that results of a set of ImageNet's classes name where these templates were given."""
+    """Return the `prompts` of results that were measured on ImageNet's classes with these templates."""
     return PromptSet("imagenet", (), ()).with_templates(called(templates)).name

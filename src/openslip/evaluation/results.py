@@ -1,4 +1,4 @@
-"""Results in files: read, written as JSON or CSV, and kept beside those of other measurements; and as a table."""
+"""Results in files, as JSON or CSV, kept beside those of other measurements; and results as a table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from openslip.evaluation.distinct import distinct
 from openslip.files import open_regular, read_json, write_bytes, write_json
 
 FILE = "results.json"
-"""Where a run keeps its results, and a trained classifier those of its own."""
+"""The file in which a run, or a trained classifier, keeps its results."""
 COLUMNS_SHOWN = ("task", "metric", "value", "95 % interval", "samples")
 """The columns of a table of results: a short name of the task, and `cells`."""
 
@@ -26,12 +26,12 @@ COLUMNS_SHOWN = ("task", "metric", "value", "95 % interval", "samples")
 def save(
     results: Sequence[Result], path: str | Path, beside: Sequence[Mapping[str, Any]] | None = None
 ) -> None:
-    """Write the results whole or not at all: as CSV where the name ends in `.csv`, a column for each field; else as a
-    JSON list of {"task": …, "metric": …, "value": …, …}.
+    """Write the results, whole or not at all.
 
-    beside: further fields of each result, which `read` passes over.
+    A name that ends in `.csv` gets a CSV with a column for each field; any other name gets a JSON list of
+    {"task": …, "metric": …, "value": …, …}. beside: further fields of each result, which `read` ignores.
 
-    Raises EvaluationError when the file cannot be written.
+    Raises EvaluationError if the file cannot be written.
     """
     path, rows = Path(path), [result.to_dict() for result in results]
     for row, fields in zip(rows, beside or ()):
@@ -56,7 +56,7 @@ def save(
 
 
 def read(path: str | Path) -> list[Result]:
-    """Read what `save` wrote as JSON; none where there is no such file. Raises EvaluationError for anything else."""
+    """Read the JSON that `save` wrote; return [] if there is no such file. Raises EvaluationError for other files."""
     try:
         return [_result(entry) for entry in read_json(path)]
     except FileNotFoundError:
@@ -66,18 +66,17 @@ def read(path: str | Path) -> list[Result]:
             "The file does not hold results",
             got=str(path),
             cause=f"{type(error).__name__}: {error}",
-            fix="Results are read from JSON: name a run, or what `slip evaluate --out FILE.json` has written"
+            fix="Results are read from JSON: name a run, or a file that `slip evaluate --out FILE.json` wrote"
             if is_csv(Path(path))
-            else "Name another; where it is a damaged one, remove it, and `slip evaluate` measures again",
+            else "Name another file. If this one is damaged, remove it, and `slip evaluate` measures again",
         ) from None
 
 
 def keep(results: Sequence[Result], path: str | Path, *, outcomes: bool = True) -> None:
-    """Add results to those in a file. Those of an equal identity are replaced; all others stay.
+    """Add results to those in a file. A new result replaces a result of equal identity; all others stay.
 
-    outcomes: keep what they were computed from as well (see `openslip.evaluation.kept_outcomes`), so that it can be
-    compared with other models. Other processes may do so at the same time. Raises EvaluationError as `read`, `save` and
-    `kept_outcomes.keep` do.
+    outcomes: also keep the outcomes (see `openslip.evaluation.kept_outcomes`), for comparisons with other models. Other
+    processes may add results at the same time. Raises EvaluationError as `read`, `save` and `kept_outcomes.keep` do.
     """
     with _alone(Path(path).parent):
         measured = {result.identity for result in results}
@@ -94,7 +93,7 @@ def is_csv(path: Path) -> bool:
 
 
 def holds_results(path: Path) -> bool:
-    """Whether a file is one that `save` has written, or is empty: one that new results may replace."""
+    """Whether new results may replace a file: it is empty, or `save` wrote it."""
     try:
         with open_regular(path) as file:
             begin = file.read(4096)
@@ -106,7 +105,7 @@ def holds_results(path: Path) -> bool:
 
 
 class Results(list[Result]):
-    """Results as a call in Python returns them: a list, which shows itself as a table, also in a notebook."""
+    """Results as a call in Python returns them: a list that shows itself as a table, also in a notebook."""
 
     def __repr__(self) -> str:
         return table(self) if self else "no results"
@@ -121,16 +120,16 @@ class Results(list[Result]):
 
 
 def table(results: Sequence[Result]) -> str:
-    """Return the results as aligned plain text: percent (ranks as they are), 95 % interval, samples.
+    """Return the results as aligned plain text: percent (ranks stay as they are), 95 % interval, samples.
 
-    Tasks go by short names, which say more where one name stands for several measurements (see `distinct`).
+    Tasks have short names. If several measurements share a name, the names say more (see `distinct`).
     """
     return "\n".join(aligned(_rows(results))) + "\n"
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0, 1), *, headings: int = 1) -> list[str]:
-    """Return the lines of a table: its headings, a rule, its other rows. left: columns of text; the others are numbers,
-    which stand at the right."""
+    """Return the lines of a table: its headings, a rule, its other rows. left: columns of text, aligned left; the other
+    columns are numbers, aligned right."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [
         "  ".join(
@@ -149,7 +148,7 @@ def _rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
 
 
 def cells(result: Result) -> tuple[str, str, str, str]:
-    """Return a result's metric, value, interval and number of samples as tables show them."""
+    """Return a result's metric, value, interval and number of samples, as tables show them."""
     of = measure(result.metric)
     if math.isnan(result.low):
         value, interval = of.with_unit(result.value), "–"
@@ -162,20 +161,20 @@ def cells(result: Result) -> tuple[str, str, str, str]:
 
 
 def _result(entry: dict[str, Any]) -> Result:
-    """Return what an entry of a file says. Raises LookupError, TypeError or ValueError where it is no result."""
+    """Return the result of a file's entry. Raises LookupError, TypeError or ValueError if it is not a result."""
     numbers = (math.nan if entry[name] is None else float(entry[name]) for name in ("value", "low", "high"))
     value, low, high = numbers  # JSON has no nan
     count, skipped = int(entry["count"]), int(entry.get("skipped", 0))
     if count < 0 or skipped < 0:
         raise ValueError(f"{entry['metric']} of {count} samples")
-    # Earlier versions did not write them.
+    # Earlier versions did not write these fields.
     facts: dict[str, Any] = {name: str(entry.get(name, "")) for name in COLUMNS[7:]}
     return Result(str(entry["task"]), str(entry["metric"]), value, count, low, high, skipped, **facts)
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Be the only process that changes results in a folder, where folders can be locked."""
+    """Lock a folder, if folders can be locked, so that only this process changes its results."""
     descriptor = None
     with suppress(ImportError, OSError):
         import fcntl

@@ -1,11 +1,11 @@
 """Retrieval: find a picture by its caption, and a caption by its picture.
 
-`text_recall@k`: the queries are images; a hit when any caption of the image is among the k nearest of all captions.
-`image_recall@k`: the queries are captions; a hit when any image it belongs to is among the k nearest of all images.
+`text_recall@k`: the queries are images; a hit if any caption of the image is among the k nearest of all captions.
+`image_recall@k`: the queries are captions; a hit if any image of the caption is among the k nearest of all images.
 `text_median_rank`, `image_median_rank`: the median over the queries of the best right answer's rank, from 1.
 
-What belongs together, `openslip.evaluation.captioned` says. Ties count against the model: of equally near answers the
-wrong ones come first, so a model that maps everything to one point scores 0.
+`openslip.evaluation.captioned` says which images and captions belong together. Ties count against the model: of equally
+near answers the wrong ones come first. So a model that maps everything to one point scores 0.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ SIMILARITIES = 2**24
 
 @dataclass(frozen=True)
 class Retrieval(OnCaptioned):
-    """Recall both ways on a captioned source. ks: among how many nearest the right answer is to be.
+    """Recall in both directions on a captioned source. ks: the values of k for recall@k.
 
-    folds: the records, in their order, are cut into so many parts, each ranks its own images and captions alone, and
-    numbers are over the queries of all parts.
+    folds: the number of parts into which the records are cut, in their order. Each part ranks only its own images and
+    captions, and the numbers are over the queries of all parts.
     """
 
     ks: tuple[int, ...] = (1, 5, 10)
@@ -44,14 +44,14 @@ class Retrieval(OnCaptioned):
     protocol = "retrieval"
 
     def about(self) -> dict[str, str]:
-        """Return what tells this measurement from others."""
+        """Return the fields that tell this measurement from others."""
         about, folds = super().about(), settings(self, "folds")
         return about | {"settings": ", ".join(filter(None, (about["settings"], folds)))}
 
     def check(self) -> None:
         """Raise DataError or ConfigError for a source that cannot be opened, ConfigError for ranks below 1."""
         if not self.ks or min(self.ks) < 1:
-            raise ConfigError("Recall is counted among the k nearest, at least 1", got=f"ks={self.ks}")
+            raise ConfigError("Recall@k needs one k or more, each at least 1", got=f"ks={self.ks}")
         if self.folds < 1:
             raise ConfigError("Retrieval takes 1 fold or more", got=f"folds={self.folds}")
         super().check()
@@ -97,7 +97,7 @@ class Retrieval(OnCaptioned):
         skipped: int,
         about: dict[str, Any],
     ) -> list[Result]:
-        """Recall@k and median rank of one direction; queries of one group are of one image. samples: the queries."""
+        """Return recall@k and median rank of one direction. groups: the image of each query. samples: the queries."""
         results = []
         for k in self.ks:
             hits = (rank <= k).astype(np.float64)
@@ -123,7 +123,7 @@ def _ranks_in_folds(
     folds: np.ndarray,
     device: torch.device | str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return `ranks`, each image among those of its fold, `folds` (I,), and each caption too."""
+    """Return `ranks` within folds. folds: (I,) the fold of each image, and so of its captions."""
     text_ranks = np.zeros(len(images), dtype=np.int64)
     image_ranks = np.zeros(len(image_ids), dtype=np.int64)
     for fold in np.unique(folds):
@@ -147,8 +147,8 @@ def ranks(
     """Return the rank, from 1, of the best right answer: (I,) for each image, (P,) for each of P caption queries.
 
     images: (I, D) and texts: (T, D) embeddings, each image and each distinct text once. (image_ids[p], text_ids[p]),
-    p < P: the distinct pairs of an image and a caption of it, every image and text in at least one. A text that stands
-    with m images is m captions in the gallery, and m queries.
+    p < P: the distinct pairs of an image and one of its captions; every image and text is in at least one pair. A text
+    that belongs to m images counts as m captions in the gallery, and as m queries.
     """
     copies = np.bincount(text_ids, minlength=len(texts))
     once = np.ones(len(images), dtype=np.int64)
@@ -165,7 +165,7 @@ def _best_ranks(
     copies: np.ndarray,
     device: torch.device | str,
 ) -> np.ndarray:
-    """Rank of each query's best right answer among the gallery, whose entries count `copies` times each."""
+    """Return the rank of each query's best right answer in the gallery. Each entry counts `copies` times."""
     order = np.argsort(query_ids, kind="stable")
     row, column = torch.from_numpy(query_ids[order]), torch.from_numpy(gallery_ids[order])
     keys = torch.from_numpy(gallery).to(device)

@@ -1,4 +1,4 @@
-"""One measurement of a run or of several seeds: its value, how sure it is, and who is ahead of all others."""
+"""One measurement of a run or of several seeds: its value, its interval, and which row is ahead of all others."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from openslip.evaluation.metrics import t95
 
 @dataclass(frozen=True)
 class Score:
-    """What a row reached: of several seeds the mean.
+    """The value of a row: of one run, or the mean of several seeds.
 
-    low, high: 95 % interval, for other test samples drawn as these were; of several seeds, for other seeds as well.
-    spread: the sample standard deviation over the seeds, None for one. runs: how many were measured. counts: the
-    numbers of samples that they were measured on, each once.
+    low, high: 95 % interval, for other test samples drawn in the same way; with several seeds, for other seeds as well.
+    spread: the sample standard deviation over the seeds, None for one run. runs: how many runs were measured. counts:
+    the numbers of samples that the runs were measured on, each number once.
     """
 
     value: float
@@ -34,11 +34,11 @@ class Score:
 
 
 def score(results: Sequence[Result]) -> Score:
-    """Return what the runs of a row have reached in one measurement, of which there is at least one.
+    """Return the score of a row from its runs' results of one measurement. There is at least one result.
 
-    The interval of a mean has both of its sources of chance in it, as if they were independent: half of it is the
-    square root of the mean square of the runs' own halves (samples; they share them, so that more seeds do not help)
-    plus the square of Student's interval of the mean (seeds).
+    The interval of a mean covers samples and seeds, as if these were independent. Half of the interval is the square
+    root of a sum. The first part is the mean square of the runs' own half intervals: the runs share their samples, so
+    more seeds do not help. The second part is the square of Student's half interval of the mean over seeds.
     """
     counts = tuple(dict.fromkeys(result.count for result in results))
     values = [result.value for result in results]
@@ -51,19 +51,19 @@ def score(results: Sequence[Result]) -> Score:
     seeds = t95(len(values) - 1) * spread / math.sqrt(len(values))
     below = math.hypot(_root_mean_square([result.value - result.low for result in results]), seeds)
     above = math.hypot(_root_mean_square([result.high - result.value for result in results]), seeds)
-    if math.isnan(below + above):  # of one of them no interval is known
+    if math.isnan(below + above):  # one of the runs has no known interval
         return Score(value, math.nan, math.nan, spread, len(results), counts)
     least, most = measure(results[0].key).bounds
     return Score(value, max(least, value - below), min(most, value + above), spread, len(results), counts)
 
 
 def ahead(scores: Mapping[str, Score], *, lower: bool) -> str | None:
-    """Return the row that is ahead of every other, None where there is none, or nothing to compare.
+    """Return the row that is ahead of every other row; None if there is no such row, or nothing to compare.
 
-    lower: less is better. A row is ahead where the 95 % interval of its difference to each other row does not hold 0.
-    That interval is made of the two rows' own (Zou and Donner 2008, "Construction of confidence limits about effect
-    measures", equation 3), as if they had been measured on different samples; as they share them, it is wider than it
-    needs to be.
+    lower: whether lower is better. A row is ahead if the 95 % interval of its difference to each other row does not
+    contain 0. That interval is computed from the two rows' intervals, as if the rows had different samples (Zou and
+    Donner 2008, "Construction of confidence limits about effect measures", equation 3). The rows share their samples,
+    so the interval is wider than necessary.
     """
     known = {label: score for label, score in scores.items() if score.certain}
     if len(known) < 2:
@@ -80,8 +80,8 @@ def ahead(scores: Mapping[str, Score], *, lower: bool) -> str | None:
 
 
 def welch(before: Sequence[float], after: Sequence[float]) -> float:
-    """Return half the width of the interval of `mean(after) - mean(before)`, of two values or more each that have
-    nothing to do with each other and may vary differently (Welch 1947)."""
+    """Return half the width of the interval of `mean(after) - mean(before)` (Welch 1947). Each side has two values or
+    more; the sides are independent, and may have different variances."""
     one, other = (variance(values) / len(values) for values in (before, after))
     if not one + other > 0:
         return 0.0

@@ -1,9 +1,9 @@
-"""Linear segmentation: which class is each pixel of? One linear layer on frozen patch features, upsampled.
+"""Linear segmentation: the class of each pixel, by one linear layer on frozen patch features, upsampled.
 
 The setting is that of DINOv2 (Oquab et al. 2023, section 7.4, "linear") at small scale. Patch features are standardised
-by the training pictures' mean and standard deviation; a linear layer gives logits of each patch; they are upsampled to
-the size of the view (bilinear), and trained by cross-entropy over all pixels but those labelled 255. Pictures and masks
-are cut as the model cuts pictures, and nothing is augmented, so that features are computed once.
+by the training pictures' mean and standard deviation. A linear layer gives logits for each patch, which are upsampled
+to the size of the view (bilinear). The loss is cross-entropy over all pixels except those labelled 255. Pictures and
+masks are prepared as the model takes pictures. Nothing is augmented, so features are computed once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from openslip.encoder import Encoder
 
 STEPS = 1000
-"""Of the linear layer's training, at least; more where the pictures would pass fewer than EPOCHS times."""
+"""The fewest steps of the linear layer's training; more if these steps would be fewer than EPOCHS epochs."""
 EPOCHS = 20
 TRAIN_BATCH = 16
 """Pictures a step."""
@@ -36,10 +36,10 @@ WEIGHT_DECAY = 1e-4
 
 @dataclass(frozen=True)
 class Segmentation(OnMasks):
-    """mean_iou and pixel_accuracy of a linear layer on patch features, trained on the train split, measured on the test
-    split, or val where there is no test.
+    """mean_iou and pixel_accuracy of a linear layer on patch features.
 
-    steps: of the layer's training; 0: STEPS, or EPOCHS over the pictures, whichever is more.
+    The layer is trained on the train split and measured on the test split, or on val if there is no test split. steps:
+    steps of the layer's training; 0: STEPS, or EPOCHS over the pictures, whichever is more.
     """
 
     dataset: str
@@ -50,14 +50,14 @@ class Segmentation(OnMasks):
     protocol = "segmentation"
 
     def about(self) -> dict[str, str]:
-        """Return what tells this measurement from others."""
+        """Return the fields that tell this measurement from others."""
         return {
             "data": self.opened().location,
             "settings": settings(self, "steps", "learning_rate", "seed"),
         }
 
     def check(self) -> None:
-        """Raise DataError without a split to train or to measure on, ConfigError for settings that make no sense."""
+        """Raise DataError without a split to train or to measure on, ConfigError for settings out of range."""
         if self.steps < 0 or not self.learning_rate > 0:
             raise ConfigError(
                 "The linear layer takes 0 steps or more, and a learning rate above 0",
@@ -128,18 +128,18 @@ def fit(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> LinearLayer:
-    """Train the linear layer by AdamW with a cosine schedule to 0, from what is best without any feature: weights of 0,
-    and a bias that gives each class its share of the pixels.
+    """Train the linear layer by AdamW with a cosine schedule to 0.
 
-    features: (N, R, C, D) float32 and masks: (N, S, S) uint8, on the CPU. steps: as `Segmentation` has them. The order
-    of pictures is a function of the seed alone: each epoch a permutation, cut into batches of TRAIN_BATCH.
+    Training starts from the best layer without any feature: weights of 0, and a bias that gives each class its share of
+    the pixels. features: (N, R, C, D) float32 and masks: (N, S, S) uint8, on the CPU. steps: as in `Segmentation`. The
+    order of pictures is a function of the seed alone: each epoch is a permutation, cut into batches of TRAIN_BATCH.
 
-    Raises EvaluationError for features that are not finite, and where no pixel counts.
+    Raises EvaluationError for features that are not finite, or if no pixel counts.
     """
     if not bool(features.isfinite().all()):
         raise EvaluationError(
-            "What the model makes of patches is not finite",
-            cause="Its weights diverged in training, or are damaged",
+            "The model's features of patches are not finite",
+            cause="The weights diverged in training, or are damaged",
         )
     if bool((masks == IGNORED).all()):
         raise EvaluationError("There is no pixel to train on", cause="All labels are 255")

@@ -92,9 +92,9 @@ def _require_own_captions(protocol: str, dataset: str) -> None:
 
     if labelled_ones(dataset):
         raise ConfigError(
-            f"{protocol.capitalize()} cannot be measured where captions say the class and no more",
+            f"{protocol.capitalize()} cannot be measured on captions that only name the class",
             got=f"{protocol}:{dataset}",
-            cause="Most pictures have the captions of many others",
+            cause="Most pictures share their captions with many others",
             fix=f"Measure zeroshot:{dataset.removeprefix('labels:')}",
         )
 
@@ -151,13 +151,13 @@ KINDS: dict[str, Kind] = {
     "segmentation": "masks",
     "zeroshot-segmentation": "masks",
 }
-"""What a data set has to have for protocols that take no classes."""
+"""The kind of data set that a protocol takes, for protocols that take no classes."""
 
 
 def each(task: str) -> list[str]:
-    """Return the tasks that one text names: several for `mieb:lite`, of every other protocol the one.
+    """Return the tasks that one text names: several for `mieb:lite`, one for every other protocol.
 
-    Raises ConfigError where mteb, which knows them, is not installed.
+    Raises ConfigError if mteb, which knows the tasks of MIEB, is not installed.
     """
     protocol, _, dataset = task.strip().partition(":")
     if protocol != "mieb" or not dataset:
@@ -172,7 +172,7 @@ def parse_task(task: str, **options: Any) -> Evaluator:
 
     dataset: for retrieval and geometry a captioned source (see `openslip.data.sources.open_source`), else labelled
     images (see `openslip.data.labelled.load_labelled`); or the name of a set with a card (see
-    `openslip.evaluation.datasets`). options: fields of the protocol's class, such as `templates`, `k`.
+    `openslip.evaluation.datasets`). options: fields of the protocol's class, such as `templates` or `k`.
 
     Raises ConfigError for an unknown protocol, an unknown option or a missing dataset.
     """
@@ -180,14 +180,14 @@ def parse_task(task: str, **options: Any) -> Evaluator:
     if protocol not in PROTOCOLS:
         close = "" if re.search(r"[/\\.]", protocol) and not separator else did_you_mean(protocol, PROTOCOLS)
         if separator or close.startswith("Did"):
-            alone = "" if separator else f" A data set stands behind one: zeroshot:{task}"
+            alone = "" if separator else f" Before a data set, write a protocol: zeroshot:{task}"
             raise ConfigError(f"There is no evaluation protocol {protocol!r}", fix=close + alone)
         if task.strip() == "suite":
             raise ConfigError(
-                "`suite` is no task", fix="It goes before the models: slip evaluate suite MODEL …"
+                "`suite` is not a task", fix="Put it before the models: slip evaluate suite MODEL …"
             )
         raise ConfigError(
-            "A task says how to measure before it says on what: PROTOCOL:DATASET",
+            "A task names a protocol and a data set: PROTOCOL:DATASET",
             got=task,
             fix=f"Write zeroshot:{task}, knn:{task}, linear:{task}, fewshot:{task}, finetune:{task}, "
             f"retrieval:{task} or geometry:{task}.",
@@ -208,13 +208,13 @@ def parse_task(task: str, **options: Any) -> Evaluator:
 
 
 def check(tasks: Sequence[Evaluator], *, text: bool, best: str = "") -> list[str]:
-    """Open the data of all tasks, so that what is wrong with one is known before any takes its time.
+    """Open the data of all tasks, so that problems show before any task takes its time.
 
-    Each labelled set is opened once, and kept by its evaluators for the measurements to come, until they are checked
-    again. text: whether the model has a text tower; tasks that need it would else be left out. best: a metric that
-    picks the best checkpoint; of a task (by its name among `distinct` ones), and one of which more is better.
+    Each labelled set is opened once. Its evaluators keep the set for the measurements to come, until the next check.
+    text: whether the model has a text tower; without one, tasks that need it are left out. best: the metric that picks
+    the best checkpoint, as TASK/METRIC with a name of `distinct`; higher must be better.
 
-    Returns sentences for people about the data, each once: which classes they have, how many images, what was guessed.
+    Returns sentences about the data for the user, each once: their classes, how many images, what was guessed.
     Raises ConfigError, DataError or EvaluationError.
     """
     from openslip.evaluation.opened import shared
@@ -231,20 +231,20 @@ def check(tasks: Sequence[Evaluator], *, text: bool, best: str = "") -> list[str
     names = distinct(measured)
     if best and best.rpartition("/")[0] not in names:
         raise ConfigError(
-            "The metric that picks the best checkpoint is of no task that is measured",
+            "The metric that picks the best checkpoint belongs to no task that is measured",
             got=best,
             fix=f"Write TASK/METRIC, with TASK one of {', '.join(dict.fromkeys(names))}"
             if names
             else "Name the task in --evaluation.tasks",
         )
     if lower_is_better(best):
-        raise ConfigError("The best checkpoint is picked by a metric of which more is better", got=best)
+        raise ConfigError("The best checkpoint is picked by a metric for which higher is better", got=best)
     return list(lines)
 
 
 @dataclass(frozen=True)
 class Done:
-    """A task that is through. name: among those of the suite; results, or the error that ended it; seconds it took."""
+    """A task that has ended. name: its name in the suite; results, or the error that ended it; seconds it took."""
 
     name: str
     results: list[Result]
@@ -263,19 +263,19 @@ def run(
     ranks: Processes | None = None,
     interrupts: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> list[Result]:
-    """Measure `encoder` on every task, in order; image features that several tasks need are computed once.
+    """Measure `encoder` on every task, in order. Image features that several tasks need are computed once.
 
-    A task that needs a text tower is left out, and said, when the model has none. Of equal tasks one is measured. Tasks
+    If the model has no text tower, tasks that need one are left out with a note. Equal tasks are measured once. Tasks
     that have not been checked are checked before anything is measured (see `check`).
 
-    on_task: called with each task that is through; with it, a task that fails does not end the others. progress: show
-    bars on a terminal. precision: what the image tower computes in; `auto` is float32 on a CPU, on others what training
-    computed in, and float32 where that is not known. cache: a folder that keeps features. ranks: the processes that
-    share the work; all must call it, and the first one has the results. interrupts: entered around all that takes long,
-    for a caller who must not be interrupted elsewhere.
+    on_task: called with each task that has ended; with `on_task`, a failed task does not end the others. progress: show
+    bars on a terminal. precision: the precision of the image tower; `auto` is float32 on a CPU, elsewhere the precision
+    of the training, or float32 if that is not known. cache: a folder that keeps features. ranks: the processes that
+    share the work; every process must call this function, and rank 0 has the results. interrupts: a context that is
+    entered around everything that takes long, for a caller who must not be interrupted elsewhere.
 
-    Raises ConfigError, DataError and EvaluationError for what can be known before anything is measured, and without
-    on_task as they come; ProcessError where another process has failed.
+    Raises ConfigError, DataError and EvaluationError for problems that show before anything is measured, and without
+    `on_task` for failed tasks; ProcessError if another process has failed.
     """
     from openslip.evaluation.features import has_text, session
 
@@ -305,10 +305,10 @@ def run(
 
 
 def chosen_precision(name: Precision, encoder: Encoder) -> torch.dtype:
-    """Return what an image tower computes in. `auto` is what training did, as far as the device can, but float32 on a
-    CPU: which of them compute in bfloat16 differs, and numbers would with them.
+    """Return the precision in which an image tower computes.
 
-    Raises ConfigError for fp16 on a CPU.
+    `auto` is the precision of the training, as far as the device has it. On a CPU, `auto` is float32: not all CPUs
+    compute in bfloat16, so numbers would differ between CPUs. Raises ConfigError for fp16 on a CPU.
     """
     import torch
 
@@ -324,8 +324,8 @@ def chosen_precision(name: Precision, encoder: Encoder) -> torch.dtype:
 
 
 def with_precision(settings: str, evaluator: Evaluator, dtype: torch.dtype) -> str:
-    """Return a result's settings with the precision of the features that it was computed from, where that is lower than
-    float32: in another precision it is another measurement."""
+    """Return a result's settings, with the precision of the features if it is lower than float32. A measurement in
+    another precision is another measurement."""
     name = str(dtype).removeprefix("torch.")
     of_features = hasattr(evaluator, "share") and getattr(evaluator, "measured_on", True)
     if name == "float32" or not of_features:
@@ -335,24 +335,24 @@ def with_precision(settings: str, evaluator: Evaluator, dtype: torch.dtype) -> s
 
 @contextmanager
 def _checked(evaluators: Sequence[Evaluator], *, text: bool) -> Iterator[list[Evaluator]]:
-    """Yield the evaluators that are not left out for want of a text tower, those checked that were not."""
+    """Yield the evaluators, all checked, without those that need a text tower if the model has none."""
     measured = []
     for evaluator in evaluators:
         if getattr(evaluator, "needs_text", False) and not text:
-            note(f"{evaluator.name} left out: the model has no text tower.")
+            note(f"{evaluator.name} is left out: the model has no text tower.")
         else:
             measured.append(evaluator)
     with ExitStack() as stack:
         for evaluator in measured:
             if not getattr(evaluator, "kept", False):
                 evaluator.check()
-                # What an evaluator keeps is for its owner to know of: files may change before it is used again.
+                # An evaluator keeps its data only if its owner checked it: files may change before it is used again.
                 stack.callback(getattr(evaluator, "forget", lambda: None))
         yield measured
 
 
 def _once(evaluators: Sequence[Evaluator]) -> dict[str, Evaluator]:
-    """Return the evaluators by their names, without those that measure what one before them does."""
+    """Return the evaluators by their names, without those that repeat an earlier measurement."""
     found: dict[str, Evaluator] = {}
     for name, evaluator in zip(distinct(evaluators), evaluators):
         if name in found:
@@ -368,7 +368,7 @@ def _measured(
     ranks: Processes,
     interrupts: Callable[[], AbstractContextManager[None]],
 ) -> tuple[list[Result], SlipError | None]:
-    """Measure one task, the images shared between processes; return its results, or the error that ended it."""
+    """Measure one task, with its images shared between processes. Return its results, or the error that ended it."""
     share = getattr(evaluator, "share", None)
     if ranks.world > 1 and share is not None:
         error = _shared(name, partial(share, encoder), ranks, interrupts)
@@ -394,9 +394,9 @@ def _shared(
     ranks: Processes,
     interrupts: Callable[[], AbstractContextManager[None]],
 ) -> SlipError | None:
-    """Have the processes compute features together; return the error of any of them, on all.
+    """Have the processes compute features together. On every process, return an error if any process had one.
 
-    What is no error of ours, such as being asked to stop, ends all.
+    Anything but a SlipError, such as a request to stop, ends all processes.
     """
     from openslip.evaluation.features import gather, sharing
 
@@ -414,12 +414,12 @@ def _shared(
             error = failure
         (failed,) = ranks.any(error is not None)
     if failed and error is None:
-        error = EvaluationError(f"{name} has failed on another process", fix="Look at what that one printed")
+        error = EvaluationError(f"{name} has failed on another process", fix="Look at what it has printed")
     return error
 
 
 def _without_memory(name: str, work: Callable[[], T]) -> T:
-    """Do the work. Raises EvaluationError where the device's memory is too small for it."""
+    """Do the work. Raises EvaluationError if the device's memory is too small."""
     try:
         return work()
     except RuntimeError as failure:
@@ -428,22 +428,22 @@ def _without_memory(name: str, work: Callable[[], T]) -> T:
         raise EvaluationError(
             f"{name} ran out of the device's memory",
             cause=str(failure).partition("\n")[0],
-            fix="End what else uses the device, or measure on the CPU.",
+            fix="End other programs that use the device, or measure on the CPU.",
         ) from None
 
 
 class Suite:
-    """What a run measures while it trains, and when. Called with a model, it measures all tasks.
+    """The tasks that a run measures while it trains, and when. Called with a model, a suite measures all tasks.
 
     tasks: evaluators, or texts as `parse_task` takes them, perhaps with a cadence: `linear:photos every 5` is measured
-    every fifth epoch, others as often as `evaluation.every_epochs` says; at the end all are.
+    every fifth epoch. Tasks without a cadence follow `evaluation.every_epochs`. At the end all tasks are measured.
     """
 
     def __init__(self, tasks: Sequence[str | Evaluator], progress: bool = False) -> None:
         self.progress = progress
         self.tasks: list[Evaluator] = []
         self.every: list[float | None] = []
-        """Epochs between two measurements of each task; None for as often as the run measures."""
+        """Epochs between two measurements of each task; None to follow `evaluation.every_epochs`."""
         for task in tasks:
             name, every = parse_cadence(task) if isinstance(task, str) else (task, None)
             for one in each(name) if isinstance(name, str) else [name]:
@@ -461,16 +461,16 @@ class Suite:
         return Suite([self.tasks[index] for index in indices], self.progress)
 
     def __call__(self, encoder: Encoder, **how: Any) -> list[Result]:
-        """Measure; how: the processes that share the work, and what is entered where one may be interrupted."""
+        """Measure all tasks. how: `ranks` and `interrupts`, as `run` takes them."""
         return run(encoder, self.tasks, progress=self.progress, **how)
 
     def check_cadences(self) -> None:
-        """Raise ConfigError where tasks of one name come at different times: their curves would be one."""
+        """Raise ConfigError if tasks of the same name have different cadences: their curves would mix."""
         times: dict[str, float | None] = {}
         for task, every in zip(self.tasks, self.every):
             if times.setdefault(task.name, every) != every:
                 raise ConfigError(
-                    "Tasks of one name are measured at the same times",
+                    "Tasks with the same name must be measured at the same times",
                     got=f"{task.name} every {every or 'evaluation.every_epochs'} and "
                     f"{times[task.name] or 'evaluation.every_epochs'} epochs",
                     fix="Give both the same `every N`, or name the data sets' folders differently",
@@ -478,9 +478,9 @@ class Suite:
 
 
 def parse_cadence(task: str) -> tuple[str, float | None]:
-    """Return the task and N of `TASK every N`; None where it says none.
+    """Return the task and N of `TASK every N`; N is None if the text has no `every`, and 0 for the end alone.
 
-    Raises ConfigError for what is no number from 0 on; 0 is at the end alone.
+    Raises ConfigError if N is not a number from 0 on.
     """
     found = re.fullmatch(r"(.*\S)\s+every\s+(\S+)", task.strip(), re.DOTALL)
     if not found:
@@ -491,8 +491,8 @@ def parse_cadence(task: str) -> tuple[str, float | None]:
         every = -1.0
     if not 0 <= every < math.inf:
         raise ConfigError(
-            "A task is measured every so many epochs",
+            "After `every`, a task has a number of epochs, 0 or more",
             got=task,
-            fix=f"Write `{found[1]} every 5`; 0 measures it at the end alone",
+            fix=f"Write `{found[1]} every 5`; 0 measures the task at the end alone",
         )
     return found[1], every

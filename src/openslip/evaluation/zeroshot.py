@@ -1,4 +1,4 @@
-"""Zero-shot classification: the class whose prompts lie nearest to the image (Radford et al. 2021, section 3.1)."""
+"""Zero-shot classification: the class whose prompts are nearest to the image (Radford et al. 2021, section 3.1)."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ PROMPTS = 2**15
 
 @dataclass(frozen=True)
 class ZeroShot(OnLabelled):
-    """top1, top5 (more than 5 classes) and mean_per_class of zero-shot classification of a labelled set's test split,
-    or of all of a set without splits: nothing is trained, so no picture need be held out. Of a set with several labels
-    an image mean_average_precision and roc_auc.
+    """top1, top5 (more than 5 classes) and mean_per_class of zero-shot classification on a labelled set.
 
-    The metric of the set's card comes first. templates: sentences with `{}` where the class name goes, or such by data
-    set; empty for those that suit the data set. class_names: what the prompts call the classes, as `read_names` gives
-    it; None for what the card or the data call them. labelled: an open set, to be measured in place of one that is
-    opened; `dataset` is what it is called.
+    The test split is measured, or all of a set without splits: nothing is trained, so no picture need be held out. A
+    set with several labels an image has mean_average_precision and roc_auc. The metric of the set's card comes first.
+
+    templates: sentences with `{}` for the class name, or such sentences by data set; empty: those that suit the data
+    set. class_names: the names of the classes in prompts, as `read_names` gives them; None: the names of the card or of
+    the data. labelled: an open set to measure, under the name `dataset`; None: open `dataset`.
     """
 
     dataset: str
@@ -61,35 +61,34 @@ class ZeroShot(OnLabelled):
         return super().card(data) if self.labelled is None else datasets.told(data.class_names)
 
     def about(self) -> dict[str, str]:
-        """Return what tells this measurement from others."""
+        """Return the fields that tell this measurement from others."""
         data = self.opened()
         return {"data": data.location, "prompts": self._asked(data).name}
 
     def check(self) -> None:
         """Raise DataError without a test split, EvaluationError for classes without names, ConfigError for a template
-        that no class name goes into."""
+        without `{}`."""
         check_templates(self.templates)
         data = self.keep()
         data.untrained()
         self._require_names(self._asked(data), data)
 
     def lines(self) -> list[str]:
-        """Return sentences for people about what is measured on."""
+        """Return sentences about the data for the user."""
         data, lines = self.opened(), super().lines()
         asked = self._asked(data)
-        if asked.named:  # by the card, or by names that were given
+        if asked.named:  # by the card, or by given names
             lines = [line for line in lines if line not in data.notes or "zero-shot needs" not in line]
         if data.undivided:
             count = len(data.untrained())
             lines.append(
-                f"{data.name} has no splits: {self.name} measures all {count:,} images, as nothing is trained."
+                f"{data.name} has no splits: {self.name} trains nothing and measures all {count:,} images."
             )
         lines += self._about_prompts(data, asked)
         if twice := named_twice(asked.class_names):
             lines.append(
-                f"{data.name} has classes of one name, which {self.name} cannot tell apart and counts as wrong: "
-                + ", ".join(twice[:5])
-                + (", …" if len(twice) > 5 else "")
+                f"{data.name} has classes with the same name. {self.name} cannot tell them apart: pictures of them "
+                "count as wrong: " + ", ".join(twice[:5]) + (", …" if len(twice) > 5 else "")
             )
         return lines
 
@@ -101,7 +100,7 @@ class ZeroShot(OnLabelled):
         data = self.opened()
         asked = self._asked(data)
         self._require_names(asked, data)
-        # The prompts come first: they take seconds, and what is wrong with them is known before the pictures are read.
+        # The prompts come first: they take seconds, and their errors show before the pictures are read.
         weights = classifier(encoder, asked.names, asked.templates, self.batch_size)
         images = labelled_features(encoder, data, "untrained", "embeddings", self.batch_size)
         about = images.about() | {"prompts": asked.name}
@@ -120,9 +119,9 @@ class ZeroShot(OnLabelled):
         )
 
     def _asked(self, data: LabelledSet) -> PromptSet:
-        """Return what the classes are asked for with: what was given, else what suits the set.
+        """Return the prompts for the classes: those that were given, else those that suit the set.
 
-        Raises DataError for given names that are not those of the classes.
+        Raises DataError for given names that do not fit the classes.
         """
         asked = prompts.for_set(data, self.card(data))
         if names := self._renamed(data):
@@ -130,7 +129,7 @@ class ZeroShot(OnLabelled):
         return asked.with_templates(self._given(data) or ())
 
     def _renamed(self, data: LabelledSet) -> list[Names] | None:
-        """Return the names that were given for the classes, None where there are none, or for other sets alone."""
+        """Return the given names of the classes; None if there are none, or only names for other sets."""
         if self.class_names is None:
             return None
         return renamed(self.class_names, data, self.card(data), self.name.partition(":")[2])
@@ -139,21 +138,21 @@ class ZeroShot(OnLabelled):
         return prompts.for_one(self.templates, self.card(data), self.name.partition(":")[2])
 
     def _about_prompts(self, data: LabelledSet, asked: PromptSet) -> list[str]:
-        """Return sentences about what the classes of a set are asked for with."""
+        """Return sentences about the prompts for the classes of a set."""
         lines = []
         if self._given(data) is None:
             lines.append(
-                f"The templates given have none for {data.name}, which is asked for with {asked.name}."
+                f"The given templates have none for {data.name}, which is measured with {asked.name}."
             )
         if self.class_names is not None and self._renamed(data) is None:
             lines.append(
-                f"{self.class_names.source} has no names for the classes of {data.name}, which keep theirs."
+                f"{self.class_names.source} has no names for the classes of {data.name}, which keep their names."
             )
         if asked.names != tuple((name,) for name in data.class_names):
             pairs = zip(data.class_names, asked.names)
             own, told = next((own, told) for own, told in pairs if (own,) != told)
             lines.append(
-                f"{self.name} calls classes otherwise than the data: {own} is {' or '.join(map(repr, told))}."
+                f"{self.name} uses other class names than the data: {own} is {' or '.join(map(repr, told))}."
             )
         return lines
 
@@ -169,7 +168,7 @@ class ZeroShot(OnLabelled):
 
 
 def named_twice(class_names: Sequence[str]) -> list[str]:
-    """Return the names that several classes have, as a text tower reads them: in lower case."""
+    """Return the names that several classes share, in lower case, as a text tower reads them."""
     counts = Counter(" ".join(name.lower().split()) for name in class_names)
     return [name for name, count in counts.items() if count > 1]
 
@@ -180,11 +179,11 @@ def classifier(
     templates: Sequence[str],
     batch_size: int = BATCH,
 ) -> np.ndarray:
-    """Return the (C, D) float32 class embeddings: normalised text embeddings, mean over the templates, normalised.
+    """Return the (C, D) float32 class embeddings: normalised text embeddings, averaged over templates, normalised.
 
-    class_names: C names, or several names of a class, over which the mean is as well. Cosine similarity with image
-    embeddings scores the classes. Prompts of many classes go through the text tower together, sorted by their length,
-    because a class's own are few and of different lengths. Within a session equal prompts are computed once. Raises
+    class_names: C names; a class may have several names, over which the mean is taken, too. Cosine similarity with
+    image embeddings scores the classes. Prompts of many classes go through the text tower together, sorted by length,
+    because one class has few prompts, of different lengths. Within a session, equal prompts are computed once. Raises
     ConfigError for a template without `{}`.
     """
     every = tuple((names,) if isinstance(names, str) else tuple(names) for names in class_names)

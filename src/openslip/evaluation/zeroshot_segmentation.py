@@ -1,9 +1,9 @@
-"""Zero-shot segmentation: the class whose prompts lie nearest to each patch, upsampled to pixels.
+"""Zero-shot segmentation: the class whose prompts are nearest to each patch, upsampled to pixels.
 
-Patches are embedded in the space shared with text as `openslip.models.dense.patch_embeddings` says, which for a class
-token is MaskCLIP's way (Zhou, Loy and Dai 2022). Cosine similarities with the class embeddings of zero-shot
-classification are upsampled (bilinear), and the nearest class is that of the pixel. Nothing is trained. A class called
-`background` is no thing that a prompt could name: it is no candidate, and its pixels do not count.
+`openslip.models.dense.patch_embeddings` embeds patches in the space shared with text; with a class token, it does so as
+MaskCLIP (Zhou, Loy and Dai 2022). Cosine similarities with the class embeddings of zero-shot classification are
+upsampled (bilinear), and each pixel gets the nearest class. Nothing is trained. No prompt can name a class called
+`background`: it is not a candidate, and its pixels do not count.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 class ZeroShotSegmentation(OnMasks):
     """mean_iou and pixel_accuracy on the test split, else val, or all of a set without splits.
 
-    templates: sentences with `{}` where the class name goes, or such by data set; empty for those that suit the
+    templates: sentences with `{}` for the class name, or such sentences by data set; empty: those that suit the
     classes.
     """
 
@@ -46,31 +46,32 @@ class ZeroShotSegmentation(OnMasks):
     protocol = "zeroshot-segmentation"
 
     def about(self) -> dict[str, str]:
-        """Return what tells this measurement from others."""
+        """Return the fields that tell this measurement from others."""
         data = self.opened()
         return {"data": data.location, "prompts": self._asked(data).name}
 
     def check(self) -> None:
-        """Raise DataError without a split to measure on, ConfigError for a template that no class name goes into."""
+        """Raise DataError without a split to measure on, ConfigError for a template without `{}`, EvaluationError for
+        fewer than two classes."""
         check_templates(self.templates)
         data = self.keep()
         _ = data.test
         if len(self._asked(data).class_names) < 2:
-            raise EvaluationError(f"{self.name} has no two classes to tell apart", got=data.class_names)
+            raise EvaluationError(f"{self.name} needs two classes or more", got=data.class_names)
 
     def lines(self) -> list[str]:
-        """Return sentences for people about what is measured on."""
+        """Return sentences about the data for the user."""
         data, lines = self.opened(), super().lines()
         if any(map(_is_background, data.class_names)):
             lines.append(f"{data.name}: pixels of {BACKGROUND} do not count for {self.name}.")
         if self._given(_things(data)) is None:
             asked = self._asked(data).name
-            lines.append(f"The templates given have none for {data.name}, which is asked for with {asked}.")
+            lines.append(f"The given templates have none for {data.name}, which is measured with {asked}.")
         return lines
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
-        """Measure `encoder`. Raises EvaluationError for a model without text, and a tower whose pooling does not tell
-        what a patch is."""
+        """Measure `encoder`. Raises EvaluationError for a model without text, or a tower whose pooling gives no patch
+        embeddings."""
         require_text(encoder, self.name)
         check_templates(self.templates)
         data = self.opened()
@@ -91,7 +92,7 @@ class ZeroShotSegmentation(OnMasks):
         return results(self.name, np.concatenate(found), seen, **about)
 
     def _asked(self, data: MaskedSet) -> PromptSet:
-        """Return what the classes are asked for with: the templates that were given, else those that suit them."""
+        """Return the prompts for the classes: the templates that were given, else those that suit the classes."""
         things = _things(data)
         return prompts.for_set(things).with_templates(self._given(things) or ())
 
@@ -109,7 +110,7 @@ def _is_background(name: str) -> bool:
 
 
 def _without_background(class_names: Sequence[str]) -> np.ndarray:
-    """Return the number of each label (256,) uint8 when classes are counted without background, which is IGNORED."""
+    """Return the number of each label, (256,) uint8, counted without background. Background becomes IGNORED."""
     numbers = np.full(256, IGNORED, dtype=np.uint8)
     things = [label for label, name in enumerate(class_names) if not _is_background(name)]
     numbers[things] = np.arange(len(things))

@@ -26,7 +26,7 @@ def test_a_set_is_found_in_any_spelling_and_the_first_folder_counts(tmp_path, mo
     assert places.on_disk(cards()["cifar10"]) is None
     places.add_roots([tmp_path / "b"])
     assert places.place_of("food101") == str(tmp_path / "b/food101")
-    with pytest.raises(DataError, match="this is none"):
+    with pytest.raises(DataError, match="this is not a folder"):
         places.add_roots([tmp_path / "b/cifar10"])
 
 

@@ -1,8 +1,8 @@
-"""Public data sets as cards: what has to be known of a set to measure on it as others do.
+"""Public data sets as cards: the facts that are needed to measure on a set as others do.
 
-`cards.toml` is the table, a section a set. `templates.json` has the sets of prompt templates, and `labels.json` what
-classes are called in them, both in the format of the SLIP paper's code. LICENCES.md says where these come from.
-`places` finds sets on disk. Importing this package needs neither torch nor numpy.
+`cards.toml` is the table, with a section for each set. `templates.json` has the sets of prompt templates, and
+`labels.json` has the names of classes in prompts, both in the format of the SLIP paper's code. LICENCES.md says where
+these files come from. `places` finds sets on disk. Importing this package needs neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from typing import Any, Literal, get_args
 from openslip.errors import ConfigError, did_you_mean
 
 Kind = Literal["classes", "captions", "pairs", "masks"]
-"""What a set has: pictures in classes, with captions, right and wrong pairs, or masks of pixels."""
+"""The kind of a set: pictures in classes, pictures with captions, right and wrong pairs, or masks of pixels."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SHARDS = "https://huggingface.co/datasets/clip-benchmark/wds_"
-"""Where shards of many sets are; the rest is a card's `hub`."""
+"""The address of shards of many sets, up to a card's `hub`."""
 
 Names = tuple[str, ...]
-"""What one class is called: mostly one name. Of several, embeddings are averaged."""
+"""The names of one class, mostly one. The embeddings of several names are averaged."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of a public data set.
+    """The facts about a public data set.
 
-    name: as tasks call it, `food101`. title: in words. metric: the one that the SLIP paper reports of it, or else the
-    usual one, a name of `openslip.evaluation.measures`. where: where to get it. licence: of the pictures. aliases:
-    other names of tasks and folders. classes: how many. splits: how many samples are published, by split. prompts: the
-    name of its set of templates; "" for the default ones. told_by: what tells the set from others by its classes:
-    "labels", all of them; "imagenet", that all are ImageNet's; "name", nothing; or names of which the set has one of
-    each `a|b`. file: the one in its folder that is measured. hub: what its shards are called. paper: whether it is one
-    of the paper's 26. note: what is special about its protocol.
+    name: its name in tasks, `food101`. title: its name in words. metric: the metric that the SLIP paper reports for the
+    set, else the usual metric, a name of `openslip.evaluation.measures`. where: where to get the set. licence: the
+    licence of the pictures. aliases: other names in tasks and folders. classes: the number of classes. splits: the
+    published number of samples, by split. prompts: the name of its set of templates; "" for the default templates.
+    told_by: how its classes identify the set: "labels", by all of them; "imagenet", because all are ImageNet's; "name",
+    not at all; or names, where the set has one name of each `a|b`. file: the file in its folder that is measured. hub:
+    the name of its shards. paper: whether it is one of the paper's 26 sets. note: what is special about its protocol.
     """
 
     name: str
@@ -59,18 +59,18 @@ class Card:
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """The prompts of its classes, () for the default ones."""
+        """The prompts for its classes; () for the default prompts."""
         return templates(self.prompts) if self.prompts else ()
 
     @property
     def labels(self) -> Mapping[str, Names]:
-        """What each class is called in the prompts, by what the data call it, in the order of the labels from 0 on; {}
-        where the data's own names are used."""
+        """The names of each class in prompts, by the class's name in the data, in the order of the labels from 0 on; {}
+        if the data's own names are used."""
         return labels(self.name)
 
     @property
     def names_from(self) -> str:
-        """Where the names of its classes come from, in words."""
+        """The origin of the names of its classes, in words."""
         if self.name == "scenes":
             return "openslip"
         if self.prompts == "imagenet":
@@ -79,14 +79,14 @@ class Card:
 
     @property
     def shards(self) -> str:
-        """The address of its shards, which `slip evaluate` reads; "" where there are none."""
+        """The address of its shards, which `slip evaluate` reads; "" if there are none."""
         return SHARDS + self.hub if self.hub else ""
 
     def called(self, values: Sequence[str | int], names: Sequence[str] = ()) -> tuple[Names, ...] | None:
-        """Return what the prompts call C classes, given what the data have for them; None where the card does not know.
+        """Return the names of C classes in prompts, given their values in the data; None if the card lacks them.
 
-        values: numbers that count from 0, or from 1, up to all of the card's classes; or names. names: what else the
-        data call the classes.
+        values: names, or numbers that count all of the card's classes from 0 or from 1. names: other names of the
+        classes in the data.
         """
         numbers = [int(value) if re.fullmatch(r"\d{1,9}", str(value)) else -1 for value in values]
         if self.prompts == "imagenet":
@@ -98,7 +98,7 @@ class Card:
             found = [spelled.get(plain(str(one))) for one in some]
             if found and all(found) and len(set(map(str, found))) == len(found):
                 return tuple(one for one in found if one)
-        from_one = not all(key.isdigit() for key in known)  # else a label is the digit that it stands for
+        from_one = not all(key.isdigit() for key in known)  # else a label is the digit itself
         for first in range(1 + from_one if known else 0):
             if numbers == list(range(first, first + len(every))):
                 return tuple(every)
@@ -106,7 +106,7 @@ class Card:
 
 
 def _of_imagenet(numbers: Sequence[int], names: Sequence[str]) -> tuple[Names, ...] | None:
-    """Return CLIP's names of all of ImageNet's classes, given their labels or names; None of others."""
+    """Return CLIP's names of all of ImageNet's classes, given their labels or names; None for other classes."""
     from openslip.data.labelled import imagenet
 
     clip = imagenet.clip_names()
@@ -122,7 +122,7 @@ def cards() -> Mapping[str, Card]:
 
 
 def _card(name: str, facts: dict[str, Any]) -> Card:
-    """Return the card of a section of the table; what it does not say follows from the lists that have its name."""
+    """Return the card of a section of the table. Missing facts follow from the lists that contain its name."""
     own = name if name in _json("templates.json") or name in _ELSEWHERE else ""
     usual: dict[str, Any] = {"prompts": own, "told_by": "labels" if name in _json("labels.json") else "name"}
     given: dict[str, Any] = {
@@ -132,24 +132,24 @@ def _card(name: str, facts: dict[str, Any]) -> Card:
 
 
 def find(name: str) -> Card | None:
-    """Return the card of a set by its name or an alias, however that is spelled: `Food-101`, `wds_food101`."""
+    """Return the card of a set by its name or an alias, in any spelling: `Food-101`, `wds_food101`; else None."""
     return _by_alias().get(short(name))
 
 
 def get(name: str) -> Card:
-    """Return the card of a set by its name or an alias. Raises ConfigError where there is none."""
+    """Return the card of a set by its name or an alias. Raises ConfigError if there is none."""
     if card := find(name):
         return card
     raise ConfigError(
-        f"There is no card of a data set {name!r}",
-        fix=f"{did_you_mean(name, cards())} `slip datasets` lists all",
+        f"There is no card for a data set {name!r}",
+        fix=f"{did_you_mean(name, cards())} `slip datasets` lists all cards",
     )
 
 
 def told(class_names: Iterable[str]) -> Card | None:
-    """Return the card of the set that has these classes; None where they tell none.
+    """Return the card of the set that has these classes; None if the classes identify no set.
 
-    Ten or more classes that all are ImageNet's are told as ImageNet.
+    Ten or more classes, all of them ImageNet's, identify ImageNet.
     """
     from openslip.data.labelled import imagenet
 
@@ -174,7 +174,7 @@ def _tells(card: Card, known: set[str], count: int) -> bool:
 
 
 def templates(name: str) -> tuple[str, ...]:
-    """Return a set of prompt templates by its name, with `{}` for the class. Raises KeyError where there is none."""
+    """Return a set of prompt templates by its name, with `{}` for the class. Raises KeyError if there is none."""
     match name:
         case "scenes":
             from openslip.scenes import TEMPLATES
@@ -193,7 +193,7 @@ def template_sets() -> tuple[str, ...]:
 
 
 def labels(name: str) -> Mapping[str, Names]:
-    """Return what a set's classes are called in prompts, by what the data call them; {} where the data's names do."""
+    """Return the names of a set's classes in prompts, by their names in the data; {} if the data's names are used."""
     if name == "scenes":
         from openslip.scenes import Scenes
 
@@ -204,16 +204,16 @@ def labels(name: str) -> Mapping[str, Names]:
 
 
 _ELSEWHERE = ("imagenet", "scenes")
-"""Sets of templates that open_clip and the scenes have."""
+"""Sets of templates that come from open_clip and from the scenes."""
 
 
 def plain(name: str) -> str:
-    """Return a name of a class without what spellings differ in: `ApplyEyeMakeup`, `apply eye makeup`."""
+    """Return the name of a class in a form that is equal for all spellings: `ApplyEyeMakeup`, `apply eye makeup`."""
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
 def short(name: str) -> str:
-    """Return a name of a data set without what spellings differ in, and without what clip-benchmark puts before it."""
+    """Return the name of a data set in a form that is equal for all spellings, without clip-benchmark's prefix."""
     return re.sub(r"^wds_?(vtab[-_/])?", "", name.strip().casefold()).translate(_SIGNS)
 
 

@@ -1,4 +1,4 @@
-"""ObjectNet (Barbu et al. 2019) is measured on the 113 of its 313 classes that ImageNet has as well."""
+"""ObjectNet (Barbu et al. 2019) is measured on the 113 of its 313 classes that are also in ImageNet."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from openslip.errors import DataError
 from openslip.files import read_json
 
 CLASSES = 113
-"""That both have."""
+"""The number of classes that ObjectNet and ImageNet share."""
 FOLDERS, SHARED = "folder_to_objectnet_label.json", "objectnet_to_imagenet_1k.json"
-"""Files of the archive: what the classes of folders are called, and the classes of ImageNet that those are, if any."""
+"""Files of the archive: the name of each folder's class, and the classes of ImageNet that match a class."""
 
 
 def shared_with_imagenet(labelled: LabelledSet, place: Path) -> LabelledSet:
-    """Return the images of the classes that ImageNet has as well, with ObjectNet's names in lower case.
+    """Return the images of the classes that are also in ImageNet, with ObjectNet's names in lower case.
 
-    place: the folder of the set, with the archive's mappings in it, in `mappings` or in `objectnet-1.0/mappings`. What
-    has CLASSES classes has them already. Raises DataError without the mappings.
+    place: the folder of the set, with the archive's mappings in it, in `mappings` or in `objectnet-1.0/mappings`. A set
+    with CLASSES classes is returned as it is. Raises DataError without the mappings.
     """
     if len(labelled.class_names) == CLASSES:
         return labelled
@@ -27,9 +27,9 @@ def shared_with_imagenet(labelled: LabelledSet, place: Path) -> LabelledSet:
             break
     else:
         raise DataError(
-            f"{labelled.name} lacks what says which classes of ObjectNet are ImageNet's as well",
+            f"{labelled.name} lacks the files that say which classes of ObjectNet are also in ImageNet",
             got=f"{len(labelled.class_names):,} classes",
-            fix=f"Put {FOLDERS} and {SHARED} of the archive into {place / 'mappings'}",
+            fix=f"Put {FOLDERS} and {SHARED} from the archive into {place / 'mappings'}",
         )
     try:
         names, shared = read_json(folder / FOLDERS), read_json(folder / SHARED)

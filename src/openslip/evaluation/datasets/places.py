@@ -1,4 +1,4 @@
-"""Where data sets lie: `food101` is looked for in folders of data sets, `food101@/data/mine` says where it is."""
+"""Finds data sets: `food101` is looked for in folders of data sets, and `food101@/data/mine` names its place."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from openslip.evaluation.datasets import Card, Kind, cards, find, short
 from openslip.files import expand
 
 ROOTS = "OPENSLIP_DATASETS"
-"""The environment variable that names folders of data sets, with the system's separator of paths between."""
+"""The environment variable that names folders of data sets, separated by the system's separator of paths."""
 
 TEST_SHARDS = ("test/*.tar", "*-test-*.tar", "test-*.tar", "test.tar")
 """Shards of the test split in the folder of a set with captions."""
 
 
 def roots() -> tuple[Path, ...]:
-    """Return the folders that data sets are looked for in."""
+    """Return the folders in which data sets are looked for."""
     return tuple(expand(root) for root in os.environ.get(ROOTS, "").split(os.pathsep) if root.strip())
 
 
 def add_roots(folders: Sequence[str | os.PathLike[str]]) -> None:
-    """Have this process, and those that it starts, look for data sets in further folders first.
+    """Have this process, and processes that it starts, look for data sets in further folders first.
 
-    Raises DataError for what is no folder.
+    Raises DataError for a path that is not a folder.
     """
     for folder in folders:
         if not expand(folder).is_dir():
             raise DataError(
-                "Data sets are looked for in folders, and this is none",
+                "Data sets are looked for in folders, and this is not a folder",
                 got=str(folder),
                 cause="" if os.path.lexists(expand(folder)) else "There is nothing of that name",
-                fix="Name the folder in which the sets' own folders lie",
+                fix="Name the folder that contains the folders of the sets",
             )
     if folders:
         named = [os.path.abspath(expand(folder)) for folder in folders]
@@ -45,7 +45,7 @@ def add_roots(folders: Sequence[str | os.PathLike[str]]) -> None:
 def named(dataset: str) -> Card | None:
     """Return the card that a task names, as `food101` or `food101@/data/mine`; None for a path, an address or a source.
 
-    What lies at the path `food101` is meant by it, whatever its name is.
+    If the path `food101` exists, the task means that path.
     """
     name, at, _ = dataset.partition("@")
     if not _is_name(name) or os.path.lexists(expand(dataset)):
@@ -55,7 +55,7 @@ def named(dataset: str) -> Card | None:
 
 
 def short_name(dataset: str) -> str:
-    """Return the short name of what a task names: its card's, else that of the path."""
+    """Return the short name of a task's data set: the name of its card, else a name from its path."""
     from openslip.data.labelled import dataset_name
 
     card = named(dataset)
@@ -63,10 +63,10 @@ def short_name(dataset: str) -> str:
 
 
 def place_of(dataset: str, *kinds: Kind) -> str:
-    """Return where lies what a task names: a path as it is, a card's set where it is found.
+    """Return the location of a task's data set: a path as it is, or the place where a card's set is found.
 
-    kinds: which sets the task is for, all if there are none. Raises DataError for a set that is not found, with where
-    to get it; and for one of another kind.
+    kinds: the kinds of sets that the task is for; none: all. Raises DataError for a set that is not found, with the
+    address to get it from, and for a set of another kind.
     """
     if (card := named(dataset)) is None:
         _refuse_misspelt(dataset)
@@ -85,7 +85,8 @@ def place_of(dataset: str, *kinds: Kind) -> str:
 
 
 def _inside(card: Card, place: str) -> str:
-    """Return what of the folder of a set is measured: of captions its file, or the shards of the test split."""
+    """Return the part of a set's folder that is measured: for captions, the card's file or the shards of the test
+    split; else the folder."""
     folder = expand(place)
     if card.kind != "captions" or not folder.is_dir():
         return place
@@ -98,9 +99,9 @@ def _inside(card: Card, place: str) -> str:
 
 
 def on_disk(card: Card, folders: Sequence[Path] | None = None) -> Path | None:
-    """Return the folder of a card's set in the first of `folders`, by default `roots()`, that has it, or None.
+    """Return the folder of a card's set in the first of `folders` that has the set, or None. Default: `roots()`.
 
-    It is called as the card is, or one of its aliases, in any spelling.
+    The folder has the name of the card or one of its aliases, in any spelling.
     """
     for root in roots() if folders is None else folders:
         if found := next((path for path in _entries(root) if find(path.name) is card), None):
@@ -124,12 +125,12 @@ def missing(card: Card) -> DataError:
     return DataError(
         f"{card.title} is not on this machine",
         got=card.name,
-        cause=f"It was looked for in {shortened(', '.join(map(str, folders)))}, as {card.name}"
+        cause=f"No folder in {shortened(', '.join(map(str, folders)))} is called {card.name} or by one of its aliases"
         if folders
-        else f"No folder of data sets is named, by --datasets FOLDER or the environment variable {ROOTS}",
+        else f"Neither --datasets FOLDER nor the environment variable {ROOTS} names a folder of data sets",
         fix=f"Get it from {card.where}"
         + (f", or as shards from {card.shards}" if card.hub and card.shards not in card.where else "")
-        + f". Another place is named by {card.name}@FOLDER",
+        + f". To name another place, write {card.name}@FOLDER",
     )
 
 
@@ -138,7 +139,7 @@ def _is_name(text: str) -> bool:
 
 
 def _refuse_misspelt(dataset: str) -> None:
-    """Raise DataError for what is neither there nor the name of a card, but nearly one."""
+    """Raise DataError for a name that neither exists as a path nor names a card, but is nearly the name of a card."""
     name = dataset.partition("@")[0]
     if not _is_name(name) or os.path.lexists(expand(dataset)):
         return

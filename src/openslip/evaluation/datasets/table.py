@@ -10,11 +10,11 @@ from openslip.evaluation.datasets import Card, places
 from openslip.evaluation.measures import measure
 
 FIRST = 12
-"""Names of classes that a description shows."""
+"""The most names of classes that a description shows."""
 
 
 def facts(card: Card) -> dict[str, Any]:
-    """Return what a card says, and where its set is found, ready for JSON."""
+    """Return the facts of a card, and where its set is found, ready for JSON."""
     found = places.on_disk(card)
     return {
         "name": card.name,
@@ -39,7 +39,7 @@ def facts(card: Card) -> dict[str, Any]:
 
 
 def listed(cards: Iterable[Card]) -> str:
-    """Return a table of cards: name, title, kind, classes, metric, whether the paper has it, and where it is found."""
+    """Return a table of cards: name, title, kind, classes, metric, whether the paper has the set, where it is found."""
     from openslip.evaluation.results import aligned
 
     rows = [("name", "title", "kind", "classes", "metric", "paper", "found")]
@@ -65,13 +65,13 @@ def listed(cards: Iterable[Card]) -> str:
 
 
 def describe(card: Card) -> str:
-    """Return all that a card says, in lines."""
+    """Return all facts of a card, in lines."""
     found = places.on_disk(card)
     names = [" or ".join(some) for some in card.labels.values()]
     aliases = ", ".join(card.aliases)
     told = {
         "labels": "all names of its classes",
-        "imagenet": "ten names of ImageNet's classes or more, and no others",
+        "imagenet": "ten or more names of ImageNet's classes, and no others",
         "name": f"its name alone: write {card.name}@FOLDER",
     }
     by = told.get(card.told_by) if isinstance(card.told_by, str) else ", ".join(card.told_by)

@@ -1,4 +1,4 @@
-"""Labelled images on the way to the classifier; augmentation is a function of (seed, epoch, image)."""
+"""Labelled images on the way to the classifier. Augmentation is a function of (seed, epoch, image)."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ IMAGE, MODEL, HEAD = range(3)
 
 
 Sample = tuple[int, int, Tensor | str]
-"""Index, label, image; or index, -1, why there is no image."""
+"""Index, label and image; or index, -1 and the reason why there is no image."""
 
 
 class Batch(NamedTuple):
-    """images: (N, 3, S, S) float32, normalised; labels, indices: (N,) int64; damaged: index → why, of the rest."""
+    """images: (N, 3, S, S) float32, normalised; labels, indices: (N,) int64; damaged: other images, index → reason."""
 
     images: Tensor
     labels: Tensor
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 
 
 class Samples(Dataset):
-    """Images under a transform, addressed by (epoch, index); a damaged one gives the reason in its place."""
+    """Images under a transform, addressed by (epoch, index). A damaged image gives the reason in its place."""
 
     def __init__(self, labelled: Labelled, transform: Any, seed: int) -> None:
         self.labelled, self.transform, self.seed = labelled, transform, seed
@@ -59,7 +59,7 @@ class Samples(Dataset):
 
 
 class Batches(Sampler):
-    """Keys of the batches of epochs `first` to `last` - 1, each in its own order, the remainder left out."""
+    """Keys of the batches of epochs `first` to `last` - 1. Each epoch has its own order and drops the remainder."""
 
     def __init__(self, images: int, batch: int, seed: int, first: int, last: int) -> None:
         self.images, self.batch, self.seed, self.first, self.last = images, batch, seed, first, last
@@ -84,7 +84,7 @@ def train_loader(
     epochs: range,
     workers: int,
 ) -> DataLoader:
-    """Return the batches of `epochs`, augmented as the recipe says, in the size and colours of `views`."""
+    """Return the batches of `epochs`, augmented by the recipe, with size, mean and deviation of `views`."""
     transform: Any = create_transform(
         views.size,
         is_training=True,
@@ -122,14 +122,14 @@ def test_loader(
 
 
 def test_transform(recipe: FinetuneRecipe, views: ViewsConfig) -> Callable[[Image.Image], Tensor]:
-    """Return what makes (3, S, S) of a picture to classify: resized and centre-cropped as `prepared` says."""
+    """Return the transform of a picture to classify, to (3, S, S): resized and centre-cropped by `prepared`."""
     transform: Any = create_transform(views.size, mean=views.mean, std=views.std, **prepared(recipe, views))
     return transform
 
 
 def prepared(recipe: FinetuneRecipe, views: ViewsConfig) -> dict[str, Any]:
-    """Return timm's options for pictures to classify. The crop is the recipe's share of the resized short side; where
-    the model takes pictures squashed to a square, they are squashed whole."""
+    """Return timm's options for pictures to classify. The crop is the recipe's share of the resized short side. If the
+    model squashes pictures to a square, whole pictures are squashed."""
     squash = views.fit == "squash"
     return {
         "interpolation": recipe.interpolation,
@@ -146,12 +146,12 @@ def _loader(samples: Samples, batches: Any, workers: int) -> DataLoader:
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context=start_context([__name__]) if workers else None,
-        generator=torch.Generator(),  # of its own, so that the global one is not drawn from
+        generator=torch.Generator(),  # its own generator, which leaves the global one untouched
     )
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Stack the usable samples; the damaged ones are named."""
+    """Return a batch of the usable samples, with the damaged samples named."""
     usable = [(index, label, image) for index, label, image in samples if isinstance(image, Tensor)]
     return Batch(
         images=torch.stack([image for _, _, image in usable]) if usable else torch.empty(0),
@@ -163,9 +163,9 @@ def collate(samples: list[Sample]) -> Batch:
 
 @contextmanager
 def seeded(*entropy: int, device: torch.device | None = None) -> Iterator[None]:
-    """Seed the global generators that timm draws from; put back their state afterwards.
+    """Seed the global generators that timm draws from, and restore their state afterwards.
 
-    Python's, numpy's and torch's CPU generator, and `device`'s where it is an accelerator.
+    These are the generators of Python, numpy, torch's CPU, and `device` if it is an accelerator.
     """
     words = [int(word) for word in np.random.SeedSequence(entropy).generate_state(4)]
     kept = random.getstate(), np.random.get_state(), torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""The classifier that is finetuned, and each of its parameters' own learning rate."""
+"""The classifier that is finetuned, and the learning rate of each of its parameters."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from openslip.evaluation.finetune.recipe import FinetuneRecipe
 from openslip.models.layers import layers_of
 
 HEAD = float("inf")
-"""Ordinal of the layers that learn at the full rate; sorts after every layer of the tower."""
+"""Ordinal of the layers that learn at the full rate. It sorts after every layer of the tower."""
 
 
 class Classifier(nn.Module):
-    """A copy of an image tower with a new linear head on its feature; the tower given is left as it is.
+    """A copy of an image tower with a new linear head on its feature. The given tower stays as it is.
 
-    Where the recipe has the tower frozen, it is in evaluation mode always, and no gradient is computed in it.
+    If the recipe freezes the tower, the copy is always in evaluation mode and computes no gradient.
     """
 
     def __init__(self, tower: nn.Module, classes: int, recipe: FinetuneRecipe) -> None:
@@ -33,14 +33,14 @@ class Classifier(nn.Module):
         self.tower: Any = copy.deepcopy(tower).requires_grad_(not self.frozen)
         set_drop_path(self.tower, recipe.drop_path)
         self.head = nn.Linear(int(tower.width), classes)  # type: ignore[arg-type]
-        self.width = classes  # of what comes out, as towers have it
+        self.width = classes  # of the output, as in towers
         with torch.no_grad():
             (nn.init.normal_ if self.frozen else trunc_normal_)(self.head.weight, std=0.02)
             self.head.weight.mul_(recipe.head_scale)
             self.head.bias.zero_()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, 3, S, S), normalised → float32 logits (N, classes)."""
+        """Return float32 logits (N, classes) of normalised images (N, 3, S, S)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             features = self.tower(images)
         return self.head(features).float()
@@ -52,18 +52,18 @@ class Classifier(nn.Module):
         return self
 
     def group_matcher(self, coarse: bool = False) -> Any:
-        """Return name → ordinal of the layer it belongs to (timm's protocol for layer-wise decay)."""
+        """Return a function from a parameter's name to the ordinal of its layer (timm's layer-wise decay)."""
         layers = layers_of(self.tower)
         if layers is None:
             return lambda name: HEAD
-        # BEiT trains the final norm at the head's rate. Of other towers, what follows the last block is one below it.
+        # BEiT trains the final norm at the head's rate. In other towers, layers after the last block are one below it.
         transformer = any(isinstance(module, VisionTransformer) for module in self.tower.modules())
         full = layers.depth + 1 if transformer else HEAD
         ordinals = {f"tower.{name}": HEAD if layer >= full else layer for name, layer in layers.of.items()}
         return lambda name: ordinals.get(name, HEAD)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that timm's model keeps free of weight decay (class token, positions)."""
+        """Return the names of the parameters without weight decay in timm's model (class token, positions)."""
         return {
             f"tower.{prefix}.{name}" if prefix else f"tower.{name}"
             for prefix, module in self.tower.named_modules()
@@ -75,7 +75,7 @@ class Classifier(nn.Module):
 def set_drop_path(tower: nn.Module, rate: float) -> None:
     """Set the transformer blocks' stochastic depth: 0 in the first, `rate` in the last, linear between.
 
-    Towers without such blocks keep the rate they were built with.
+    Towers without such blocks keep their own rate.
     """
     blocks: list[Any] = [m for m in tower.modules() if hasattr(m, "drop_path1") and hasattr(m, "drop_path2")]
     for i, block in enumerate(blocks):
@@ -85,11 +85,10 @@ def set_drop_path(tower: nn.Module, rate: float) -> None:
 
 
 def build_optimizer(model: Classifier, recipe: FinetuneRecipe, batch: int) -> torch.optim.Optimizer:
-    """Return AdamW with a group per layer and decay; its `lr_scale` is layer_decay ** (layers above it). Of a frozen
-    tower SGD on the head alone.
+    """Return AdamW with a group per layer and weight decay; for a frozen tower, SGD on the head alone.
 
-    BEiT's layers: embeddings 0, block i at i + 1, then final norm and head at scale 1. Groups carry the
-    `names` of their parameters.
+    The `lr_scale` of a group is layer_decay ** (layers above it). BEiT's layers: embeddings 0, block i at i + 1, then
+    final norm and head at scale 1. Groups carry the `names` of their parameters.
     """
     if recipe.frozen:
         head = [{"params": list(model.head.parameters()), "names": ("head.weight", "head.bias")}]
@@ -124,7 +123,10 @@ class EpochCosine:
 def build_schedule(
     optimizer: torch.optim.Optimizer, recipe: FinetuneRecipe, steps: int
 ) -> CosineLRScheduler | EpochCosine:
-    """Return warm-up and cosine over `recipe.epochs` of `steps` each; `step_update(step)` sets the rates."""
+    """Return a warm-up and a cosine over `recipe.epochs` of `steps` steps each; for a frozen tower, an `EpochCosine`.
+
+    `step_update(step)` sets the learning rates.
+    """
     if recipe.frozen:
         return EpochCosine(optimizer, recipe.epochs, steps)
     total = recipe.epochs * steps

@@ -1,4 +1,4 @@
-"""Every value of an end-to-end finetuning, in one frozen dataclass: the paper's, and one for small data."""
+"""The recipes of end-to-end finetuning, as a frozen dataclass: the paper's recipe, and one for small data."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ PRESETS = ("paper", "small-data", "auto")
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneRecipe:
-    """BEiT's finetuning recipe as SLIP used it; the defaults are those of ViT-B/16 (SLIP paper, appendix)."""
+    """BEiT's finetuning recipe as SLIP used it. The defaults are those of ViT-B/16 (SLIP paper, appendix)."""
 
     frozen: ClassVar[bool] = False
-    """Whether the tower stays as it is, and the head alone is trained."""
+    """Whether the tower is frozen, so that only the head is trained."""
     name: str = "paper"
     epochs: int = 100
     warmup_epochs: int = 20
     """Epochs of linear warm-up from 0; a cosine down to `lr_end` follows, both per step."""
     batch: int = 1024
-    """Images in one optimiser step; even, because mixing works on pairs. Cut to a smaller data set's size."""
+    """Images in one optimiser step; even, because mixing works on pairs. At most as many as the data set has."""
     lr: float = 4e-3
     """Learning rate of the head at a batch of 1024; scaled linearly with the batch."""
     lr_end: float = 1e-6
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.05
-    """Not on biases, norms, the class token and position embeddings."""
+    """Biases, norms, the class token and position embeddings have no weight decay."""
     layer_decay: float = 0.65
-    """Each layer's learning rate is this share of the next one's, counted down from the head."""
+    """Each layer's learning rate is this share of the next layer's, counted down from the head."""
     drop_path: float = 0.1
-    """Stochastic depth rate of the last block; earlier blocks less, linearly."""
+    """Stochastic depth rate of the last block; the rate grows linearly from 0 in the first block."""
     clip_grad: float = 0.0
     """Largest gradient norm; 0 for no clipping."""
     head_scale: float = 0.001
-    """The new head starts at this share of its usual initialisation: no large gradients at first."""
+    """The new head starts at this share of its usual initialisation, so that first gradients are not large."""
     label_smoothing: float = 0.1
     mixup: float = 0.8
     """Alpha of mixup's Beta distribution; 0: off."""
@@ -52,7 +52,7 @@ class FinetuneRecipe:
     scale: tuple[float, float] = (0.08, 1.0)
     """Range of the training crop's share of the image area."""
     flip: float = 0.5
-    """Probability of a horizontal flip; 0 where left and right tell classes apart."""
+    """Probability of a horizontal flip. Use 0 if left and right tell classes apart."""
     interpolation: str = "bicubic"
     crop: float = 224 / 256
     """Share of the resized short side that the centre crop keeps when testing."""
@@ -79,11 +79,11 @@ class FinetuneRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class LinearRecipe(FinetuneRecipe):
-    """SLIP's linear protocol, as MoCo v3's: one linear layer on a frozen tower, by SGD with momentum 0.9.
+    """SLIP's linear protocol, which is MoCo v3's: one linear layer on a frozen tower, by SGD with momentum 0.9.
 
-    The learning rate is 0.1 at a total batch of 256, scaled linearly with the batch; a cosine brings it to 0, changing
-    once an epoch. Of the augmentations crop and flip are left. The paper does not say its batch: with few pictures a
-    smaller one makes more steps.
+    The learning rate is 0.1 at a total batch of 256, scaled linearly with the batch. A cosine brings it to 0, and
+    changes once an epoch. The only augmentations are crop and flip. The paper does not name its batch; with few
+    pictures, a smaller batch makes more steps.
     """
 
     frozen: ClassVar[bool] = True
@@ -100,7 +100,7 @@ class LinearRecipe(FinetuneRecipe):
     layer_decay: float = 1.0
     drop_path: float = 0.0
     head_scale: float = 0.5
-    """The head starts with a deviation of 0.01: this share of a finetuned one's 0.02."""
+    """The head starts with a deviation of 0.01: this share of the 0.02 of a finetuned head."""
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -113,10 +113,10 @@ class LinearRecipe(FinetuneRecipe):
 def recipe_for(width: int, images: int, preset: Preset = "auto") -> FinetuneRecipe:
     """Return the recipe for an image tower of feature dimension `width` and `images` training images.
 
-    `paper`: SLIP's, per model size (ViT-S below width 768, ViT-L from 1024 on, ViT-B between). `small-data`:
-    fewer epochs, smaller steps and milder augmentation, for thousands of images and small towers; its length
-    follows `images`. `auto`: the paper's from 50,000 images and width 384 on, else small-data.
-    Raises ConfigError on an unknown preset.
+    `paper`: SLIP's recipe by model size (ViT-S below width 768, ViT-L from 1024 on, ViT-B between). `small-data`:
+    fewer epochs, smaller batches and milder augmentation, for thousands of images and small towers; the number of
+    epochs depends on `images`. `auto`: `paper` from 50,000 images and width 384 on, else `small-data`.
+    Raises ConfigError for an unknown preset.
     """
     if preset not in PRESETS:
         raise ConfigError(f"There is no finetune preset {preset!r}", fix=did_you_mean(str(preset), PRESETS))

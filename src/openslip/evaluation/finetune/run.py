@@ -41,18 +41,18 @@ REFRESH = 10
 
 
 class Finetune(OnLabelled):
-    """Train a copy of the image tower with a new linear head, all of it, and measure it after the last epoch.
+    """Train a copy of the whole image tower with a new linear head, and measure it after the last epoch.
 
     dataset: a labelled data set as in `openslip.data.labelled`, with a train and a test split.
-    preset: which recipe (see `recipe_for`); `recipe` gives one outright.
-    folder: keeps the state, so that a killed run goes on where its last epoch ended (bit for bit on CPU) and
-    a finished one is only measured again. Where it holds the state of another finetuning (other pictures, model,
-    recipe or seed), this one's is kept beside it, with a digest in the folder's name. Without it, or where it
+    preset: the name of a recipe (see `recipe_for`); `recipe` gives a recipe itself.
+    folder: keeps the state. A killed finetuning then goes on where its last epoch ended (bit for bit on CPU), and a
+    finished one is only measured again. If the folder holds the state of another finetuning (other pictures, model,
+    recipe or seed), this state is kept beside it, with a digest in the folder's name. Without a folder, or if it
     cannot be written, nothing is kept.
-    micro_batch: images that go through the tower at a time, to save memory; 0: all of the batch. The step is
-    that of the whole batch (but for the statistics of towers with BatchNorm).
+    micro_batch: images that go through the tower at a time, to save memory; 0: the whole batch. The step is
+    that of the whole batch (except for the statistics of towers with BatchNorm).
     workers: processes that decode and augment; -1: none on a CPU (its cores are busy), up to 8 beside a GPU.
-    Results do not depend on it.
+    Results do not depend on the number of workers.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Finetune(OnLabelled):
     ) -> None:
         if seed < 0 or micro_batch < 0:
             raise ConfigError(
-                "A seed and a micro-batch are not negative", got=f"seed {seed}, micro_batch {micro_batch}"
+                "A seed and a micro-batch are 0 or above", got=f"seed {seed}, micro_batch {micro_batch}"
             )
         if preset not in PRESETS:
             raise ConfigError(
@@ -90,7 +90,7 @@ class Finetune(OnLabelled):
     columns: Mapping[str, str]
 
     def about(self) -> dict[str, str]:
-        """Return what tells this measurement from others."""
+        """Return the fields that tell this measurement from others."""
         recipe = self.recipe and f"{self.recipe.name} {fingerprint.of_all([repr(self.recipe)])[:8]}"
         given = {
             "preset": (self.preset, "auto"),
@@ -104,15 +104,15 @@ class Finetune(OnLabelled):
         return {"data": self.opened().location, "settings": told}
 
     def check(self) -> None:
-        """Raise DataError on data that cannot be used."""
+        """Raise DataError for data that cannot be used."""
         self.keep()
         check(*self._splits())
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
-        """Finetune a copy of the encoder's image tower and return its results; the encoder stays as it is.
+        """Finetune a copy of the encoder's image tower and return its results. The encoder stays as it is.
 
-        Raises DataError on data that cannot be used, CheckpointError on a damaged state, ConfigError where another
-        process does the same, EvaluationError when the loss is no longer finite.
+        Raises DataError for data that cannot be used, CheckpointError for a damaged state, ConfigError if another
+        process works on the same finetuning, EvaluationError if the loss is no longer finite.
         """
         train, test = self._splits()
         check(train, test)
@@ -125,13 +125,13 @@ class Finetune(OnLabelled):
         return data.split(self.splits[0]), data.split(self.splits[1])
 
     def recipe_for(self, width: int, images: int) -> FinetuneRecipe:
-        """Return the recipe of a tower of feature dimension `width` and `images` training images."""
+        """Return the recipe for a tower of feature dimension `width` and `images` training images."""
         return recipe_for(width, images, self.preset)
 
     def _run(self, encoder: Encoder, train: Labelled, test: Labelled) -> list[Result]:
         tower, views = encoder.model.image_tower, encoder.config.views
         recipe = self.recipe or self.recipe_for(int(cast(int, tower.width)), len(train.images))
-        # The state is of these pictures, whatever others are called so. Reading them once costs less than an epoch.
+        # The state belongs to these pictures, whatever their names. Reading them once costs less than an epoch.
         pictures, digests = self._content(train), self._digests(test)
         tested = fingerprint.of_labelled(digests, test.labels.tolist(), test.class_names)
         description = state.describe(tower, train, pictures, recipe, views, self.seed)
@@ -154,7 +154,7 @@ class Finetune(OnLabelled):
             if kept and kept.writable:
                 with suppress(
                     EvaluationError
-                ):  # of a damaged file, or a full disk: whoever asked has the results
+                ):  # if a file is damaged or the disk full, the caller has the results
                     results.keep(found, kept.folder / results.FILE, outcomes=False)
         return found
 
@@ -173,8 +173,8 @@ class Finetune(OnLabelled):
         recipe: FinetuneRecipe,
         kept: state.Kept | None,
     ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Finetune, from where the kept state ends; return logits of the test images, their rows in the split, and how
-        many of it are damaged."""
+        """Finetune, starting from the kept state. Return logits of the test images, their rows in the split, and the
+        number of damaged images."""
         device, views = torch.device(encoder.device), encoder.config.views
         batch = min(recipe.batch, len(train.images) // 2 * 2)
         steps = len(train.images) // batch
@@ -197,7 +197,7 @@ class Finetune(OnLabelled):
     def _train(
         self, trainer: Trainer, loader: DataLoader, losses: list[float], save: Callable[..., None] | None
     ) -> None:
-        """Train the epochs that `losses` does not hold yet, adding theirs; `save` the state after each."""
+        """Train the epochs that `losses` does not hold yet, and add their losses. `save` the state after each epoch."""
         epochs, steps = trainer.recipe.epochs, trainer.steps
         batches = iter(loader)
         with progress(self.name, epochs * steps, len(losses) * steps) as report:
@@ -211,11 +211,11 @@ class Finetune(OnLabelled):
 
 
 class LinearBySgd(Finetune):
-    """The paper's linear protocol: the tower stays as it is, and a linear layer on its feature is trained by SGD.
+    """The paper's linear protocol: the tower is frozen, and a linear layer on its feature is trained by SGD.
 
-    Pictures come through the same pipeline as in finetuning, cropped and flipped anew in each epoch, and the state is
-    kept in the same way: the classifier that it leaves is read as a finetuned one. Options are those of `Finetune`;
-    recipe: see `LinearRecipe`.
+    Pictures go through the same pipeline as in finetuning, cropped and flipped anew in each epoch. The state is kept in
+    the same way, and its classifier is read like a finetuned classifier. Options are those of `Finetune`; recipe: see
+    `LinearRecipe`.
     """
 
     protocol = "linear"
@@ -230,9 +230,9 @@ class LinearBySgd(Finetune):
 
 @contextmanager
 def progress(name: str, steps: int, done: int) -> Iterator[Callable[[Tensor, int], None]]:
-    """Show how far a finetuning is; yield what to call after each step with its loss and epoch.
+    """Show the progress of a finetuning. Yield a function to call after each step with its loss and epoch.
 
-    Without a terminal it prints a line now and then where the session shows progress, else nothing.
+    Without a terminal, a line is printed now and then if the session shows progress, else nothing.
     """
     with Bar(name, steps, done=done) as bar:
         lines = PlainLines(bar.console)
@@ -282,7 +282,7 @@ def check(train: Labelled, test: Labelled) -> None:
 
 
 class Trainer:
-    """One finetuning's moving parts."""
+    """The training loop of one finetuning: model, optimiser, schedule, mixing and loss."""
 
     def __init__(
         self,
@@ -314,9 +314,9 @@ class Trainer:
         self.damaged: dict[int, str] = {}
 
     def epoch(self, epoch: int, batches: Iterator[Batch], report: Callable[[Tensor, int], None]) -> float:
-        """Train on the next `steps` batches, telling `report` each loss; return their mean.
+        """Train on the next `steps` batches, and call `report` with each loss. Return the mean loss.
 
-        Raises EvaluationError when it is not finite, DataError when no image could be read.
+        Raises EvaluationError if the mean is not finite, DataError if no image could be read.
         """
         self.model.train()
         total, used = torch.zeros((), device=self.device), 0
@@ -334,15 +334,15 @@ class Trainer:
             raise EvaluationError(
                 "Training the classifier diverged: the loss is no longer finite",
                 got=f"epoch {epoch + 1}",
-                fix="In Python, a recipe may have a lower lr"
+                fix="In Python, give a recipe with a lower lr"
                 if self.recipe.frozen
-                else "The preset small-data (`--preset small-data`) clips gradients; in Python, a recipe may have a "
-                "lower lr. The last epoch's state is intact",
+                else "Pass --preset small-data, which clips gradients; or in Python, give a recipe with a lower lr. "
+                "The last epoch's state is intact",
             )
         return mean
 
     def step(self, batch: Batch) -> Tensor:
-        """One optimiser step; return the batch's loss, detached."""
+        """Make one optimiser step. Return the batch's loss, detached."""
         even = len(batch.labels) // 2 * 2  # mixing works on pairs, and damaged images leave gaps
         if not even:
             return torch.zeros((), device=self.device)
@@ -362,7 +362,7 @@ class Trainer:
         return total
 
     def _mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixup and cutmix by groups; → images (N, 3, S, S) and soft targets (N, classes)."""
+        """Apply mixup and cutmix by groups. Return images (N, 3, S, S) and soft targets (N, classes)."""
         images = images.to(self.device, non_blocking=True)
         labels = labels.to(self.device, non_blocking=True)
         group = self.recipe.mix_group
@@ -371,7 +371,7 @@ class Trainer:
 
     @torch.no_grad()
     def predict(self, loader: DataLoader) -> tuple[np.ndarray, np.ndarray, int]:
-        """Return logits (N, classes), the N images' indices, and how many images were damaged."""
+        """Return logits (N, classes), the indices of the N images, and the number of damaged images."""
         self.model.eval()
         logits, indices, damaged = [], [], {}
         for batch in loader:
@@ -392,8 +392,8 @@ def _next(batches: Iterator[Batch]) -> Batch:
             raise
         raise DataError(
             "A process that reads images died",
-            cause=f"Most often memory ran out ({str(error).splitlines()[0]})",
-            fix="Free some memory, then run the same command again; in Python, workers=0 takes least",
+            cause=f"Most likely, memory ran out ({str(error).splitlines()[0]})",
+            fix="Free some memory, then run the same command again; in Python, workers=0 takes the least memory",
         ) from None
 
 

@@ -1,13 +1,13 @@
-"""A finetuning's folder: what it is of, and a checkpoint an epoch, from which a killed one goes on.
+"""A finetuning's folder: its description, and a checkpoint after each epoch, from which a killed finetuning goes on.
 
-finetune.json     recipe, data and fingerprint of the model that was started from
+finetune.json     recipe, data and fingerprint of the model at the start
 step-00000120/    the last epoch's weights, optimiser state and losses
-results.json      what was measured of the finished classifier
+results.json      the results of the finished classifier
 
-The weights say in their header what they are of, so that `openslip.interop.finetuned` reads them without the run.
+The header of the weights has the same description, so `openslip.interop.finetuned` reads them without the run.
 
-Two finetunings that differ in any of it keep their states side by side: the second one's folder is called like the
-first one's, with a digest.
+Finetunings with different descriptions keep their states side by side: the second folder has the name of the first
+folder with a digest.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ DESCRIPTION = "finetune.json"
 
 @dataclass(frozen=True)
 class Kept:
-    """Where a finetuning keeps its state, and what it is of (`describe`). writable: whether it can, or the folder is
-    only read."""
+    """The folder of a finetuning's state, and its description (see `describe`). writable: whether the folder can be
+    written, or is only read."""
 
     folder: Path
     writable: bool
@@ -54,7 +54,7 @@ class Kept:
 def describe(
     tower: nn.Module, train: Labelled, pictures: str, recipe: FinetuneRecipe, views: ViewsConfig, seed: int
 ) -> dict[str, Any]:
-    """Return what two finetunings must share for one to go on from the other's state: plain JSON values.
+    """Return the description that two finetunings must share to go on from each other's state: plain JSON values.
 
     pictures: a digest of the training images (see `openslip.evaluation.fingerprint.of_labelled`).
     """
@@ -83,11 +83,11 @@ def fingerprint(module: nn.Module) -> str:
 
 @contextmanager
 def claimed(folder: Path, description: dict[str, Any], name: str) -> Iterator[Kept | None]:
-    """Yield where this finetuning keeps its state, as the only process that does: `folder`, or where that holds the
-    state of another one, `folder-DIGEST`. None where nothing can be kept, which is said.
+    """Lock the folder for this finetuning's state, and yield it: `folder`, or `folder-DIGEST` if `folder` holds the
+    state of another finetuning. Yield None, with a note, if nothing can be kept.
 
-    name: the task's, for messages. Raises ConfigError where another process works on the same finetuning,
-    CheckpointError where what the folder says it holds is damaged.
+    name: the task's name, for messages. Raises ConfigError if another process works on the same finetuning,
+    CheckpointError if the folder's description is missing or damaged.
     """
     own = folder.with_name(
         f"{folder.name}-{fingerprints.of_all([json.dumps(description, sort_keys=True)])[:8]}"
@@ -98,8 +98,8 @@ def claimed(folder: Path, description: dict[str, Any], name: str) -> Iterator[Ke
             kept = kept or _claim(own, description, name, stack, last=True)
         except OSError as error:
             note(
-                f"{name}: nothing is kept of the finetuning, as nothing can be written to {folder} "
-                f"({error.strerror or error}). If it is interrupted, it starts anew."
+                f"{name}: the state of the finetuning is not kept, because {folder} cannot be written "
+                f"({error.strerror or error}). If the finetuning is interrupted, it starts anew."
             )
             kept = None
         yield kept
@@ -108,8 +108,8 @@ def claimed(folder: Path, description: dict[str, Any], name: str) -> Iterator[Ke
 def _claim(
     folder: Path, description: dict[str, Any], name: str, stack: ExitStack, *, last: bool
 ) -> Kept | None:
-    """Return `folder` if it is this finetuning's or nobody's, and lock it until the stack is left; None if it is
-    another's. last: there is no other folder to try. Raises OSError where it cannot be made."""
+    """Lock `folder` until the stack is left, and return it, if it belongs to this finetuning or to none; None if it
+    belongs to another. last: there is no other folder to try. Raises OSError if the folder cannot be created."""
     path = folder / DESCRIPTION
     if not last and _another(path, description, name):
         return None
@@ -122,7 +122,7 @@ def _claim(
             got=str(folder),
             fix="Wait until it has ended; then the same command goes on from its state",
         ) from None
-    if not last and _another(path, description, name):  # by now
+    if not last and _another(path, description, name):  # another process may have written it meanwhile
         return None
     if path.exists():
         if differences := _read_differences(path, description):
@@ -135,7 +135,7 @@ def _claim(
         return Kept(folder, _writable(folder), description)
     if any(name.startswith(checkpoint.PREFIX) for name in before):
         raise CheckpointError(
-            "The folder holds a finetuning's state, but not what it is of", got=str(folder), fix=_REMOVE
+            "The folder holds a finetuning's state, but no finetune.json", got=str(folder), fix=_REMOVE
         )
     write_json(path, description)
     return Kept(folder, True, description)
@@ -145,23 +145,23 @@ _REMOVE = "Remove the folder; the same command then starts over"
 
 
 def _another(path: Path, description: dict[str, Any], name: str) -> bool:
-    """Whether the folder of `path` holds the state of another finetuning; it is said."""
+    """Whether the folder of `path` holds the state of another finetuning. If so, a note says so."""
     if path.exists() and (differences := _read_differences(path, description)):
         note(
-            f"{name}: {path.parent} keeps the state of another finetuning. {differences}. This one's lies beside it."
+            f"{name}: {path.parent} keeps the state of another finetuning. {differences}. The new state goes beside it."
         )
         return True
     return False
 
 
 def _read_differences(path: Path, description: dict[str, Any]) -> str:
-    """Return in words how the finetuning of a folder differs from this one; "" where it is this one."""
+    """Return in words how the finetuning of a folder differs from this one; "" if it is this one."""
     try:
         found = read_json(path)
     except ValueError as error:
-        return f"What it is of cannot be read ({error})"
+        return f"Its description cannot be read ({error})"
     if isinstance(found, dict) and "pictures" not in found:
-        return "An earlier version left it, which did not write down of which pictures it is"
+        return "An earlier version wrote it, which did not note the pictures"
     differences = list(_differences(found, description))
     return "It differs in " + "; ".join(differences[:5]) if differences else ""
 
@@ -177,9 +177,9 @@ def _writable(folder: Path) -> bool:
 
 
 def header(config: Config, description: dict[str, Any], epochs: int) -> dict[str, str]:
-    """Return the text for the header of a classifier's weights: its model's configuration, and what it is of.
+    """Return the header for a classifier's weights: the configuration of its model, and the finetuning's description.
 
-    description: as `describe` gives it. epochs: how many the weights have behind them.
+    description: as `describe` gives it. epochs: the number of epochs that the weights were trained for.
     """
     about = {**description, "epochs": epochs, "config": metadata.describe(config)[metadata.KEY]}
     return {metadata.CLASSIFIER: json.dumps(about, sort_keys=True)}
@@ -193,9 +193,9 @@ def save(
     step: int,
     losses: list[float],
 ) -> None:
-    """Write the state after an epoch; the one before it goes only when the new one is complete.
+    """Write the state after an epoch. The state before it is removed only when the new state is complete.
 
-    config: of the model that was started from.
+    config: the configuration of the model at the start.
     """
     folder, texts = kept.folder, header(config, kept.description, len(losses))
     try:
@@ -211,9 +211,9 @@ def save(
 
 
 def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
-    """Put back the folder's last state, if it has one; return the losses of the epochs done.
+    """Restore the folder's last state, if it has one. Return the losses of the finished epochs.
 
-    Raises CheckpointError when the state is damaged.
+    Raises CheckpointError if the state is damaged.
     """
     checkpoints = checkpoint.list_checkpoints(folder)
     if not checkpoints:
@@ -238,7 +238,7 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
 
 
 def _differences(there: Any, here: Any, key: str = "") -> Any:
-    """Yield `key: value there, value here` for what differs between two plain trees."""
+    """Yield `key (value there, value here)` for each difference between two plain trees."""
     if isinstance(there, dict) and isinstance(here, dict):
         for name in sorted(there.keys() | here.keys()):
             yield from _differences(there.get(name), here.get(name), f"{key}.{name}" if key else name)
