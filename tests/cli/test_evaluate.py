@@ -183,13 +183,8 @@ def test_a_run_that_cannot_be_written_is_measured(run, photos, short, monkeypatc
     assert main(["evaluate", str(run), f"finetune:{photos}"]) == 0
     printed = capsys.readouterr()
     assert "Read-only file system" in printed.err
-<<<<<<< HEAD
     assert "No file keeps the results; --out FILE writes them." in printed.err
-    assert "nothing is kept of the finetuning" in caplog.text
-=======
-    assert "No file keeps the results; --out FILE would." in printed.err
     assert "the state of the finetuning is not kept" in caplog.text
->>>>>>> wd
     assert "finetune:photos" in printed.out
     assert not (run / "results.json").exists()
 
