@@ -145,7 +145,7 @@ def test_rows_of_an_image_are_one_record(table, name):
     assert [source._paths[i] for i in range(len(source))] == ["b.jpg", "a.jpg", "c.jpg"]
     assert pairs([source[0], source[1]]) == [("b.jpg", ("1", "3", "4")), ("a.jpg", ("2",))]
     assert source.note.endswith(
-        "(guessed). 6 rows name 3 images: each is one record, with the captions of its rows"
+        "(guessed). 6 rows name 3 images: each image is one record, with the captions of its rows"
     )
     assert pairs([pickle.loads(pickle.dumps(source))[0]]) == pairs([source[0]])
 
@@ -219,9 +219,9 @@ def test_what_the_csv_module_writes_is_read_back(tmp_path_factory, captions, tab
         ),
         ("a.jpg#0\ta dog\na.jpg#1\ta cat\n", "t.txt", "put a line of names above it"),
         ("image^caption\na.jpg^a dog\n", "t.csv", "comma, semicolon, tab or pipe between them; it has none"),
-        ("image,caption\n'x.jpg',a dog\n", "t.csv", "stand in quotes that are not taken for such"),
-        ('image,caption\n"=IMAGE(""a.jpg"")",a dog\n', "t.csv", "formulas of a spreadsheet"),
-        ('image,caption\n"a.jpg, b.jpg",a dog\n', "t.csv", "several files each: write a row for each"),
+        ("image,caption\n'x.jpg',a dog\n", "t.csv", "in quotes of a kind that is not recognised"),
+        ('image,caption\n"=IMAGE(""a.jpg"")",a dog\n', "t.csv", "spreadsheet formulas"),
+        ('image,caption\n"a.jpg, b.jpg",a dog\n', "t.csv", "names several files: write one row for each"),
         ("", "t.csv", "has no rows"),
         ("image,caption\n", "t.csv", "has no rows"),
         ("\n \n", "t.jsonl", "has no rows"),
@@ -235,7 +235,7 @@ def test_what_the_csv_module_writes_is_read_back(tmp_path_factory, captions, tab
         (
             "image,caption\na.jpg,x\nb.jpg,Stra\xdfe\n".encode("latin1"),
             "t.csv",
-            "Line 3 of .* not UTF-8.*CP1252: so read, it says 'b.jpg,Straße'.*iconv -f CP1252",
+            "Line 3 of .* not UTF-8.*CP1252: read that way, it says 'b.jpg,Straße'.*iconv -f CP1252",
         ),
         ("image,caption\na.jpg,x\n".encode("utf-16"), "t.csv", "Line 1 of .* UTF-16"),
         ('{"image": "a.jpg", "caption": "x"}\n{"image": "b.j', "t.jsonl", "Line 2 of .* not valid JSON"),
