@@ -168,7 +168,7 @@ def test_rows_without_an_image_are_left_out_and_counted(table):
     assert len(source) == 1
     assert source.contents.reasons() == ["2 × the row names no image, for example row 2"]
     assert "rows name" not in source.note
-    assert "as in merged cells, write its name into each of them" in source.note
+    assert "as in merged cells, write the picture's name into each row" in source.note
 
 
 def test_jsonl_rows_may_lack_columns(table):
@@ -315,10 +315,10 @@ def test_a_column_that_names_no_image(table):
     ):
         table('{"image": 5, "caption": "x"}\n{"image": 6, "caption": "y"}', "t.jsonl")
     with pytest.raises(
-        DataError, match="not where they were looked for.*the column that does with --data.image-column: f"
+        DataError, match="not where they were looked for.*name the column that does with --data.image-column: f"
     ):
         table("image,f,caption\nx,a.jpg,y\n", image_column="image")
-    with pytest.raises(DataError, match="if 'image' does not name the files, the column that does"):
+    with pytest.raises(DataError, match="if 'image' does not name the files, name the column that does"):
         table("image,caption\n1,x\n2,y\n")
     with pytest.raises(DataError, match="'caption' of .* holds no texts.*Got: .*5, of type int"):
         table('{"image": "a.jpg", "caption": 5}', "t.jsonl")
@@ -376,7 +376,7 @@ def test_captions_as_objects(table):
 def test_placeholders_are_counted(table):
     source = table('image,caption\na.jpg,nan\nb.jpg,NULL\nb.jpg,"None"\na.jpg,a dog\n')
     assert source[0].captions == ("nan", "a dog")
-    assert "Captions that only say that there is none: 3, such as 'nan'" in source.note
+    assert "Captions that are placeholders for a missing text: 3, such as 'nan'" in source.note
 
 
 def test_what_lies_in_a_table(table):
