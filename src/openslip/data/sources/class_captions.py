@@ -118,7 +118,7 @@ class ClassCaptions(Source):
             remark,
         ]
         if part.split in ("val", "test"):
-            said.append(f"These images are the {part.split} split of {labelled.name}, which has no other split")
+            said.append(f"The images are the {part.split} split of {labelled.name}, which has no other")
         self.note = "\n".join(filter(None, said))
 
     def __len__(self) -> int:

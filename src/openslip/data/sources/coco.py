@@ -141,7 +141,9 @@ def _images(entries: list[Any], contents: Contents, path: Path) -> dict[Id, str]
         elif number not in images:
             images[number] = name
         elif images[number] == name:
-            seen.leave_out("the image is listed before, with the same file name", f"id {number}, {name}", lost=False)
+            seen.leave_out(
+                "the image is listed before, with the same file name", f"id {number}, {name}", lost=False
+            )
         else:
             raise DataError(
                 f"The image id {number} of {path} stands for two files",

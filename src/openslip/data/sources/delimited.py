@@ -295,9 +295,7 @@ class _Reader:
             ),
         )
         if reason.startswith("new-line character"):
-            cause = (
-                "A carriage return is in the middle of the line: some lines end with one, others do not"
-            )
+            cause = "A carriage return is in the middle of the line: some lines end with one, others do not"
             fix = "Save the table with one kind of line ends, or put the cell with the line break in double quotes"
         elif re.search(r"[A-Za-z0-9+/]{1000}", text[:100_000]):
             cause, fix = (

@@ -177,7 +177,7 @@ class _Listing:
         seen: set[tuple[int, int]] = set()
         for parent, folders, files in os.walk(self.folder, onerror=_cannot_list, followlinks=True):
             status = os.stat(parent)
-            if (status.st_dev, status.st_ino) in seen:  # reached again through a link, perhaps in an endless loop
+            if (status.st_dev, status.st_ino) in seen:  # reached again through a link, perhaps endlessly
                 folders.clear()
                 continue
             seen.add((status.st_dev, status.st_ino))

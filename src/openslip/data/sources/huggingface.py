@@ -93,7 +93,9 @@ def open_hub(
         return _open_picked(found, "", split, spec, options)
     parts = name.split("/")
     if not 2 <= len(parts) <= 3 or not all(re.fullmatch(r"\w[\w.-]*", part) for part in parts):
-        raise DataError("There is no such folder, and this cannot be the name of a set on the hub", got=name, fix=_HOW)
+        raise DataError(
+            "There is no such folder, and this cannot be the name of a set on the hub", got=name, fix=_HOW
+        )
     repository, config = "/".join(parts[:2]), "".join(parts[2:])
     if scheme == "hf":
         dataset = _download(repository, config, split or "train")
@@ -203,7 +205,7 @@ class HubDataset(Source):
         key = f"{self.name}:{index}"
         try:
             return key, read(index)
-        except (OSError, ValueError, LookupError) as error:  # files that are gone or damaged; text that is not UTF-8
+        except (OSError, ValueError, LookupError) as error:  # files gone or damaged; text that is not UTF-8
             raise DataError("The row cannot be read", got=key, cause=str(error)) from None
 
     def _values_of_file(self, index: int) -> list[Any] | None:
@@ -291,7 +293,9 @@ def pick(files: dict[str, str], config: str, split: str, where: str) -> list[str
     if wanted not in by_split:
         raise DataError(
             f"{where} has no split {split or 'train'!r} among its Parquet files",
-            fix=did_you_mean(split or "train", filter(None, by_split)) if any(by_split) else "Leave the split out",
+            fix=did_you_mean(split or "train", filter(None, by_split))
+            if any(by_split)
+            else "Leave the split out",
         )
     chosen = by_split[wanted]
     configs = {_config_of(path) for path in chosen}
@@ -357,7 +361,7 @@ def list_hub(repository: str, revision: str) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except Exception as error:  # errors of the network, the hub or its library
-        raise DataError("The hub does not list the files of the set", got=repository, cause=str(error)) from None
+        raise DataError("The hub does not list the set's files", got=repository, cause=str(error)) from None
     inside = re.compile(rf"{re.escape(root)}(@refs(%2F|/)convert(%2F|/)parquet)?/(?P<path>.+\.parquet)")
     matches = map(inside.fullmatch, found)
     return {match["path"]: f"hf://{match[0]}" for match in matches if match}

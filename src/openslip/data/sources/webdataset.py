@@ -163,7 +163,9 @@ class TarShards(Source):
                 "caption_column",
                 f"The samples of {self.name} have no captions {caption_column!r}",
                 cause="No text beside the pictures has this ending, and no key of this name in the .json holds text",
-                fix=did_you_mean(caption_column, keys) if keys else "Leave the option out: captions are then guessed",
+                fix=did_you_mean(caption_column, keys)
+                if keys
+                else "Leave the option out: captions are then guessed",
             )
         tied = Counter({fact[5:]: count for fact, count in facts.items() if fact.startswith("tied ")})
         if tied.total() > LARGE * len(self):

@@ -119,7 +119,7 @@ def _notes(against: Against) -> str:
     """Return sentences on what was not compared."""
     there, notes = against.there, ""
     if against.common:
-        notes += f" Captions in both that are not counted here, because very many records have them: {against.common:,}."
+        notes += f" Captions in both that are not counted, because very many records have them: {against.common:,}."
     if lost := there.checked - int(there.fine.sum()):
         notes += f" Records there that were not compared, because they cannot be read or decoded: {lost:,}."
     if not against.complete:

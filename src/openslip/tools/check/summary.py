@@ -162,7 +162,7 @@ class Summary:
 
     @cached_property
     def recaptioned(self) -> np.ndarray:
-        """Whether a record's image has the same bytes as an earlier one, and a caption that no earlier one has, (R,)."""
+        """Whether a record repeats the image bytes of earlier records, with a caption that none of them has, (R,)."""
         copy = self.twins != np.arange(self.checked)
         with_copies = np.isin(self.twins, self.twins[copy])
         rows = np.flatnonzero(with_copies[self._owners])
@@ -175,7 +175,7 @@ class Summary:
 
     @cached_property
     def redundant(self) -> np.ndarray:
-        """Whether a record's image has the same bytes as an earlier one, and no new captions, (R,)."""
+        """Whether a record repeats the image bytes of earlier records, and has no new captions, (R,)."""
         return (self.twins != np.arange(self.checked)) & ~self.recaptioned
 
     @property

@@ -1,4 +1,4 @@
-"""Explain in few words why records cannot be used, with counts and what can help, from the records' errors."""
+"""Explain why records cannot be used, with counts and what can help, from the records' errors."""
 
 from __future__ import annotations
 
