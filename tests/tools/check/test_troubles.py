@@ -40,7 +40,7 @@ UNKNOWN = "The file is not an image of a known format, or its header is damaged.
         (
             "The caption cannot be read. Got: 'a'. Expecting value: line 1.",
             ".json that",
-            "must be JSON",
+            "Write valid JSON",
         ),
         ("The row has no image in column 'jpg'. Got: 'a:3'.", "The row has no image in column 'jpg'", ""),
         ("Nobody has met this. Got: 3.", "Nobody has met this", ""),
