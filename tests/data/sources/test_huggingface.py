@@ -336,7 +336,7 @@ def test_one_text_that_is_no_utf8_is_one_row(tmp_path):
 def test_the_split_that_nobody_asked_for_is_said(tmp_path):
     datasets.DatasetDict({"test": make(1), "train": make(2)}).save_to_disk(str(tmp_path / "set"))
     spec = f"hf:{tmp_path}/set"
-    assert f"Split 'train' of {spec}; there are also 'test': {spec}:test" in open_hub(spec).note
+    assert f"Split 'train' of {spec} is taken; there are also 'test': {spec}:test" in open_hub(spec).note
     assert "Split" not in open_hub(f"{spec}:test").note
     for split in ("train", "validation"):
         make(1).to_parquet(str(tmp_path / f"parquet/{split}-00000-of-00001.parquet"))

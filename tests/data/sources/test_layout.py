@@ -51,7 +51,7 @@ def test_of_several_splits_that_for_training(put, ending, name):
     source = opened(folder)
     assert len(source) == 1
     assert "train" in source[0].key
-    assert "those for training are taken, 1; left out by their names: 1 × test, 1 × validation" in source.note
+    assert "the files for training are taken, 1; left out by their names: 1 × test, 1 × validation" in source.note
     both = opened(f"{folder}/*t*.{ending}")
     assert len(both) == 3
     assert "Files of several splits are taken" in both.note

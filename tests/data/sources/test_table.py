@@ -145,7 +145,7 @@ def test_rows_of_an_image_are_one_record(table, name):
     assert [source._paths[i] for i in range(len(source))] == ["b.jpg", "a.jpg", "c.jpg"]
     assert pairs([source[0], source[1]]) == [("b.jpg", ("1", "3", "4")), ("a.jpg", ("2",))]
     assert source.note.endswith(
-        "(guessed). 6 rows name 3 images: each image is one record, with the captions of its rows"
+        "(guessed). 6 rows name 3 images: each image is one record, with its rows' captions"
     )
     assert pairs([pickle.loads(pickle.dumps(source))[0]]) == pairs([source[0]])
 

@@ -79,7 +79,7 @@ def read_annotations(path: Path, lists: Iterable[str]) -> Any:
             "The file is not valid JSON",
             got=str(path),
             cause=str(error),
-            fix="If the file was cut off on the way, fetch it again; if it has one JSON object per line, name it .jsonl",
+            fix="If the file was cut off on the way, fetch it again; if it has a JSON object per line, name it .jsonl",
         ) from None
 
 

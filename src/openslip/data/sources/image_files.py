@@ -152,7 +152,7 @@ class ImageFiles(Source):
         """A sentence on merged entries, "" if there are none."""
         if self.entries == len(self):
             return ""
-        return f"{self.entries:,} rows name {len(self):,} images: each image is one record, with the captions of its rows"
+        return f"{self.entries:,} rows name {len(self):,} images: each image is one record, with its rows' captions"
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -439,7 +439,7 @@ def warn_outside(name: str, root: str, path: str) -> None:
     outside = not base or not os.path.normpath(os.path.join(base, path)).startswith(base.rstrip("/") + "/")
     if outside and name not in _said:
         _said.add(name)
-        line = f"{name} takes pictures from outside of its folder, such as {path}: check that you want these pictures copied"
+        line = f"{name} takes pictures from outside of its folder, such as {path}: check that you want them copied"
         print(printable(line), file=sys.stderr, flush=True)
 
 

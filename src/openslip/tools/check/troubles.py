@@ -24,7 +24,7 @@ _RULES = (
         "{kind}, not a picture",
         "A server has sent this in place of a picture: it may want a login, or have lost the picture",
     ),
-    (r"looks like (?P<kind>a Git LFS pointer)", "{kind}, not the picture itself", "Fetch the pictures with `git lfs pull`"),
+    (r"looks like (?P<kind>a Git LFS pointer)", "{kind}, not the picture itself", "Fetch them with `git lfs pull`"),
     (
         r"looks like (?P<kind>[^.:]+ picture): it is damaged",
         "{kind} that is damaged, or of a kind that is not read",
