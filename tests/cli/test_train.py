@@ -308,7 +308,7 @@ def test_a_share_of_the_training_data_is_held_out(tmp_path, monkeypatch) -> None
         (["--data.val", "100%"], "above 0 % and below 100 %"),
         (["--data.val=-5%"], "above 0 % and below 100 %"),
         (["--data.val", "10%%"], "neither a source nor a share"),
-        (["--data.val", "1/10"], "written in percent, as in --data.val 10%"),
+        (["--data.val", "1/10"], "in percent, as in --data.val 10%"),
         (["--data.val", "90%"], r"fewer than a batch of 16. Got: .* of 40 records.*Lower --training.batch"),
         (["--data.val", "20%", "--objective.loss", "simclr"], "embeddings of images and captions"),
         (["--data.val", "20%", "--evaluation.tasks", "knn:nowhere"], "no labelled images at this place"),

@@ -1,4 +1,4 @@
-"""What contact sheets are drawn with: pictures in boxes, lines of text in any script, and the file."""
+"""Draw contact sheets: pictures in boxes, lines of text in any script, and the file."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _OTHER_FONTS = (
     *("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial Unicode.ttf", "msyh.ttc"),
     *("PingFang.ttc", "NotoSansArabic-Regular.ttf", "NotoSansDevanagari-Regular.ttf", "wqy-zenhei.ttc"),
 )
-"""Looked for on the machine for letters that Pillow's own font lacks."""
+"""Fonts looked for on the machine, for letters that Pillow's own font lacks."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture on a sheet with lines of text below it, each with its colour. picture: (H, W, 3) uint8, None where it
-    cannot be shown."""
+    """A picture on a sheet, with lines of text and their colours below. picture: (H, W, 3) uint8, None if it cannot be
+    shown."""
 
     picture: np.ndarray | None
     texts: tuple[tuple[str, str], ...]
@@ -64,7 +64,7 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Image.Image:
 
 
 def place(sheet: Image.Image, at: tuple[int, int], pixels: np.ndarray | None) -> None:
-    """Put a picture into its box at `at`, a cross where there is none."""
+    """Put a picture into its box at `at`, or a cross if there is none."""
     x, y = at
     shown = pixels if pixels is not None else np.full((SIDE, SIDE, 3), 238, np.uint8)
     sheet.paste(fitted(shown), at)
@@ -91,7 +91,7 @@ def wrap(text: str, width: float, length: Callable[[str], float]) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """Return a text without what would break or hide a line: control and half characters become question marks."""
+    """Return a text with question marks for characters that would break or hide a line: control and half characters."""
     return "".join(c if c.isprintable() or c.isspace() else "?" for c in text)
 
 
@@ -110,7 +110,7 @@ def write_lines(
     width: float,
     most: int,
 ) -> None:
-    """Write texts, each in its colour, in `most` lines, the first on one; the last says what there is no room for."""
+    """Write texts in their colours on `most` lines at most, the first text on one; the last line counts the rest."""
     lines: list[tuple[str, str, Font]] = []
     for k, (text, colour) in enumerate(texts):
         text = printable(text[:2000])
@@ -124,7 +124,7 @@ def write_lines(
 
 
 def fitted(pixels: np.ndarray) -> Image.Image:
-    """Return a picture within SIDE × SIDE, in its own shape, on a square of paper."""
+    """Return a picture scaled to fit SIDE × SIDE, in its own proportions, on a plain square."""
     image, box = Image.fromarray(pixels), Image.new("RGB", (SIDE, SIDE), WASH)
     scale = SIDE / max(image.size)
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
@@ -133,7 +133,7 @@ def fitted(pixels: np.ndarray) -> Image.Image:
 
 
 def font_of(text: str) -> Font:
-    """Return Pillow's own font, or one of the machine's where that lacks fewer of the letters."""
+    """Return Pillow's own font, or a font of the machine that lacks fewer of the letters."""
     letters = {letter for letter in text if not letter.isspace()} - _PLAIN
     best = min(range(len(fonts())), key=lambda k: sum(_lacks(k, letter) for letter in letters))
     return fonts()[best]
@@ -141,7 +141,7 @@ def font_of(text: str) -> Font:
 
 @cache
 def fonts() -> list[Font]:
-    """Return Pillow's own font, and those of the machine that have letters of many scripts."""
+    """Return Pillow's own font, and fonts of the machine that have letters of many scripts."""
     found = [ImageFont.load_default(TEXT_SIZE)]
     for name in _OTHER_FONTS:
         try:
@@ -153,13 +153,13 @@ def fonts() -> list[Font]:
 
 @cache
 def _lacks(font: int, letter: str) -> bool:
-    """Whether a font draws a letter as it draws one that no font has."""
+    """Whether a font draws a letter like one that no font has."""
     drawn, nothing = (cast(Any, fonts()[font].getmask(c)) for c in (letter, "\U0010ffff"))
     return drawn.size == nothing.size and bytes(drawn) == bytes(nothing)
 
 
 def write_sheet(path: Path, sheet: Image.Image) -> None:
-    """Write a sheet as PNG. Raises DataError when that cannot be done."""
+    """Write a sheet as PNG. Raises DataError when it cannot be written."""
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     try:

@@ -32,17 +32,17 @@ from openslip.tools.sheet import (
 )
 
 Augment = Callable[[Tensor, Tensor, Sequence[float], Sequence[float]], Tensor]
-"""`openslip.data.augment.augment`, or what stands in for it."""
+"""`openslip.data.augment.augment`, or a function in its place."""
 
 MOST = 200
-"""Records on a sheet: programs that show pictures take sides of up to 65,535 pixels, or less."""
+"""The most records on a sheet: viewers take sides of at most 65,535 pixels, or fewer."""
 _TEXT_WIDTH = 400
 _TITLES = {"image": "view with the caption", "ssl": "self-supervised", "local": "local crop"}
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A record as the sheet shows it: views by name, (size, size, 3) uint8; or why there are none."""
+    """A record as the sheet shows it: views by name, (size, size, 3) uint8; or the trouble, why there are none."""
 
     key: str
     captions: tuple[str, ...]
@@ -61,11 +61,11 @@ def contact_sheet(
     seed: int = 0,
     recipe: str = "",
 ) -> Image.Image:
-    """Draw the first `count` records that a training run with this seed reads, a row each.
+    """Draw the first `count` records that a training run with this seed reads, one row each.
 
     Crops and augmentations are those of the run's first epoch; the views' pixels are shown unsmoothed and without
-    normalisation. A record that cannot be read is shown with the reason. views: those of the run's loss. recipe: the
-    name to head the sheet with.
+    normalisation. A record that cannot be read is shown with the reason. views: the views of the run's loss. recipe:
+    the name in the head of the sheet.
 
     Raises ConfigError for settings out of range, DataError when the source has no records.
     """
@@ -84,7 +84,7 @@ def contact_sheet(
 
 
 def titles(views: Sequence[View]) -> list[str]:
-    """Return what views are called on the sheet: by their kind, numbered but for the only one with the caption."""
+    """Return the titles of views on the sheet: their kinds, numbered except for a single view with the caption."""
     kinds = [view.kind for view in views]
     return [
         _TITLES.get(kind, kind) + ("" if kind == "image" and kinds.count(kind) == 1 else f" {number}")
@@ -101,7 +101,7 @@ def look(reader: SampleReader, position: int, augment: Augment) -> Shown:
         record = reader.source[index]
         key, captions = record.key, record.captions
         picture = decode(record.image, SIDE)
-        # The loader's size, for the crops are drawn in its pixels.
+        # The loader's size, because crops are drawn in the loader's pixels.
         image = decode(record.image, reader.min_side(reader.configs))
     except DataError as error:
         return Shown(key, captions, None, {}, str(error))
@@ -134,7 +134,7 @@ def _sheet(head: list[str], views: list[str], rows: list[Shown]) -> Image.Image:
 
 
 def _captions(pen: ImageDraw.ImageDraw, at: tuple[int, int], row: Shown) -> None:
-    """Write the key, what is wrong, and as many captions as fit."""
+    """Write the key, the trouble, and as many captions as fit."""
     entries = [(row.trouble, BAD)] if row.trouble else []
     dash = "- " if len(row.captions) > 1 else ""
     entries += [(dash + (caption or "(empty caption)"), INK) for caption in row.captions]

@@ -1,9 +1,9 @@
-"""A share of the training data held out to measure on: `--data.val 10%`.
+"""Hold out a share of the training data to measure on: `--data.val 10%`.
 
 Records with an equal caption, or the same or nearly the same picture, are a group (`openslip.tools.check.groups`), and
-a group lies on one side. Which side follows from the group's own content and from nothing else: neither the order of
-the records, nor the seed, nor who reads them. So runs with other seeds can be compared, and where records are added,
-all groups that they do not join stay where they were. The price is that the share is met only about.
+a group is on one side. The side depends only on the group's own content: not on the order of the records, nor on the
+seed, nor on the process that reads them. So runs with other seeds can be compared. When records are added, every group
+that they do not join stays on its side. The price is that the share is met only roughly.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from openslip.tools.check.facts import FINE
 from openslip.tools.check.groups import COMMON, NONE, Groups, group, most_in_common
 
 VERSION = 1
-"""Of what is cached: counts up when the rules change by which records belong together."""
+"""Version of the cache: counts up when the rules of grouping change."""
 FEW = 50
-"""Records held out of which fewer are too few to measure on: one of them moves a recall by 2 % or more."""
-HOW = "A share of the training data is written in percent, as in --data.val 10%"
+"""Fewer held-out records than this are too few to measure on: one record moves a recall by 2 % or more."""
+HOW = "Write a share of the training data in percent, as in --data.val 10%"
 
 _NUMBER = re.compile(r"[\s\d.,+\-/%‰]*(per\s?cent|pct|records|samples|images)?\s*", re.IGNORECASE)
 _PERCENT = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*(?:%|per\s?cent)\s*", re.IGNORECASE)
@@ -71,7 +71,7 @@ def share_of(spec: str) -> float | None:
 
 @dataclass(frozen=True)
 class _Found:
-    """What is kept of a source for other splits of it: the records' keys (see `Groups`), those with captions, words."""
+    """What is cached of a source for other splits: the records' keys (see `Groups`), which have captions, and notes."""
 
     keys: np.ndarray
     captioned: np.ndarray
@@ -89,12 +89,12 @@ def split(
 ) -> tuple[Subset, Subset]:
     """Return what is left of a source to train on, and about `share` of it to measure on; both have `held_out`.
 
-    Reads and decodes every record once, in `processes`, shared out among the `ranks`, as `slip data check` does; what
-    was found is kept in the cache folder. spec: what `source` was opened by, so that files that have changed since
-    are read again. A record that cannot be used stays in training, to be counted there; so does a group without a
-    caption, on which retrieval measures nothing.
+    Reads and decodes every record once, in `processes`, divided among the `ranks`, as `slip data check` does. The
+    findings are kept in the cache folder. spec: the spec of `source`, so that files that have changed since are read
+    again. A record that cannot be used stays in training, which counts it. A group without a caption also stays in
+    training, because retrieval measures nothing on it.
 
-    Raises DataError where no record or no two groups can be told apart.
+    Raises DataError when no record can be held out, or when only one group could be.
     """
     source, ranks = as_source(source), ranks or Processes()
     with ranks.together():
@@ -124,7 +124,7 @@ def split(
 
 def _look(records: np.ndarray, captions: np.ndarray, of_class: np.ndarray) -> _Found:
     usable = (records["state"] == FINE) & (records["captions"] > 0)
-    if of_class.any():  # their captions are equal by the hundred, and tie none together
+    if of_class.any():  # hundreds of their captions are equal, and tie no records together
         captions = captions[np.repeat(~of_class, records["captions"])]
         records = records.copy()
         records["captions"][of_class] = 0
@@ -133,7 +133,7 @@ def _look(records: np.ndarray, captions: np.ndarray, of_class: np.ndarray) -> _F
 
 
 def _notes(groups: Groups) -> list[str]:
-    """Return what is not as one may expect, in sentences."""
+    """Return sentences on what may be unexpected."""
     notes = []
     for number, what, most in (
         (groups.common_captions, "captions", most_in_common(len(groups.keys))),
@@ -156,26 +156,26 @@ def _notes(groups: Groups) -> list[str]:
 
 
 def _choose(found: _Found, share: float, name: str) -> tuple[np.ndarray, HeldOut]:
-    """Return which records are held out, (R,) bool, and the words for it.
+    """Return which records are held out, (R,) bool, and a description.
 
-    A group is held out when its key lies below the share of all values; where none does, the one with the smallest
-    key is. So more records never move a group, but for that one.
+    A group is held out when its key is below the share of all values; if none is, the group with the smallest key is
+    held out. So added records never move a group, except for that one.
     """
     keys, which, sizes = np.unique(found.keys, return_inverse=True, return_counts=True)
     speaks = np.zeros(len(keys), bool)
     speaks[which[found.captioned]] = True
-    eligible = np.flatnonzero(speaks & (keys != NONE))  # by their keys, which are sorted
+    eligible = np.flatnonzero(speaks & (keys != NONE))  # sorted by key
     if not len(eligible):
         raise DataError(
-            f"Nothing of {name} can be held out: no record has a picture that can be decoded and a caption",
+            f"Nothing of {name} can be held out: no record has both a picture that can be decoded and a caption",
             got=f"{len(found.keys):,} records",
-            fix="`slip data check SOURCE` says what is wrong with them",
+            fix="Run `slip data check SOURCE` to see what is wrong with the records",
         )
     if len(eligible) == 1:
         raise DataError(
-            f"{name} cannot be split: all its records hang together by equal captions, and equal or near pictures",
+            f"{name} cannot be split: all records are one group, tied by equal captions and equal or near pictures",
             got=f"{len(found.keys):,} records, one group",
-            fix="Give a source of its own as --data.val",
+            fix="Give another source as --data.val",
         )
     below = int(np.searchsorted(keys[eligible], np.uint64(min(int(share * 2**64), 2**64 - 1))))
     chosen = np.zeros(len(keys), bool)
@@ -186,13 +186,13 @@ def _choose(found: _Found, share: float, name: str) -> tuple[np.ndarray, HeldOut
     if largest > max(0.05, share / 2) * len(held) and largest > 2:
         notes.insert(
             0,
-            f"one group has {largest:,} of the {len(held):,} records, so the share can hardly be met: its records hang "
-            "together, each by a caption or picture that is equal or nearly so to the next one's",
+            f"one group has {largest:,} of the {len(held):,} records, so the share can hardly be met: each of its "
+            "records has a caption or picture that is equal, or nearly equal, to another record's",
         )
     if held.sum() < FEW:
         notes.append(
-            f"only {held.sum():,} records are held out: a number on so few says little. A larger share, or a "
-            "source of its own as --data.val, says more"
+            f"only {held.sum():,} records are held out: a result on so few says little. A larger share, or "
+            "another source as --data.val, says more"
         )
     digest = hashlib.blake2b(np.packbits(held).tobytes(), digest_size=8).hexdigest()
     about = HeldOut(share, int(held.sum()), int(chosen.sum()), len(held), digest, tuple(notes))
@@ -200,7 +200,7 @@ def _choose(found: _Found, share: float, name: str) -> tuple[np.ndarray, HeldOut
 
 
 def _cache_file(source: Source, spec: str) -> Path:
-    """Return where in the cache folder it is kept what was found of a source with this content."""
+    """Return the file in the cache folder for the findings on a source with this content."""
     about = [
         VERSION,
         spec or source.name,
@@ -212,7 +212,7 @@ def _cache_file(source: Source, spec: str) -> Path:
 
 
 def _stamps(spec: str) -> str:
-    """Return a digest of names, sizes and times of the files on this machine that a spec stands for."""
+    """Return a digest of the names, sizes and times of the files on this machine that a spec names."""
     found = hashlib.blake2b(digest_size=16)
     for _, term in split_mixture(spec) if spec and not os.path.exists(spec) else [(1, spec)]:
         term = term.removeprefix("hf:").removeprefix(LABELS)
@@ -231,7 +231,7 @@ def _stamps(spec: str) -> str:
 
 
 def _files(path: str) -> Iterator[str]:
-    """Yield a file, or all in a folder and those below it."""
+    """Yield a file, or all files in a folder and below it."""
     if not os.path.isdir(path):
         yield path
     for folder, folders, files in os.walk(path):
@@ -240,7 +240,7 @@ def _files(path: str) -> Iterator[str]:
 
 
 def _keep(path: Path, found: _Found) -> None:
-    """Write down what was found; where that cannot be done, the next run reads all again."""
+    """Keep the findings; if they cannot be written, the next run reads all records again."""
     body = found.keys.astype("<u8").tobytes() + np.packbits(found.captioned).tobytes()
     head = json.dumps([len(found.keys), found.notes, hashlib.blake2b(body, digest_size=16).hexdigest()])
     try:

@@ -249,7 +249,7 @@ def test_templates_that_are_none_are_refused(tmp_path, name, text, why) -> None:
 
 
 def test_bad_input_is_refused_in_words(tmp_path) -> None:
-    with pytest.raises(DataError, match="labelled images are not named.*labels:FOLDER"):
+    with pytest.raises(DataError, match="names no labelled images.*labels:FOLDER"):
         open_source("labels:")
     with pytest.raises(DataError, match="no labelled images at this place"):
         opened(tmp_path / "nowhere")
@@ -284,7 +284,7 @@ def test_classes_of_one_name_are_one(tmp_path) -> None:
     source = opened(tmp_path / "birds.parquet")
     assert source.class_names == ("crane", "owl")
     assert [source.label(i) for i in range(4)] == [0, 1, 0, 1]
-    assert "Classes of one name have equal captions, and count as one class: crane" in source.note
+    assert "Classes with the same name have equal captions, and count as one class: crane" in source.note
 
 
 def test_in_a_mixture_only_its_records_have_a_class(tmp_path) -> None:

@@ -126,7 +126,7 @@ def test_what_is_not_used_is_said(coco):
     assert [record.captions for record in source] == [("a dog",), ("first", "second", "third")]
     assert (source.contents.things, source.contents.seen, source.contents.used) == ("annotations", 12, 4)
     assert {reason: (left.count, left.lost) for reason, left in source.contents.left_out.items()} == {
-        "the image is listed before, alike": (1, False),
+        "the image is listed before, with the same file name": (1, False),
         "the image has no usable 'id' and 'file_name'": (1, True),
         "the file does not list its image": (1, True),
         "the annotation has no caption": (2, True),
@@ -145,7 +145,7 @@ def test_an_image_without_annotations_is_a_record_without_caption(coco):
 @pytest.mark.parametrize("other", [9, "9", 9.0])
 def test_an_id_of_two_files_is_an_error(coco, other):
     images = [*IMAGES, {"id": other, "file_name": "b.jpg"}]
-    with pytest.raises(DataError, match=r"id 9 .*two files.*000009\.jpg and b\.jpg.*ids overlap"):
+    with pytest.raises(DataError, match=r"id 9 .*two files.*000009\.jpg and b\.jpg.*overlapping ids"):
         CocoCaptions(coco(data={"images": images, "annotations": ANNOTATIONS}))
 
 

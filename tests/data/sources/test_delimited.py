@@ -121,13 +121,13 @@ def test_quotes_between_tabs_are_text(tmp_path):
 def test_a_quote_does_not_swallow_rows(tmp_path):
     text = 'image,caption\na.jpg,"a dog\nb.jpg,a cat\nc.jpg,a bird"\nd.jpg,a fish\n'
     with pytest.raises(
-        DataError, match=r"goes from line 2 to line 4, over what looks like rows.*lone double quote"
+        DataError, match=r"runs from line 2 to line 4, across what looks like rows.*lone double quote"
     ):
         read(tmp_path, text)
-    with pytest.raises(DataError, match="goes from line 2 to line 4"):
+    with pytest.raises(DataError, match="runs from line 2 to line 4"):
         read(tmp_path, 'image,caption\np1,"a dog\np2,a cat\np3,a bird"\n')
     many = "image,caption\n" + 'x,"x\n' + "".join(f"{n},caption {n}\n" for n in range(2, 60)) + '60,x"\n'
-    with pytest.raises(DataError, match="goes from line 2 to line 61"):
+    with pytest.raises(DataError, match="runs from line 2 to line 61"):
         read(tmp_path, many)
     named = 'image\tcaption\np1\t"a dog\np2\ta cat\np3\ta bird"\n'
     assert read(tmp_path, named, "t.tsv")[1:] == [["p1", '"a dog'], ["p2", "a cat"], ["p3", 'a bird"']]
@@ -140,8 +140,8 @@ def test_a_quote_does_not_swallow_rows(tmp_path):
     [
         ("image,caption\na.jpg,a dog\rb.jpg,a cat\n", "Line 2 .*carriage return.*one kind of line ends"),
         ("image\tcaption\na.jpg\ta dog\rb.jpg\ta cat\n", "Line 2 .*carriage return"),
-        ('image,caption\na.jpg,"a, dog" \nb.jpg,x\n', "Line 2 .*blank stands between a closing double quote"),
-        ('image,caption\n"a.jpg" ,"a, dog"\n', "Line 2 .*blank stands"),
+        ('image,caption\na.jpg,"a, dog" \nb.jpg,x\n', "Line 2 .*blank between a closing double quote"),
+        ('image,caption\n"a.jpg" ,"a, dog"\n', "Line 2 .*blank between"),
         ('image,caption\na.jpg,"a \\"big\\" dog"\n', "Line 2 .*escaped with backslashes"),
         ("image,caption\n" + "/9j/" * 50_000 + ",x\n", "Line 2 .*picture in base64"),
         ("image,caption\na.jpg," + "x" * (17 << 20), "Line 2 of .* too long"),
@@ -222,5 +222,5 @@ def test_encodings_of_old_macs_and_of_single_lines(tmp_path):
     with pytest.raises(DataError, match="Line 2 of .*sailor’s café.*iconv -f MACINTOSH"):
         list(read_lines(path))
     path.write_bytes("image,caption\na.jpg,Köln\nb.jpg,Füße\nc.jpg,Öl\n".encode() + b"d.jpg,Caf\xe9\n")
-    with pytest.raises(DataError, match="Line 5 of .*Most of the file is.*would spoil the others"):
+    with pytest.raises(DataError, match="Line 5 of .*Most of the file is.*would spoil the other lines"):
         list(read_lines(path))

@@ -60,7 +60,7 @@ def test_no_images(tmp_path):
     with pytest.raises(DataError, match=r"2 × \.txt.*without extension.*give the table"):
         ImageFolder(tmp_path)
     for name, message in (
-        ("a.heic", "Make JPEGs of them"),
+        ("a.heic", "Convert them to JPEG"),
         ("a.csv", r"Give the table instead of the folder: .*/a\.csv"),
         ("sub/a.tar", r"/\*\*/\*\.tar'"),
     ):
@@ -113,7 +113,7 @@ def test_captions_beside_the_images(tmp_path):
     }
     assert source.contents.seen == 20
     assert {reason: (left.count, left.lost) for reason, left in source.contents.left_out.items()} == {
-        "a text beside no image, or beside one that has another": (2, True),
+        "a text beside no image, or beside an image that has another text": (2, True),
         ".json is not read": (1, False),
         ".md is not read": (1, False),
         "hidden files": (1, False),

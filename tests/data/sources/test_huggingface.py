@@ -121,7 +121,7 @@ def test_columns_of_a_dataset(tmp_path):
     paths = datasets.Dataset.from_dict({"path": ["a.jpg"], "text": ["x"]})
     (tmp_path / "a.jpg").write_bytes(b"a")
     assert HubDataset(paths, name="pets", image_root=str(tmp_path))[0].image == b"a"
-    with pytest.raises(DataError, match="only the name of it"):
+    with pytest.raises(DataError, match="only the image's name"):
         HubDataset(paths, name="pets")[0]
     with pytest.raises(DataError, match="no rows"):
         HubDataset(plain.select([]), name="pets")
@@ -218,7 +218,7 @@ def test_what_the_hub_is_asked(monkeypatch, at):
         found = huggingface.list_hub("owner/name", revision)
         assert found == {path: f"hf://datasets/owner/name{placed}/{path}"}
         assert huggingface.list_hub("owner/gone", revision) == {}
-    with pytest.raises(DataError, match="hub does not say.*503"):
+    with pytest.raises(DataError, match="hub does not list.*503"):
         open_hub("hf-stream:owner/down")
 
 
@@ -243,7 +243,7 @@ def test_download(monkeypatch, tmp_path):
     "spec", ["hf:", "hf:name", "hf-stream:a/b/c/d", "hf:../x/y", "hf:no such/folder", "hf:/a/b"]
 )
 def test_names_that_are_none(spec):
-    with pytest.raises(DataError, match="no such folder, and it is no name of a set"):
+    with pytest.raises(DataError, match="no such folder, and this cannot be the name of a set"):
         open_hub(spec)
 
 
@@ -336,7 +336,7 @@ def test_one_text_that_is_no_utf8_is_one_row(tmp_path):
 def test_the_split_that_nobody_asked_for_is_said(tmp_path):
     datasets.DatasetDict({"test": make(1), "train": make(2)}).save_to_disk(str(tmp_path / "set"))
     spec = f"hf:{tmp_path}/set"
-    assert f"Split 'train' of {spec}; there are also 'test': {spec}:test" in open_hub(spec).note
+    assert f"Split 'train' of {spec} is taken; there are also 'test': {spec}:test" in open_hub(spec).note
     assert "Split" not in open_hub(f"{spec}:test").note
     for split in ("train", "validation"):
         make(1).to_parquet(str(tmp_path / f"parquet/{split}-00000-of-00001.parquet"))

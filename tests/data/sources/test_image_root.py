@@ -124,11 +124,11 @@ def test_the_usual_folders_beside_a_table(make, kind, folder):
 
 def test_advice_that_can_help(make, tmp_path):
     for there, named, advised in (
-        ("deep/er/a.jpg", "er/a.jpg", "They are in '.*/deep': give that folder with --data.image-root"),
+        ("deep/er/a.jpg", "er/a.jpg", "The images are in '.*/deep': give that folder with --data.image-root"),
         ("deep/er/a.jpg", "/home/me/a.jpg", "'.*/deep/er/a.jpg' is there"),
         ("deep/er/a.jpg", "b.jpg", "Give the folder that the paths are relative to with --data.image-root"),
     ):
-        with pytest.raises(DataError, match=f"none is there.*{advised}"):
+        with pytest.raises(DataError, match=f"None of the .* is there.*{advised}"):
             open_source(make("t.csv", [there], [named]))
     with pytest.raises(DataError, match=r"There is no folder '.*/none'.*Give the folder"):
         open_source(make("t.csv", ["deep/er/a.jpg"], ["er/b.jpg"]), image_root=str(tmp_path / "none"))
@@ -196,5 +196,5 @@ def test_files_from_a_server_know_no_place_on_this_machine(tmp_path, server, jpe
     images = [{"bytes": jpeg, "path": ""}, {"bytes": None, "path": str(tmp_path / "secret.jpg")}]
     pq.write_table(pa.table({"image": pa.array(images, kind), "caption": ["a", "b"]}), tmp_path / "t.parquet")
     server.files["/t.parquet"] = (tmp_path / "t.parquet").read_bytes()
-    with pytest.raises(DataError, match="only the name of it"):
+    with pytest.raises(DataError, match="only the image's name"):
         open_source(f"{server.url}/t.parquet")[1]

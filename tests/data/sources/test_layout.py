@@ -51,7 +51,10 @@ def test_of_several_splits_that_for_training(put, ending, name):
     source = opened(folder)
     assert len(source) == 1
     assert "train" in source[0].key
-    assert "those for training are taken, 1; left out by their names: 1 × test, 1 × validation" in source.note
+    assert (
+        "the files for training are taken, 1; left out by their names: 1 × test, 1 × validation"
+        in source.note
+    )
     both = opened(f"{folder}/*t*.{ending}")
     assert len(both) == 3
     assert "Files of several splits are taken" in both.note
@@ -167,7 +170,7 @@ def test_tables_beside_shards_are_named(put):
     folder = put("0.tar", "0.parquet", "pairs.csv")  # as img2dataset leaves 0.parquet
     source = opened(folder)
     assert type(source) is TarShards
-    assert source.note == f"Not read, beside what is taken of {folder}: pairs.csv"
+    assert source.note == f"Tables in {folder} that are not read: pairs.csv"
 
 
 @pytest.mark.parametrize(
@@ -202,7 +205,7 @@ def test_another_table_in_a_folder_of_pictures_is_named(put, tmp_path):
     (tmp_path / "pairs.csv").write_text("file_name,caption\n1.jpg,one\n")  # which may name but a few of them
     source = opened(folder)
     assert type(source) is ImageFolder
-    assert f"If they are in {folder}/pairs.csv, give that instead" in source.note
+    assert f"If the captions are in {folder}/pairs.csv, give that file instead" in source.note
 
 
 def test_what_img2dataset_leaves_as_files(put, tmp_path):

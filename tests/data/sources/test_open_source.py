@@ -193,10 +193,10 @@ def test_nothing_and_nowhere():
     [
         (
             "https://server/pairs.csv",
-            r"only tar shards and Parquet files can be read.*pairs\.csv'.*Copy it to a disk",
+            r"Only tar shards and Parquet files can be read.*pairs\.csv'.*Copy the file to a disk",
         ),
         ("https://server/pairs.csv?key=secret", r"pairs\.csv'\."),
-        ("s3://bucket/captions.json", "only tar shards and Parquet files can be read"),
+        ("s3://bucket/captions.json", "Only tar shards and Parquet files can be read"),
         ("https://server/a-{0..3}.tgz", "only if all of them are .tar"),
         ("https://server/a.tar.zst", "compressed.*unzstd"),
         ("https://server/a-{0..1}.{tar,csv}", r"only if all of them are .tar.*a-1\.csv"),

@@ -83,7 +83,7 @@ def test_rows_that_name_one_picture(folder: Path) -> None:
     source = open_source("t.tsv")
     assert len(source) == 3
     assert told(source) == {"size": ["L", "L", "XL"], "price": [1, 2, 3]}
-    note = "Pictures of t.tsv whose rows differ in a column: 1, such as 'size' of a.jpg; the first row's is taken"
+    note = "Pictures of t.tsv whose rows differ in a column: 1, such as 'size' of a.jpg; the first row's value is taken"
     assert source.columns_note == note
 
 
@@ -343,7 +343,7 @@ def test_parquet_that_names_files(folder: Path) -> None:
     assert told(source, [2, 0]) == {"n": [5, 1]}
     assert (
         source.columns_note
-        == "Of rows of t.parquet that name one picture, the columns of the first are taken"
+        == "Where several rows of t.parquet name one picture, the columns of the first row are taken"
     )
     parquet(folder / "t.parquet", {name: cells[2:3] + cells[4:] for name, cells in rows.items()})
     plain = open_source("t.parquet")

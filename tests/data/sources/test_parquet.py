@@ -237,7 +237,7 @@ def test_paths_only(tmp_path, jpeg):
     (tmp_path / "sub/b.jpg").write_bytes(jpeg)
     assert pairs([source[0], source[1]]) == [("sub/a.jpg", ("x", "y", "w")), ("sub/b.jpg", ())]
     assert source[0].image == jpeg
-    said = "3 rows name 2 images: each is one record, with the captions of its rows"
+    said = "3 rows name 2 images: each image is one record, with its rows' captions"
     assert source.note == f"Columns of t: image from 'file_name', caption from 'captions' (guessed). {said}"
     assert pairs([pickle.loads(pickle.dumps(source))[0]]) == pairs([source[0]])
     assert (source.contents.seen, source.contents.used) == (4, 3)

@@ -145,7 +145,7 @@ def test_rows_of_an_image_are_one_record(table, name):
     assert [source._paths[i] for i in range(len(source))] == ["b.jpg", "a.jpg", "c.jpg"]
     assert pairs([source[0], source[1]]) == [("b.jpg", ("1", "3", "4")), ("a.jpg", ("2",))]
     assert source.note.endswith(
-        "(guessed). 6 rows name 3 images: each is one record, with the captions of its rows"
+        "(guessed). 6 rows name 3 images: each image is one record, with its rows' captions"
     )
     assert pairs([pickle.loads(pickle.dumps(source))[0]]) == pairs([source[0]])
 
@@ -168,7 +168,7 @@ def test_rows_without_an_image_are_left_out_and_counted(table):
     assert len(source) == 1
     assert source.contents.reasons() == ["2 × the row names no image, for example row 2"]
     assert "rows name" not in source.note
-    assert "as in merged cells, write its name into each of them" in source.note
+    assert "as in merged cells, write the picture's name into each row" in source.note
 
 
 def test_jsonl_rows_may_lack_columns(table):
@@ -219,9 +219,9 @@ def test_what_the_csv_module_writes_is_read_back(tmp_path_factory, captions, tab
         ),
         ("a.jpg#0\ta dog\na.jpg#1\ta cat\n", "t.txt", "put a line of names above it"),
         ("image^caption\na.jpg^a dog\n", "t.csv", "comma, semicolon, tab or pipe between them; it has none"),
-        ("image,caption\n'x.jpg',a dog\n", "t.csv", "stand in quotes that are not taken for such"),
-        ('image,caption\n"=IMAGE(""a.jpg"")",a dog\n', "t.csv", "formulas of a spreadsheet"),
-        ('image,caption\n"a.jpg, b.jpg",a dog\n', "t.csv", "several files each: write a row for each"),
+        ("image,caption\n'x.jpg',a dog\n", "t.csv", "in quotes of a kind that is not recognised"),
+        ('image,caption\n"=IMAGE(""a.jpg"")",a dog\n', "t.csv", "spreadsheet formulas"),
+        ('image,caption\n"a.jpg, b.jpg",a dog\n', "t.csv", "names several files: write one row for each"),
         ("", "t.csv", "has no rows"),
         ("image,caption\n", "t.csv", "has no rows"),
         ("\n \n", "t.jsonl", "has no rows"),
@@ -235,7 +235,7 @@ def test_what_the_csv_module_writes_is_read_back(tmp_path_factory, captions, tab
         (
             "image,caption\na.jpg,x\nb.jpg,Stra\xdfe\n".encode("latin1"),
             "t.csv",
-            "Line 3 of .* not UTF-8.*CP1252: so read, it says 'b.jpg,Straße'.*iconv -f CP1252",
+            "Line 3 of .* not UTF-8.*CP1252: read that way, it says 'b.jpg,Straße'.*iconv -f CP1252",
         ),
         ("image,caption\na.jpg,x\n".encode("utf-16"), "t.csv", "Line 1 of .* UTF-16"),
         ('{"image": "a.jpg", "caption": "x"}\n{"image": "b.j', "t.jsonl", "Line 2 of .* not valid JSON"),
@@ -315,10 +315,11 @@ def test_a_column_that_names_no_image(table):
     ):
         table('{"image": 5, "caption": "x"}\n{"image": 6, "caption": "y"}', "t.jsonl")
     with pytest.raises(
-        DataError, match="not where they were looked for.*the column that does with --data.image-column: f"
+        DataError,
+        match="not where they were looked for.*name the column that does with --data.image-column: f",
     ):
         table("image,f,caption\nx,a.jpg,y\n", image_column="image")
-    with pytest.raises(DataError, match="if 'image' does not name the files, the column that does"):
+    with pytest.raises(DataError, match="if 'image' does not name the files, name the column that does"):
         table("image,caption\n1,x\n2,y\n")
     with pytest.raises(DataError, match="'caption' of .* holds no texts.*Got: .*5, of type int"):
         table('{"image": "a.jpg", "caption": 5}', "t.jsonl")
@@ -376,7 +377,7 @@ def test_captions_as_objects(table):
 def test_placeholders_are_counted(table):
     source = table('image,caption\na.jpg,nan\nb.jpg,NULL\nb.jpg,"None"\na.jpg,a dog\n')
     assert source[0].captions == ("nan", "a dog")
-    assert "Captions that only say that there is none: 3, such as 'nan'" in source.note
+    assert "Captions that are placeholders for a missing text: 3, such as 'nan'" in source.note
 
 
 def test_what_lies_in_a_table(table):

@@ -139,7 +139,7 @@ def test_a_shard_that_is_away_is_taken_by_its_index(server, shards, spec, fault)
     server.faults["/set/a-1.tar"] = [fault, "always"]
     source = open_source(spec)
     assert len(source) == len(whole) == 12
-    assert "1 of 3 shards could not be asked about" in source.note
+    assert "1 of 3 shards could not be reached" in source.note
     assert "/set/a-1.tar" in source.note
     assert [source[i].key for i in (0, 4, 8, 11)] == [whole[i].key for i in (0, 4, 8, 11)]
     with pytest.raises(DataError, match="a-1.tar"):

@@ -249,7 +249,7 @@ def test_what_is_not_used_is_said(metadata):
     source = Yfcc(metadata([*ROWS, (1, "two"), (42, "again", "")]))
     assert (len(source), source.contents.seen, source.contents.used) == (6, 7, 6)
     assert source.contents.left_out["the entry is not (index, title, description)"].count == 1
-    assert "1 entries are of images listed before: each is a record of its own" in source.note
+    assert "1 entries are of images listed before: each entry is a record of its own" in source.note
     with pytest.raises(DataError, match="Entry 5"):  # what is converted is whole
         list(read_metadata(metadata([*ROWS, (1, "two")])))
 

@@ -92,9 +92,9 @@ def test_it_is_said_and_is_no_reason_not_to_train(against: Against) -> None:
     )
     assert "For example 'train/1' here and 'test/1' there; 'train/4' here and 'test/1' there." in text
     assert "picture is a near copy of one in test: 1" in text
-    assert "Records with a caption that stands in test, too: 1" in text
+    assert "Records with a caption that is in test, too: 1" in text
     assert text.count("slip data check SOURCE --against OTHER --list found.jsonl") == 1
-    assert "Records there that cannot be read or decoded, and were not compared: 1." in text
+    assert "Records there that were not compared, because they cannot be read or decoded: 1." in text
 
 
 def test_nothing_in_common_is_said() -> None:
@@ -126,7 +126,7 @@ def test_what_too_many_have_does_not_count() -> None:
     found = compare(*map(checked, many))
     assert (found.any.any(), found.common) == (False, 1)
     words = as_text(found.here, with_findings(judge(found.here), found), 10_000)
-    assert "Captions in both that very many records have, and that are not counted here: 1." in words
+    assert "Captions in both that are not counted, because very many records have them: 1." in words
 
 
 def test_a_part_of_a_set_and_a_set_with_nothing_to_compare() -> None:

@@ -270,7 +270,7 @@ def test_fewer_than_a_batch_cannot_be_trained_on() -> None:
     [
         (
             ["The image file does not exist. Got: 'a'."] * 2,
-            "Why: 2 × the image file does not exist. That is a wrong `--data.image-root`, or files that have gone.",
+            "Why: 2 × the image file does not exist. `--data.image-root` is wrong, or the files are gone.",
         ),
         (
             [

@@ -21,8 +21,8 @@ UNKNOWN = "The file is not an image of a known format, or its header is damaged.
         ("The image file is empty (zero bytes).", "an empty file", "anew"),
         ("The JPEG is damaged or truncated: a part is missing. libjpeg says so.", "cut off", "anew"),
         ("The image cannot be decoded. image file is truncated (3 bytes).", "cut off", "anew"),
-        (UNKNOWN + "a web page.", "a web page, not a picture", "A server has sent that"),
-        (UNKNOWN + "a HEIC picture. Convert it.", "a HEIC picture, which is not read", "Convert those"),
+        (UNKNOWN + "a web page.", "a web page, not a picture", "A server has sent this"),
+        (UNKNOWN + "a HEIC picture. Convert it.", "a HEIC picture, which is not read", "Convert these"),
         (
             UNKNOWN + "a PNG picture: it is damaged, or of a kind that is not read.",
             "a PNG picture that",
@@ -30,7 +30,7 @@ UNKNOWN = "The file is not an image of a known format, or its header is damaged.
         ),
         (UNKNOWN + "an MP4 video.", "an MP4 video, not a picture", ""),
         (UNKNOWN + "a Git LFS pointer, which stands for a file.", "Git LFS", "git lfs pull"),
-        ("The image is too large to decode. Got: 9 × 9.", "too large", "Store those smaller"),
+        ("The image is too large to decode. Got: 9 × 9.", "too large", "Store these pictures smaller"),
         ("The image file does not exist. Got: 'a'.", "does not exist", "--data.image-root"),
         (
             "The caption cannot be read. Got: 'a'. 'utf-8' codec can't decode byte.",
@@ -40,7 +40,7 @@ UNKNOWN = "The file is not an image of a known format, or its header is damaged.
         (
             "The caption cannot be read. Got: 'a'. Expecting value: line 1.",
             ".json that",
-            "must be JSON",
+            "Write valid JSON",
         ),
         ("The row has no image in column 'jpg'. Got: 'a:3'.", "The row has no image in column 'jpg'", ""),
         ("Nobody has met this. Got: 3.", "Nobody has met this", ""),

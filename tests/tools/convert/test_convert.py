@@ -235,7 +235,7 @@ def test_full_disk(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("options", "message"),
     [
         ({"processes": 0}, "at least 1, or -1"),
-        ({"prefix": "a/b"}, "names no folder"),
+        ({"prefix": "a/b"}, "cannot name a folder"),
         ({"shard_mb": -1}, "above 0 MB"),
     ],
 )

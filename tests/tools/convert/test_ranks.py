@@ -61,5 +61,5 @@ def refused(folders: list[Path]) -> str:
 
 def test_ranks_without_a_folder_in_common(tmp_path) -> None:
     first, second = run_on(2, refused, [tmp_path / "a", tmp_path / "b"])
-    assert "one folder in common" in second
+    assert "one shared folder" in second
     assert "Another process of the run has failed" in first

@@ -1,4 +1,4 @@
-"""One file a format; all of them yield the same `Record`s. `open_source` tells the formats apart."""
+"""One module for each format; all yield the same `Record`s. `open_source` tells the formats apart."""
 
 from __future__ import annotations
 
@@ -47,31 +47,31 @@ def open_source(
     leave_broken: bool = False,
     split: str = "train",
 ) -> Source:
-    """Open captioned images by what `spec` looks like.
+    """Open the captioned images that `spec` names, in the format that `spec` looks like.
 
     - `shards/a-0000.tar`, `shards/a-*.tar`, `shards/a-{0000..0099}.tar`, `shards/{a,b}.tar`, or a folder that holds
       .tar files: WebDataset shards, also at `https://…`, `s3://…` and whatever else fsspec reads
-    - `.parquet`, in as many files and places: images, or paths of images, and captions
+    - `.parquet`, one or several files, in the same places: images, or paths of images, and captions
     - `.csv`, `.tsv`, `.txt`, `.jsonl`, `.xlsx`: a table of image paths and captions, in the columns named or guessed
-    - `.json`: COCO captions or RedCaps annotations; of the latter also several files, or their folder
-    - `dataset_coco.json[:train|val|test|restval|all]`: a split of a file of Karpathy's
-    - `.npy`: Conceptual Captions; `.pkl`, or `.parquet` of the same three columns: the metadata of YFCC15M
+    - `.json`: COCO captions or RedCaps annotations; RedCaps also as several files, or as their folder
+    - `dataset_coco.json[:train|val|test|restval|all]`: a split of one of Karpathy's files
+    - `.npy`: Conceptual Captions; `.pkl`, or `.parquet` with the same three columns: the metadata of YFCC15M
     - `hf:owner/name[/config][:split]`: a data set of the Hugging Face hub, or a folder that its library saved;
       `hf-stream:…`: the same without downloading all of it
-    - any other folder: its images, with the `.txt` or `.json` of the same name as captions, or the `metadata.csv`;
-      a folder with shards for several splits: those for training
+    - any other folder: its images, with captions from the `.txt` or `.json` of the same name, or from `metadata.csv`;
+      of a folder with shards for several splits: the shards for training
     - `photos/*.jpg`: these images
-    - `labels:photos/`: labelled images, a folder of one folder a class or a table with a column of classes; captions
-      are made of their names (see `openslip.data.sources.class_captions`)
+    - `labels:photos/`: labelled images, a folder with one folder per class or a table with a column of classes;
+      captions are made from the classes' names (see `openslip.data.sources.class_captions`)
     - `scenes[:split[:count]]`: the built-in renderer
     - `A + 0.5 * B`: several of these, mixed (see `Mixture`)
 
-    `image_root` is the folder that the paths in a table or annotation file are relative to, if not a guessed one;
-    `captions_required=False` opens tables that have no captions. `label_column`, `templates` and `class_names` are for
-    labelled images: where the class is, what captions are made of, and a file with names. Where a source of a mixture
-    has no such column, or no images in such a folder, they are guessed; that an option fits none is an error unless
-    `must_fit` is False. `leave_broken`: shards that cannot be read are left out, which `note` and `beside` say, instead
-    of being an error. `split`: of a file of Karpathy's whose spec names no split.
+    `image_root` is the folder that the paths in a table or annotation file are relative to; without it the folder is
+    guessed. `captions_required=False` opens tables that have no captions. `label_column`, `templates` and
+    `class_names` are for labelled images: the column of classes, the templates of captions, and a file with names.
+    Where an option does not fit a source of a mixture, that source's column or folder is guessed. An option that fits
+    no source is an error unless `must_fit` is False. `leave_broken` leaves out shards that cannot be read, as `note`
+    and `beside` report; without it they are an error. `split`: for one of Karpathy's files whose spec names no split.
     Raises DataError when there is nothing at `spec`, or nothing that can be read.
     """
 
@@ -120,12 +120,12 @@ def _open(
         layout = choose_split(paths, shown(spec))
         return _told(open_files(layout.paths, spec), layout)
     splits = [f"{len(found):,} {split}" for split, found in split_names(paths).items() if split]
-    several = [f"Files of several splits are taken, as {spec} names them: {', '.join(splits)}"]
+    several = [f"Files of several splits are taken, because {spec} names them: {', '.join(splits)}"]
     return _told(open_files(paths, spec), Layout("shards", paths, notes=several if len(splits) > 1 else []))
 
 
 def _open_folder(folder: str, spec: str, open_files: partial[Source]) -> Source:
-    """Open what lies in a folder on this machine."""
+    """Open a folder on this machine."""
     layout = lay_out(folder)
     options = open_files.keywords
     if layout.kind == "saved":
@@ -157,7 +157,7 @@ def _embeds(source: Source) -> bool:
 
 
 def _tell_unnamed(folder: str, source: Source, layout: Layout) -> None:
-    """Count the pictures in a folder that its table does not name, as far as they are looked at."""
+    """Count the pictures in a folder that the table does not name; looks at ENTRIES files at most."""
     from openslip.data.sources.image_files import ImageFiles
 
     if not isinstance(source, ImageFiles) or len(source) > ENTRIES:
@@ -176,7 +176,7 @@ def _tell_unnamed(folder: str, source: Source, layout: Layout) -> None:
 
 
 def _told(source: Source, layout: Layout) -> Source:
-    """Return the source, which says besides what of a folder is taken and what is left out."""
+    """Return the source with the report of what is taken of a folder and what is left out."""
     own = source.contents
     if layout.kind == "pictures" and own:  # it counts files as well
         for reason, left in layout.left_out.items():
@@ -204,7 +204,7 @@ def _open_files(
     captions_required: bool,
     leave_broken: bool,
 ) -> Source:
-    """Open files, or a folder of annotation files, which are one source."""
+    """Open files, or a folder of annotation files, as one source."""
     image_root = columns["image_root"]
     # Formats that may be several files, here or behind URLs.
     kinds = {ending(path) for path in paths}
@@ -232,7 +232,7 @@ def _open_files(
         folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
         return ImageFolder(folder, files=paths, caption_column=columns["caption_column"], name=spec)
 
-    # Formats that are one file of this machine.
+    # Formats that are one file on this machine.
     path = _only(paths, spec)
     match ending(path):
         case ".csv" | ".tsv" | ".txt" | ".jsonl" | ".xlsx":
@@ -260,16 +260,16 @@ def _only(paths: Sequence[str], spec: str) -> str:
     if len(paths) > 1:
         raise DataError(
             "Several files can be one source only if all of them are .tar shards, or all of them .parquet files",
-            got=f"{shown(spec)!r}, which stands for {len(paths)} files, from {shown(path)} to {shown(paths[-1])}",
+            got=f"{shown(spec)!r}, which names {len(paths)} files, from {shown(path)} to {shown(paths[-1])}",
             fix="Join different sources with a plus: 'a/*.tar + b.csv'",
         )
     if _is_compressed_tar(path) or ending(path) == "":
         raise _unknown(path)
     if is_url(path):
         raise DataError(
-            "Of what is not on this machine, only tar shards and Parquet files can be read",
+            "Only tar shards and Parquet files can be read from another machine",
             got=shown(path),
-            fix="Copy it to a disk of this machine first, with the images it names; or make shards of them",
+            fix="Copy the file to a disk of this machine first, with the images it names; or make shards of them",
         )
     return path
 
@@ -279,15 +279,15 @@ def _unknown(path: str) -> DataError:
         return DataError(
             "The tar shard is compressed",
             got=shown(path),
-            cause="Records are read from the middle of a shard, which only an uncompressed one allows",
+            cause="Records are read from the middle of a shard, which works only without compression",
             fix="Unpack it to a plain .tar (gunzip, unzstd, unxz); JPEGs hardly shrink anyway",
         )
     suffix = ending(path)
     if suffix in _SPREADSHEETS:
         fix = "Save it as CSV, in UTF-8 (Excel: 'CSV UTF-8'), or as .xlsx"
-        return DataError("Spreadsheets of this kind are not read", got=shown(path), fix=fix)
+        return DataError("Spreadsheets of this kind cannot be read", got=shown(path), fix=fix)
     return DataError(
-        f"The ending {suffix!r} is not one of a known format" if suffix else "The file has no ending",
+        f"The ending {suffix!r} belongs to no known format" if suffix else "The file has no ending",
         got=shown(path),
         fix=f"A source is {SOURCES}",
     )

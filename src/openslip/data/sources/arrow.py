@@ -1,4 +1,4 @@
-"""Images and captions in Arrow tables, which Parquet files and the `datasets` library both give: columns and rows."""
+"""Choose the columns and read the rows of Arrow tables, as Parquet files and the `datasets` library give them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ EMBEDDED_COLUMNS = (
 """Names of columns that hold encoded images, best first, in lower case."""
 
 LOOKED_AT = 8
-"""Rows that are looked at."""
+"""Rows that are looked at to choose columns."""
 _PICTURE = re.compile(
     rb"\xff\xd8|\x89PNG|GIF8|RIFF....WEBP|BM|II[*+]\0|MM\0[*+]|P[1-6]\s|\0\0\0\x0cjP  |\xff\x4f\xff\x51|....ftyp",
     re.DOTALL,
 )
-"""What files of pictures begin with."""
+"""The first bytes of picture files."""
 
 
 def features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
@@ -64,12 +64,13 @@ def choose_typed(
 ) -> Columns:
     """Choose the columns of a table that knows their types.
 
-    An image column is guessed, in this order, among those that the schema marks as images, those of bytes with a
-    well-known name, others of bytes, and those of paths with a well-known name; captions among those of text, lists of
-    text or objects with a text, by well-known names. Where there is a choice, `look` tells whether pictures are in
-    bytes and paths in texts; what is not goes last, and of others of bytes only what begins as pictures do counts.
+    The image column is guessed in this order: columns that the schema marks as images, columns of bytes with a
+    well-known name, other columns of bytes, and columns of paths with a well-known name. Captions are guessed by
+    well-known names among columns of text, lists of text, and objects with a text. Where there is a choice, `look`
+    tells whether bytes hold pictures and texts hold paths. Columns that do not go last; a column of bytes without a
+    well-known name counts only if its cells begin as pictures do.
     far: looking takes long, so nothing is looked at without need.
-    Raises DataError as `columns.choose` does, for columns asked for that can hold no images or no captions, and for
+    Raises DataError as `columns.choose` does, for named columns that can hold no images or no captions, and for
     pictures that are written as text.
     """
     twice = [name for name, count in Counter(schema.names).items() if count > 1]
@@ -109,9 +110,9 @@ def choose_typed(
 def choose_image(
     schema: pa.Schema, where: str, *, wanted: str = "", look: Look | None = None, far: bool = False
 ) -> str:
-    """Return the image column of a table that knows its types: the one `wanted`, else guessed as by `choose_typed`.
+    """Return the image column of a table that knows its types: `wanted`, or a guess as in `choose_typed`.
 
-    Raises DataError as that does, and for pictures that are kept as lists of numbers.
+    Raises DataError as `choose_typed` does, and for pictures that are kept as lists of numbers.
     """
     twice = {name for name, count in Counter(schema.names).items() if count > 1}
     if wanted in twice:
@@ -126,7 +127,7 @@ def choose_image(
         raise DataError(
             f"Column '{pixels[0]}' of {where} holds pixel values, not pictures",
             got=str(schema.field(pixels[0]).type),
-            fix="Write each as an encoded picture: Image.fromarray(array).save(buffer, 'PNG')",
+            fix="Write each picture in an encoded form: Image.fromarray(array).save(buffer, 'PNG')",
         )
     columns = choose(
         where,
@@ -192,7 +193,7 @@ def _guess_images(
         raise DataError(
             f"Several columns of {where} may be the image",
             got=", ".join(rivals),
-            fix="Say which one it is with --data.image-column",
+            fix="Name the image column with --data.image-column",
         )
     found = [*good, *(rivals if not good else ()), *(name for name in sure if name in empty)]
     paths = guess_images(named, cells, where)
@@ -201,7 +202,7 @@ def _guess_images(
 
 
 def _is_picture(cell: Any) -> bool:
-    """Whether a cell begins as pictures do, or names one in place of its bytes."""
+    """Whether a cell begins as pictures do, or names a picture without holding its bytes."""
     if isinstance(cell, dict):
         return _is_picture(cell.get("bytes")) if cell.get("bytes") else bool(path_of(cell))
     return isinstance(cell, bytes) and _PICTURE.match(cell) is not None
@@ -223,14 +224,14 @@ def _texts_of(cells: Look, worded: Sequence[str]) -> Look:
 
 
 def _cells_of(keys: list[str] | None, worded: Sequence[str], name: str, cells: Look | None) -> Sequence[Any]:
-    """Return cells to find keys in: one made up of what the type says, else those of a text, which may spell some."""
+    """Return cells to find keys in: one made from the type's keys, or cells of a text, which may spell objects."""
     if keys:
         return [dict.fromkeys(keys, "")]
     return cells(name) if cells and name in worded else []
 
 
 def _as_text(cell: Any) -> Any:
-    """Return what bytes without a picture would be as text, else the cell."""
+    """Return bytes without a picture as text, and any other cell as it is."""
     cell = cell.get("bytes") if isinstance(cell, dict) else cell
     if isinstance(cell, bytes) and not _PICTURE.match(cell):
         return cell[:1000].decode("ascii", "replace") + " " * max(0, len(cell) - 1000)
@@ -238,12 +239,12 @@ def _as_text(cell: Any) -> Any:
 
 
 def first_cells(path: str) -> Look:
-    """Return a look at the first rows of a Parquet file; what cannot be read is not there."""
+    """Return a look at the first rows of a Parquet file; a column that cannot be read looks empty."""
 
     def look(name: str) -> Sequence[Any]:
         try:
             return [value for (value,) in RowGroups([path], [name]).first(LOOKED_AT)]
-        except DataError:  # whoever reads the rows will say it
+        except DataError:  # reading the rows will raise it again
             return []
 
     return look
@@ -252,7 +253,7 @@ def first_cells(path: str) -> Look:
 def make_record(values: Sequence[Any], columns: Columns, *, key: str, name: str, root: str) -> Record:
     """Return the record of a row, whose `values` are those of the image column and of the caption columns.
 
-    An image is bytes, a path, or a struct of both; relative paths are taken from `root`, "" when there is no such
+    An image is bytes, a path, or a struct of both. Relative paths are relative to `root`; "" when there is no such
     folder. Raises DataError when there is no image, or its file cannot be read.
     """
     image, *captions = values
@@ -265,7 +266,7 @@ def make_record(values: Sequence[Any], columns: Columns, *, key: str, name: str,
 def find_file(values: Sequence[Any], columns: Columns, *, key: str, name: str, root: str) -> ImageFile:
     """Return the file that the image of a row without image bytes is read from, as `make_record` reads it.
 
-    Raises DataError as that does.
+    Raises DataError as `make_record` does.
     """
     image, *captions = values
     path, status = find_named(root, _path(image, columns.image, key, root, name), _SPELLING)
@@ -273,7 +274,7 @@ def find_file(values: Sequence[Any], columns: Columns, *, key: str, name: str, r
 
 
 def has_bytes(image: pa.Scalar) -> bool:
-    """Whether a value of an image column holds the image's bytes, as `make_record` sees it; they are not copied."""
+    """Whether a value of an image column holds the image's bytes for `make_record`; copies no bytes."""
     if isinstance(image, pa.StructScalar) and "bytes" in image:
         image = image["bytes"]
     return image.is_valid and is_bytes(image.type)
@@ -284,20 +285,20 @@ def _path(image: Any, column: str, key: str, root: str, name: str) -> str:
     path = path_of(image) if isinstance(image, dict) else image
     if not isinstance(path, str) or not path:
         raise DataError(f"The row has no image in column '{column}'", got=key)
-    elsewhere = is_url(name) or name.startswith("hf-stream:")  # whose rows know no place on this machine
+    elsewhere = is_url(name) or name.startswith("hf-stream:")  # paths in its rows are not of this machine
     if is_url(path) or not (root or (os.path.isabs(path) and not elsewhere)):
         raise DataError(
-            "The row does not hold its image, only the name of it", got=path, cause=f"It is row {key}"
+            "The row does not hold its image, only the image's name", got=path, cause=f"It is row {key}"
         )
     warn_outside(name, root, path)
     return path
 
 
 class CheckedColumn:
-    """A column that others wrote, with random access.
+    """A column from somebody else's file, with random access.
 
-    Arrow believes what a file says of its buffers: a text that reaches beyond them is another column's bytes, or ends
-    the process. So each chunk is validated once, before a value of it is taken.
+    Arrow trusts what a file says about its buffers. A text that reaches beyond them yields another column's bytes, or
+    ends the process. So each chunk is validated once, before a value is taken from it.
     """
 
     def __init__(self, column: pa.ChunkedArray) -> None:
@@ -313,7 +314,7 @@ class CheckedColumn:
         return self.scalar(index).as_py()
 
     def scalar(self, index: int) -> pa.Scalar:
-        """Return a value as it lies. Raises ValueError as `column[index]` does."""
+        """Return a value as an Arrow scalar. Raises ValueError as `column[index]` does."""
         number = int(np.searchsorted(self._ends, index, side="right"))
         chunk = self._chunks[number]
         index -= int(self._ends[number]) - len(chunk)
@@ -324,7 +325,7 @@ class CheckedColumn:
         return chunk[index]
 
     def take(self, indices: Sequence[int]) -> pa.ChunkedArray:
-        """Return values in the order of `indices`; nulls for those of which `column[index]` raises ValueError."""
+        """Return values in the order of `indices`; a null where `column[index]` raises ValueError."""
         parts, numbers = [], np.searchsorted(self._ends, np.asarray(indices, np.int64), side="right").tolist()
         for number, members in itertools.groupby(zip(numbers, indices), key=lambda one: one[0]):
             chunk = self._chunks[number]

@@ -1,4 +1,4 @@
-"""What the cells of a table's column look like: paths, captions, objects, pictures written as text."""
+"""Tell what the cells of a table's column look like: paths, captions, objects, pictures written as text."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ _IMAGE = rf"[^,;|]+\.(?:{'|'.join(sorted(EXTENSIONS))})"
 _NO_NAMES = (
     (
         re.compile(r"=.+\(.*", re.DOTALL),
-        "Its cells are formulas of a spreadsheet: write the names of the files alone, without '=IMAGE(' and the like",
+        "Its cells are spreadsheet formulas: write only the names of the files, without '=IMAGE(' and the like",
     ),
     (
         re.compile(r"(['`‘’“„«]).+['`’”“»]", re.DOTALL),
-        'The names stand in quotes that are not taken for such: remove them, or write double quotes (")',
+        'The names are in quotes of a kind that is not recognised: remove the quotes, or use double quotes (")',
     ),
     (
         re.compile(rf"{_IMAGE}(?:\s*[,;|]{_IMAGE})+", re.IGNORECASE),
-        "Its cells name several files each: write a row for each file",
+        "Each cell names several files: write one row for each file",
     ),
 )
-"""What cells hold where files are not found → why they cannot be names."""
+"""What cells hold when files are not found → why the cells cannot be names."""
 _NUMBERED = re.compile(rf"(.+\.(?:{'|'.join(sorted(EXTENSIONS))}))#\d+", re.IGNORECASE)
 _ZERO_WIDTH = "\ufeff\u200b\u200e\u200f\u2060"
 
 Cells = Callable[[str], Sequence[Any]]
-"""Gives some of a column's cells, to look at."""
+"""Takes a column's name and gives some of the column's cells."""
 
 
 def path_of(value: Any) -> str:
-    """Return the path that a cell names: a text's own, that of an object as data hubs write it, or the only one of a
-    list; "" if none."""
+    """Return the path that a cell names: the text itself, the path in an object as data hubs write it, or the only
+    item of a list; "" if none."""
     if isinstance(value, str):
         path = value.strip()
         return path if path.isascii() else path.strip(_ZERO_WIDTH)
@@ -57,7 +57,7 @@ def path_of(value: Any) -> str:
 
 
 def looks_like_paths(cells: Sequence[Any]) -> int:
-    """Return how much a column's cells look like paths of image files: 3 paths, 2 addresses, 1 other texts, 0 not."""
+    """Return how much a column's cells look like image paths: 3 paths, 2 addresses, 1 other texts, 0 not at all."""
     plain = [path for path in map(path_of, cells) if path]
     if not plain or _share(_NUMBER, plain) > 0.5:
         return 0
@@ -68,7 +68,7 @@ def looks_like_paths(cells: Sequence[Any]) -> int:
 
 
 def names_file(text: str) -> bool:
-    """Whether a text is the name of an image file, by its ending, in quotes or not."""
+    """Whether a text, in quotes or not, has the ending of an image file."""
     return _FILE.fullmatch(text.strip("\"'")) is not None
 
 
@@ -78,7 +78,7 @@ def are_files(cells: Sequence[Any]) -> bool:
 
 
 def looks_like_captions(cells: Sequence[Any]) -> bool:
-    """Whether there may be captions among a column's cells; where there are no cells, too."""
+    """Whether a column's cells may be captions; True without any cells."""
     if not cells:
         return True
     found = [cell for cell in cells if cell is not None and cell != ""]
@@ -93,14 +93,14 @@ def looks_like_captions(cells: Sequence[Any]) -> bool:
 
 
 def _share(form: re.Pattern[str], cells: Sequence[Any], *, whole: bool = True) -> float:
-    """Return how many of the cells that are not empty have a form."""
+    """Return the share of the non-empty cells that match `form`."""
     found = [cell for cell in cells if cell is not None and cell != ""]
     fits = form.fullmatch if whole else form.match
     return sum(isinstance(cell, str) and fits(cell) is not None for cell in found) / max(1, len(found))
 
 
 def keys_in(cells: Sequence[Any]) -> tuple[list[str], Any]:
-    """Return the keys of the objects in cells, and one of the objects; none where there are texts beside objects."""
+    """Return the keys of the objects in cells, and one of the objects; nothing where a cell is a plain text."""
     seen: dict[str, None] = {}
     example: Any = None
     pending = [spelled(cell.strip()) or cell if isinstance(cell, str) else cell for cell in reversed(cells)]
@@ -117,7 +117,7 @@ def keys_in(cells: Sequence[Any]) -> tuple[list[str], Any]:
 
 
 def cannot_be_files(paths: Sequence[str]) -> str:
-    """Return why the cells of an image column, which are no files, cannot be names, and what to do; "" if they may."""
+    """Return why cells that name no existing file cannot be file names, and what to do; "" if they can."""
     for form, why in _NO_NAMES:
         if _share(form, paths) > 0.5:
             return why
@@ -125,12 +125,12 @@ def cannot_be_files(paths: Sequence[str]) -> str:
 
 
 def numbered(paths: Sequence[str]) -> bool:
-    """Whether names of image files have the number of a caption behind them, as Flickr8k's: `1000.jpg#0`."""
+    """Whether names of image files end in the number of a caption, as in Flickr8k: `1000.jpg#0`."""
     return _share(_NUMBERED, paths) > 0.9
 
 
 def without_number(path: str) -> str:
-    """Return the name of an image file without the number of a caption behind it."""
+    """Return the name of an image file without the number of a caption at its end."""
     found = _NUMBERED.fullmatch(path)
     return found[1] if found else path
 
@@ -142,7 +142,7 @@ def refuse_urls(paths: Iterable[object], column: str, where: str) -> None:
             raise DataError(
                 f"Column '{column}' of {where} holds web addresses, not files",
                 got=path,
-                fix="Download the images first (img2dataset makes tar shards of such a table) and train on those",
+                fix="Download the images first (img2dataset makes tar shards of such a table) and train on the files",
             )
 
 
@@ -159,7 +159,7 @@ def refuse_pictures(cells: Iterable[object], column: str, where: str) -> None:
             raise DataError(
                 f"Column '{column}' of {where} holds pictures written as text, {form}",
                 got=f"{cell[:40]}… ({len(cell):,} characters)",
-                cause="A table of text names image files; bytes belong in Parquet",
-                fix=f"Turn each text into bytes with Python, {decoded}, and write them to files, or as a column of "
-                "bytes to a Parquet file",
+                cause="A text table holds the names of image files; bytes belong in Parquet",
+                fix=f"Turn each text into bytes with Python, {decoded}, and write the bytes to files, or to a column "
+                "of bytes in a Parquet file",
             )

@@ -1,7 +1,7 @@
-"""Labelled images as a captioned source, `labels:photos/`: a record's captions are templates with its class's name.
+"""Labelled images as a captioned source, `labels:photos/`: captions are templates filled with the class's name.
 
-So a classifier is trained as CLIP is asked: with the prompts of zero-shot classification as captions (FLYP; Goyal et
-al., "Finetune like you pretrain", 2023).
+A classifier then trains on the prompts that zero-shot classification asks CLIP with (FLYP; Goyal et al., "Finetune
+like you pretrain", 2023).
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 OPTIONS, COLUMNS = ("templates", "class_names"), ("label_column", "image_column", "image_root")
-"""Options for data that such a source heeds; where images do not lie in folders of classes, COLUMNS as well."""
+"""Options that such a source heeds; COLUMNS only where the images are not in folders of classes."""
 SORTED = 0.1
-"""Share of rows that are of another class than the row before, below which rows count as sorted by class."""
+"""Rows count as sorted by class when fewer than this share differ in class from the row before."""
 
 
 def open_classes(spec: str, columns: Mapping[str, str]) -> ClassCaptions:
-    """Open labelled images, `labels:` and what `openslip.data.labelled.open_named` takes, as a captioned source.
+    """Open labelled images as a captioned source: `labels:` and a name that `openslip.data.labelled.open_named` takes.
 
-    Of several splits the one for training is taken. columns: `image_column`, `label_column` and `image_root` as
-    `open_named` takes them; `templates`: what captions are made of, a file or the name of a set of
-    `openslip.data.labelled.prompts`, by default what zero-shot classification asks for these classes with;
+    Of several splits the training split is taken. columns: `image_column`, `label_column` and `image_root` as
+    `open_named` takes them; `templates`: the templates of captions, a file or the name of a set of
+    `openslip.data.labelled.prompts`, by default the prompts of zero-shot classification for these classes;
     `class_names`: a file with names of the classes.
 
-    Raises DataError where there are no images with classes, or these have no names, ConfigError for other templates.
+    Raises DataError where no image has a class, or the classes have no names; ConfigError for unknown templates.
     """
     place = spec.removeprefix(LABELS).strip()
     if not place:
         raise DataError(
-            "The labelled images are not named",
+            "The spec names no labelled images",
             got=spec,
-            fix=f"Write {LABELS}FOLDER, a folder of one folder a class",
+            fix=f"Write {LABELS}FOLDER, a folder with one folder per class",
         )
     asked = {name: columns.get(name, "") for name in ("image_column", "label_column", "image_root")}
     labelled = open_named(place, **asked)
@@ -64,13 +64,16 @@ def open_classes(spec: str, columns: Mapping[str, str]) -> ClassCaptions:
         raise DataError(
             f"The classes of {labelled.name} have no names",
             got=", ".join(labelled.class_names[:5]),
-            cause="Captions are made of names",
-            fix='Write them to a JSON file, as ["cat", "dog", …] in the order of the labels or by label as '
-            '{"1": "cat", …}, and give it as --data.class-names FILE; or call it classes.json, beside the data',
+            cause="Captions are made from class names",
+            fix='Write the names to a JSON file, as ["cat", "dog", …] in the order of the labels or by label as '
+            '{"1": "cat", …}. Pass the file with --data.class-names FILE, or save it as classes.json beside the data',
         )
     usual = prompts.for_set(labelled)
     names = labelled.class_names if file else usual.class_names
-    templates, called = usual.templates, f"those of zero-shot classification for these classes ({usual.name})"
+    templates, called = (
+        usual.templates,
+        f"the prompts of zero-shot classification for these classes ({usual.name})",
+    )
     if given := columns.get("templates", ""):
         templates = prompts.one_set(prompts.read_templates(given), labelled.class_names)
         called = given
@@ -78,10 +81,10 @@ def open_classes(spec: str, columns: Mapping[str, str]) -> ClassCaptions:
 
 
 class ClassCaptions(Source):
-    """The training images of a labelled set, each with one caption a template. Picklable.
+    """The training images of a labelled set, each with one caption per template. Picklable.
 
-    class_names: C names, of which equal ones are one class: their captions are equal. templates: texts with `{}` for
-    the name. called: what people call these.
+    class_names: C names; classes with equal names are one class, as their captions are equal. templates: texts with
+    `{}` for the name. called: what `note` calls the templates.
     """
 
     captions_name_classes = True
@@ -118,7 +121,7 @@ class ClassCaptions(Source):
             remark,
         ]
         if part.split in ("val", "test"):
-            said.append(f"These are the {part.split} split of {labelled.name}, and there is no other")
+            said.append(f"The images are the {part.split} split of {labelled.name}, which has no other")
         self.note = "\n".join(filter(None, said))
 
     def __len__(self) -> int:
@@ -137,7 +140,7 @@ class ClassCaptions(Source):
         return replace(found, captions=self._captions[self.label(index)], key=key_of(self._images, index))
 
     def columns(self, indices: Sequence[int]) -> pa.Table | None:
-        """Return what the table of the labelled images has in other columns; the class's as the table has it."""
+        """Return the other columns in the table of the labelled images, and the class as the table has it."""
         return columns_of(self._images, indices)
 
     @property
@@ -153,14 +156,14 @@ class ClassCaptions(Source):
 
 
 def names_classes(source: Source) -> np.ndarray:
-    """Return which records of a source have captions that say no more than their class, (R,) bool."""
-    lengths = [part.length for part in source.parts]  # each is a stretch of one source
+    """Return which records of a source have captions that only name their class, (R,) bool."""
+    lengths = [part.length for part in source.parts]  # each part is a stretch of one source
     firsts = itertools.accumulate(lengths[:-1], initial=0)
     return np.repeat([source.origin(first)[0].captions_name_classes for first in firsts], lengths)
 
 
 def as_labelled(source: Source, name: str) -> LabelledSet:
-    """Return those records of a source whose captions name classes, as labelled images to measure on, called so."""
+    """Return the records of a source whose captions name classes, as a labelled set `name` to measure on."""
     named = np.flatnonzero(names_classes(source))
     labels = np.array([source.label(i) for i in named.tolist()], np.int64)
     images = Subset(_Images(source), named)
@@ -182,7 +185,7 @@ class _Images(Sequence[Image]):
 
 
 def _to_train_on(labelled: LabelledSet) -> Labelled:
-    """Return the split to train on. Raises DataError where none of several is."""
+    """Return the split to train on. Raises DataError where none of several splits is for training."""
     splits = labelled.splits
     if (part := splits.get("all") or splits.get("train")) is not None:
         return part
@@ -190,14 +193,14 @@ def _to_train_on(labelled: LabelledSet) -> Labelled:
         raise DataError(
             f"{labelled.name} has no split to train on",
             got=", ".join(splits),
-            fix="Name a folder or files of it 'train'. Or give the folder or files of one split themselves",
+            fix="Name one of its folders or files 'train', or give the folder or files of one split",
         )
     return next(iter(splits.values()))
 
 
 def _part_of(images: Sequence[Image], labels: np.ndarray) -> tuple[Part, str, bool]:
-    """Return how records are best read (see `openslip.data.sources.parquet.how_to_read`), what is to be said of that,
-    and whether there are columns."""
+    """Return how records are best read (see `openslip.data.sources.parquet.how_to_read`), a remark about it, and
+    whether there are columns."""
     indices = np.arange(len(images))
     while isinstance(images, Subset):
         images, indices = images.images, images.indices[indices]
@@ -207,7 +210,7 @@ def _part_of(images: Sequence[Image], labels: np.ndarray) -> tuple[Part, str, bo
     far = any(map(is_url, images.rows.files))
     block, as_they_lie, remark = how_to_read(images.rows, images.rows.name, far=far)
     if block > 1 and (np.diff(labels) != 0).mean() < SORTED:
-        more = f"Rows are sorted by class and read {block:,} at a time, so that a batch has few classes: shuffle them"
+        more = f"Rows are sorted by class and read {block:,} at a time, so a batch has few classes: shuffle the rows"
         remark = "\n".join(filter(None, [remark, more]))
     ends = ends_of_blocks(indices // block) if block > 1 and len(indices) < len(images) else None
     return Part(len(indices), len(indices), block, as_they_lie, ends), remark, True
@@ -216,4 +219,6 @@ def _part_of(images: Sequence[Image], labels: np.ndarray) -> tuple[Part, str, bo
 def _twice(class_names: Sequence[str]) -> str:
     several = [name for name, count in Counter(class_names).items() if count > 1]
     some = ", ".join(several[:5]) + ", …" * (len(several) > 5)
-    return f"Classes of one name have equal captions, and count as one class: {some}" if several else ""
+    return (
+        f"Classes with the same name have equal captions, and count as one class: {some}" if several else ""
+    )

@@ -29,15 +29,15 @@ _FOREIGN = "the file does not list its image"
 
 
 class CocoCaptions(ImageFiles):
-    """The images of a COCO captions file in its order, each with all its captions by annotation id.
+    """The images of a COCO captions file in the file's order, each with all its captions by annotation id.
 
-    Ids are compared as they are spelled: 77, 77.0 and "77" are one. Images of one file name are one record. `contents`
-    says which annotations are not used: those without a caption or an image, and of images that the file does not list.
+    Ids are compared by value: 77, 77.0 and "77" are equal. Images with the same file name are one record. `contents`
+    counts the annotations that are not used: without a caption, without an image, or of an image that is not listed.
 
     The images are looked for in `image_root` if given, else near the JSON file, first in the folder that
-    its name speaks of (`annotations/captions_train2017.json` → `train2017/`); `root` is where they were found.
-    Raises DataError when the file is no COCO captions file, gives an image id to two files, or its images are nowhere
-    to be found.
+    the file's name mentions (`annotations/captions_train2017.json` → `train2017/`); `root` is the folder found.
+    Raises DataError when the file is no COCO captions file, when it gives an image id to two files, or when the images
+    are nowhere to be found.
     """
 
     def __init__(self, path: str | Path, *, image_root: str = "") -> None:
@@ -58,7 +58,7 @@ class CocoCaptions(ImageFiles):
                 f"{self.entries:,} image ids of {path.name} name {len(self):,} files: each file is one record, "
                 "with the captions of its ids"
             )
-        self.probe("Give the folder that holds them with --data.image-root")
+        self.probe("Give the folder that holds the images with --data.image-root")
 
     def _read_own(self) -> pa.Table:
         """Read what the file says of each image, such as its `id` and `width`."""
@@ -68,7 +68,7 @@ class CocoCaptions(ImageFiles):
 
 
 def read_annotations(path: Path, lists: Iterable[str]) -> Any:
-    """Return what a file of JSON says. Raises DataError where it cannot be read, or has one of these lists twice."""
+    """Return what a JSON file holds. Raises DataError when it cannot be read, or has one of these lists twice."""
     try:
         return parse(read_whole(path, TABLE_BYTES).decode("utf-8-sig"), lists)
     except OSError as error:
@@ -79,23 +79,25 @@ def read_annotations(path: Path, lists: Iterable[str]) -> Any:
             "The file is not valid JSON",
             got=str(path),
             cause=str(error),
-            fix="If it was cut off on the way, fetch it again; if it has one JSON object a line, name it .jsonl",
+            fix="If the file was cut off on the way, fetch it again; if it has a JSON object per line, name it .jsonl",
         ) from None
 
 
 def _load(path: Path) -> dict[str, list[Any]]:
-    """Read the JSON and check its outer form."""
+    """Read the JSON and check the outer object."""
     data = read_annotations(path, _LISTS)
     if isinstance(data, dict) and all(isinstance(data.get(key), list) for key in _LISTS):
         return data
-    fix = 'For captions in another form write a .jsonl file, one {"image": path, "caption": text} a line'
+    fix = (
+        'For captions in another form, write a .jsonl file with one {"image": path, "caption": text} per line'
+    )
     if isinstance(data, dict):
         cause = f"It holds the keys {', '.join(list(data)[:10])}"
     elif isinstance(data, list) and data and isinstance(data[0], dict):
         cause = f"It is a list of objects, with the keys {', '.join(list(data[0])[:10])}"
         fix = (
-            f"Write it as JSON lines, one object a line, which can be read: jq -c '.[]' {path.name} > "
-            f"{path.stem}.jsonl; and name the columns, if need be, with --data.image-column and --data.caption-column"
+            f"Write it as JSON lines, one object per line, which can be read: jq -c '.[]' {path.name} > "
+            f"{path.stem}.jsonl; if need be, name the columns with --data.image-column and --data.caption-column"
         )
     else:
         cause = "It holds no object"
@@ -108,9 +110,9 @@ def _load(path: Path) -> dict[str, list[Any]]:
 
 
 def parse(text: str, keys: Iterable[str]) -> Any:
-    """Return what JSON says. Raises ValueError when it says one of these `keys` of the outer object twice.
+    """Return what the JSON text holds. Raises ValueError when the outer object has one of these `keys` twice.
 
-    Python takes the second one then, and nobody misses what the first held.
+    Python would silently take the second one, and lose what the first one held.
     """
     data = json.loads(text)
     if isinstance(data, dict) and any(text.count(f'"{key}"') > 1 for key in keys):
@@ -123,12 +125,12 @@ def parse(text: str, keys: Iterable[str]) -> Any:
 
         json.loads(text, object_pairs_hook=count)
         if twice := [key for key in keys if counts.get(key, 0) > 1]:
-            raise ValueError(f"the key {twice[0]!r} stands twice in its outer object: one list would be lost")
+            raise ValueError(f"the key {twice[0]!r} is twice in the outer object: one list would be lost")
     return data
 
 
 def _images(entries: list[Any], contents: Contents, path: Path) -> dict[Id, str]:
-    """Return file name by image id, in order. Raises DataError where an id has two."""
+    """Return file name by image id, in order. Raises DataError where an id has two file names."""
     images: dict[Id, str] = {}
     unusable = Unusable(seen := Contents("images", len(entries)))
     for entry in entries:
@@ -141,24 +143,24 @@ def _images(entries: list[Any], contents: Contents, path: Path) -> dict[Id, str]
         elif number not in images:
             images[number] = name
         elif images[number] == name:
-            seen.leave_out("the image is listed before, alike", f"id {number}, {name}", lost=False)
+            seen.leave_out(
+                "the image is listed before, with the same file name", f"id {number}, {name}", lost=False
+            )
         else:
             raise DataError(
                 f"The image id {number} of {path} stands for two files",
                 got=f"{images[number]} and {name}",
-                cause="Two sets were joined whose ids overlap: each picture would get the captions of another too",
-                fix="Number the images of one set anew, with their annotations, or give both files: 'A.json + B.json'",
+                cause="Two sets with overlapping ids were joined: each picture would also get the captions of another",
+                fix="Renumber the images of one set, and their annotations, or give both files: 'A.json + B.json'",
             )
     unusable.judge()
-    seen.seen -= len(
-        images
-    )  # the things that are counted are annotations; images only where they are left out
+    seen.seen -= len(images)  # `contents` counts annotations, and images only where they are left out
     contents.add(seen)
     return images
 
 
 def _fields(entries: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the file name of each image that `_images` gives, and what else its entry says."""
+    """Yield the file name of each image that `_images` gives, and the other fields of its entry."""
     seen = set()
     for entry in entries:
         number = _identity(entry.get("id")) if isinstance(entry, dict) else None
@@ -176,8 +178,8 @@ def _captions_by_image(
         raise DataError(
             "The annotations hold no captions",
             got=str(path),
-            cause="It may be another kind of COCO file: instances, keypoints",
-            fix="Use the captions_….json that comes with the same images",
+            cause="It may be another kind of COCO file: instances or keypoints",
+            fix="Use the captions_….json file of the same images",
         )
     groups: dict[Id, list[tuple[bool, Id, str]]] = defaultdict(list)
     seen = Contents("annotations", len(annotations))
@@ -203,7 +205,7 @@ def _captions_by_image(
             raise DataError(
                 "Not one annotation of the COCO file belongs to one of its images",
                 got=str(path),
-                cause=f"One is of {foreign.example}; the images have the ids {ids}, …",
+                cause=f"One annotation is of {foreign.example}; the images have the ids {ids}, …",
             )
         raise DataError(
             "Not one caption of the COCO file is a text", got=str(path), cause="; ".join(seen.reasons())
@@ -220,7 +222,7 @@ def _reason(caption: Any) -> str:
 
 
 def _identity(number: Any) -> Id | None:
-    """Return an id as it is compared, None for what is none: spreadsheets turn 77 into "77" and 77.0."""
+    """Return an id in the form that is compared, None for no valid id. Spreadsheets turn 77 into "77" and 77.0."""
     if type(number) is int:
         return number
     if isinstance(number, float):

@@ -1,4 +1,4 @@
-"""Which columns of a table hold images and captions: the ones asked for, else guessed, and then said."""
+"""Choose the columns of a table that hold images and captions: those asked for, or guesses, which a note reports."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ IMAGE_COLUMNS = (
     *("image_url", "img_url", "photo_url", "image_src", "url"),
 )
 MENTIONED = 20
-"""Columns that a note names at most."""
+"""The most columns that a note names."""
 CAPTION_COLUMNS = (
     *("caption", "captions", "text", "texts", "title", "description", "alt_text", "alt", "txt"),
     *("sentence", "sentences", "prompt", "image_caption", "image_description", "image_text", "img_caption"),
@@ -112,7 +112,7 @@ CAPTION_COLUMNS = (
     *("name", "nom", "nombre", "nome", "naam"),
 )
 _WEAK = frozenset(("name", "nom", "nombre", "nome", "naam", "product", "raw", "comment", "comments"))
-"""Names of captions only where the cells look like some."""
+"""Names of caption columns only if the cells look like captions."""
 
 # What may follow a well-known name: `caption_en`, `title: short, English`.
 _QUALIFIERS = frozenset(
@@ -157,9 +157,9 @@ _QUALIFIERS = frozenset(
 class Columns:
     """The image column, the caption columns (none: the records have no captions), and which of them were guessed.
 
-    keys: of each caption column, the keys that lead to the text where its cells are objects; () for all: they are not.
-    among, worded: the columns that the image and the captions were guessed among. others: where no caption was found,
-    the columns that were looked at. remark: on the cells, for people.
+    keys: for each caption column, the keys that lead to the text in cells that are objects; () if no cells are objects.
+    among, worded: the candidates for the image and for the captions. others: where no captions were found, the columns
+    that were looked at. remark: a remark on the cells, for people.
     """
 
     image: str
@@ -172,7 +172,7 @@ class Columns:
     remark: str = ""
 
     def note(self, name: str) -> str:
-        """Return what was guessed about the table called `name`, a sentence for people; "" if nothing was."""
+        """Return a sentence on what was guessed about the table called `name`; "" if nothing was guessed."""
         parts = []
         if "image" in self.guessed:
             among = f" (among {', '.join(map(repr, self.among))})" if len(self.among) > 1 else ""
@@ -197,11 +197,11 @@ class Columns:
 
     @property
     def key_paths(self) -> tuple[tuple[str, ...], ...]:
-        """`keys`, one entry a caption column."""
+        """`keys`, with one entry per caption column."""
         return self.keys or ((),) * len(self.captions)
 
     def texts(self, values: Sequence[Any]) -> tuple[str, ...]:
-        """Return the captions in a row's cells, `values` of the caption columns."""
+        """Return the captions in a row, whose caption columns hold `values`."""
         if not self.keys:
             return (
                 texts(values[0]) if len(values) == 1 else tuple(t for value in values for t in texts(value))
@@ -221,11 +221,11 @@ def choose(
     cause: str = "",
     described: Sequence[str] = (),
 ) -> Columns:
-    """Choose among the `columns` of the table at `where` those that were asked for, else the best guesses.
+    """Choose columns of the table at `where`: those that were asked for, or else the best guesses.
 
-    `image` and `caption` are names asked for, "" where none was; `caption` may list several, with commas, and name a
-    key of the objects in a column: `captions.text`. `image_guesses` are candidates, best first; `caption_guesses` are
-    taken all. `cause` goes into the errors, as do the columns, as they are `described`.
+    `image` and `caption` are the names asked for, or "". `caption` may list several names, with commas, and may name a
+    key of the objects in a column: `captions.text`. `image_guesses` are candidates, best first; all `caption_guesses`
+    are taken. Errors quote `cause`, and the columns as `described`.
     Raises Misfit when there is no such column, DataError when there is no guess for the image, or none for captions
     that are required.
     """
@@ -259,9 +259,9 @@ def choose(
 def guess_images(columns: Iterable[str], cells: Cells | None = None, where: str = "") -> list[str]:
     """Return the columns that may name image files, best first.
 
-    These are the ones with well-known names. `cells` tells more: columns whose cells look like paths go before those
-    of web addresses, and these before any others, numbers last; and where no name is known, the only column of names
-    of image files is the one. Raises DataError, about the table at `where`, when two are equally likely.
+    These are the columns with well-known names. With `cells`, columns of paths come first, then columns of web
+    addresses, then others, and columns of numbers last. Where no name is known, a single column of names of image
+    files is taken. Raises DataError, about the table at `where`, when two columns are equally likely.
     """
     columns = list(dict.fromkeys(column for column in columns if column))
     by_name = by_plain_name(columns)
@@ -269,7 +269,7 @@ def guess_images(columns: Iterable[str], cells: Cells | None = None, where: str 
     if cells is None:
         return list({plain_name(column): column for column in reversed(known)}.values())[::-1]
     if not known:
-        # A table without a line of names has a file's name in their place.
+        # In a table without a line of names, a file's name is taken for the name of its column.
         known = [column for column in file_columns(columns, cells) if not names_file(column)]
         if len(known) > 1:
             raise _equally_likely(where, known)
@@ -287,10 +287,10 @@ def guess_images(columns: Iterable[str], cells: Cells | None = None, where: str 
 
 
 def guess_captions(columns: Iterable[str], cells: Cells | None = None) -> tuple[str, ...]:
-    """Return the columns with the best well-known name for captions, or the numbered ones (`caption_0`, …) of it.
+    """Return the columns with the best well-known name for captions, or the numbered columns of it (`caption_0`, …).
 
-    Columns whose names differ in case or spaces alone are all captions, as are those that pandas numbers (`caption.1`),
-    and those in several languages. With `cells`, columns of numbers, file names or nothing come last.
+    Columns whose names differ only in case or spaces are all captions. So are columns that pandas numbers
+    (`caption.1`), and columns in several languages. With `cells`, columns of numbers, file names or nothing come last.
     """
     columns = list(dict.fromkeys(column for column in columns if column))
     if cells is not None:
@@ -325,15 +325,15 @@ def guess_captions(columns: Iterable[str], cells: Cells | None = None) -> tuple[
 
 
 def file_columns(columns: Iterable[str], cells: Cells) -> list[str]:
-    """Return the columns whose cells are names of image files, by their endings, whatever they are called."""
+    """Return the columns whose cells have the endings of image files, whatever the columns are called."""
     return [column for column in dict.fromkeys(columns) if column and are_files(cells(column))]
 
 
 def find_keys(columns: Columns, cells: Cells, where: str) -> Columns:
-    """Return the columns with the keys that lead to the texts in caption columns of objects.
+    """Return the columns with the keys that lead to the texts, where caption columns hold objects.
 
-    Where none were named, a well-known name among the keys is taken. Raises DataError, which names the keys there are,
-    when there is none, or none of those named.
+    Without a named key, a well-known name among the keys is taken. Raises DataError, which lists the keys, when there
+    is no such key, or when the named key is missing.
     """
     paths, remarks = [], []
     for column, path in zip(columns.captions, columns.key_paths):
@@ -346,7 +346,7 @@ def find_keys(columns: Columns, cells: Cells, where: str) -> Columns:
                 + (f"without a key {path[0]!r}" if path else "not texts"),
                 got=str(example)[:200],
                 cause=f"Their keys are {', '.join(map(repr, seen))}",
-                fix=f"Name the one that holds the text, for example: --data.caption-column {column}.{seen[0]}",
+                fix=f"Name the key that holds the text, for example: --data.caption-column {column}.{seen[0]}",
             )
         if seen and not path:
             remarks.append(f"The cells of '{column}' are objects with {', '.join(map(repr, seen))}")
@@ -356,7 +356,7 @@ def find_keys(columns: Columns, cells: Cells, where: str) -> Columns:
 
 
 def _qualified(column: str) -> str:
-    """Return what a column's name begins with if it is that and a language or length; "" if not."""
+    """Return the first word of a column's name if only languages or lengths follow it; "" if not."""
     first, *rest = re.findall(r"[^\W_]+", _folded(column)) or [""]
     return first if rest and set(rest) <= _QUALIFIERS else ""
 
@@ -365,12 +365,12 @@ def _equally_likely(where: str, columns: Sequence[str]) -> DataError:
     return DataError(
         f"Several columns of {where} may be the image",
         got=", ".join(columns),
-        fix="Say which one it is with --data.image-column",
+        fix="Name the image column with --data.image-column",
     )
 
 
 def _find(what: str, where: str, columns: Sequence[str], wanted: str) -> str:
-    """Return the column called `wanted`, if need be by its plain name."""
+    """Return the column called `wanted`, if need be by plain name. Raises Misfit when there is none."""
     if wanted in columns:
         return wanted
     by_name = by_plain_name(columns)
@@ -382,7 +382,7 @@ def _find(what: str, where: str, columns: Sequence[str], wanted: str) -> str:
 
 
 def _find_key(where: str, columns: Sequence[str], wanted: str) -> tuple[str, tuple[str, ...]]:
-    """Return the caption column called `wanted`, or of `column.key` the column and the keys."""
+    """Return the caption column called `wanted`, with its keys if `wanted` is `column.key`."""
     column, *keys = wanted.split(".")
     for count in range(len(keys), 0, -1):
         prefix = ".".join([column, *keys[: count - 1]])
@@ -393,9 +393,9 @@ def _find_key(where: str, columns: Sequence[str], wanted: str) -> tuple[str, tup
 
 
 def _no_guess(where: str, what: str, columns: Sequence[str], cause: str) -> DataError:
-    fix = f"Say which one it is with --data.{what}-column, or name it '{what}'"
+    fix = f"Name the column with --data.{what}-column, or call it '{what}'"
     if what == "caption":
-        fix += f"; if there are none, `slip train` can do without: {WITHOUT_CAPTIONS}"
+        fix += f"; if there are no captions, `slip train` can do without: {WITHOUT_CAPTIONS}"
     if any(names_file(without_number(column)) for column in columns):  # naming it would lose the row
         fix = "The first line seems to be a row: put a line of names above it, such as 'image' and 'caption'"
     return DataError(
@@ -416,7 +416,7 @@ def by_plain_name(columns: Iterable[str]) -> dict[str, list[str]]:
 
 @lru_cache(4 * COLUMNS)
 def plain_name(column: str) -> str:
-    """Return what counts of a column's name: letters and digits, in lower case without accents."""
+    """Return the part of a column's name that counts: letters and digits, in lower case without accents."""
     return re.sub(r"[\W_]+", "", _folded(column))
 
 

@@ -1,4 +1,4 @@
-"""Conceptual Captions, CC3M and CC12M, as SLIP's authors keep them: a .npy array of dicts, image files in a folder."""
+"""Conceptual Captions, CC3M and CC12M, as SLIP's authors store them: a .npy array of dicts, and a folder of images."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ if TYPE_CHECKING:
 
 IMAGE_KEYS = ("image_name", "image_id", "image", "file_name", "filename", "path")
 CAPTION_KEYS = ("captions", "caption")
-"""Looked for in each entry, the first one counts. CC12M's have an `image_name`, a file's, and a bare `image_id`."""
+"""Keys looked for in each entry; the first one counts. CC12M has a file's `image_name` and a bare `image_id`."""
 
 
 class Conceptual(ImageFiles):
-    """The images of an object array of dicts, {"image_id": 1510438788, "captions": ["a field"]}, in its order.
+    """The images of an object array of dicts, {"image_id": 1510438788, "captions": ["a field"]}, in the array's order.
 
-    An image is `image_name`, else `image_id`, or what `image_column` names: a path, or a number that is a file's name.
-    Captions are `captions`, a list or one text, or what `caption_column` names. Paths are relative to `image_root`,
-    else to a folder near the array; where none of them exists as it stands, `.jpg` is added to all. The array is read
-    without running code (see `pickles`). An image that is listed again is one record, with the captions of both.
-    `contents` says which entries are not used: those that name no image.
+    The image is `image_name`, else `image_id`, or the key `image_column`: a path, or a number that is a file's name.
+    The captions are `captions`, a list or one text, or the key `caption_column`. Paths are relative to `image_root`,
+    else to a folder near the array. If no path exists as given, `.jpg` is added to all. The array is read without
+    running code (see `pickles`). Entries with the same image are one record, with all their captions.
+    `contents` counts the entries that are not used: those that name no image.
 
-    Raises DataError when the file is no such array, an entry names no image, or the images are nowhere to be found.
+    Raises DataError when the file is no such array, when most entries name no image, or when the images are nowhere to
+    be found.
     """
 
     options = ("image_root", "image_column", "caption_column")
@@ -59,10 +60,10 @@ class Conceptual(ImageFiles):
         twice = self.entries - len(self)
         merged = f"{twice:,} entries are of images listed before: each image is one record." if twice else ""
         self.note = " ".join(filter(None, [guessed, merged]))
-        self.probe("Give the folder that holds them with --data.image-root")
+        self.probe("Give the folder that holds the images with --data.image-root")
 
     def _read_own(self) -> pa.Table:
-        """Read what else the entries say."""
+        """Read the other fields of the entries."""
         from openslip.data.typed_cells import Cells
 
         entries = _entries(*self._asked, Contents("entries"))
@@ -72,7 +73,7 @@ class Conceptual(ImageFiles):
 def _entries(
     path: str | Path, image_keys: tuple[str, ...], caption_keys: tuple[str, ...], contents: Contents
 ) -> Iterator[tuple[str, tuple[str, ...], dict[str, Any]]]:
-    """Yield the image, the captions and what else there is of each entry that names an image.
+    """Yield the image, the captions and the other fields of each entry that names an image.
 
     All entries are counted in `contents`.
     """
@@ -101,7 +102,7 @@ def _entries(
 def _check_asked_for(
     entry: Any, image_keys: tuple[str, ...], caption_keys: tuple[str, ...], path: str | Path
 ) -> None:
-    """Raise Misfit when the array's first entry lacks a key that was asked for: one that stands alone."""
+    """Raise Misfit when the array's first entry lacks a key that an option names: then it is the only key."""
     for option, keys in (("image_column", image_keys), ("caption_column", caption_keys)):
         if len(keys) == 1 and isinstance(entry, dict) and keys[0] not in entry:
             raise Misfit(
@@ -112,7 +113,7 @@ def _check_asked_for(
 
 
 def _first(entry: Any, keys: tuple[str, ...]) -> Any:
-    """Return the value of the first of these keys that the entry has."""
+    """Return the value of the first of these keys that the entry has, None without any."""
     if not isinstance(entry, dict):
         return None
     return next((entry[key] for key in keys if key in entry), None)

@@ -1,4 +1,4 @@
-"""CSV, TSV and their kin, as spreadsheets and scripts leave them."""
+"""Read CSV, TSV and similar tables, as spreadsheets and scripts write them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from openslip.data.sources.sheet import Sheet, check_columns
 from openslip.errors import DataError
 
 SEPARATORS = ",;\t|"
-"""What may stand between fields; of equally good ones the first is taken."""
+"""Separators of fields; of equally good ones the first is taken."""
 _LITERAL = "\t|"
-"""Between these, double quotes mean nothing, but where a whole field stands in them."""
+"""With these separators double quotes are plain text, except around a whole field."""
 _LOOK = 200
 """Lines that the separator is chosen by."""
 _TITLES = 10
-"""Lines that may stand above the names of the columns."""
+"""The most lines above the names of the columns."""
 _MOST_LINES = 1000
-"""Of a quoted field."""
+"""The most lines of a quoted field."""
 _SEP = re.compile(r'"?sep=([^\w\s"]|\t)"?[\s,;|]*', re.IGNORECASE)
 _QUOTED_NAMES = re.compile(r'"[^"]*"( "[^"]*")+\s*')
 
@@ -33,15 +33,14 @@ _QUOTED_NAMES = re.compile(r'"[^"]*"( "[^"]*")+\s*')
 def read_delimited(path: Path, wanted: Sequence[str] = ()) -> Sheet:
     r"""Return the rows of a table whose first line names its columns; short rows are filled up with "".
 
-    - The separator is the comma, semicolon, tab or pipe with which most lines have as many fields as the first and that
-      makes well-known names, or those `wanted`, of it; or the one that Excel's first line says: `sep=;`.
+    - The separator is a comma, semicolon, tab or pipe. The one is taken with which most lines have as many fields as
+      the first, and the first holds well-known names or those `wanted`. A first line `sep=;`, as Excel has it, decides.
     - Between commas and semicolons, quotes are as in RFC 4180, with or without blanks before them. Between tabs and
-      pipes they are part of the text, but for a field that stands in quotes as a whole.
-    - A title above the line of names is passed over.
-    - Where all rows have one field more than there are names, as R writes them, the first is the row's name.
-    - Only the first column may go without a name. A cell beneath another one without, a row with more cells than there
-      are names, and a quoted cell that holds lines of the table are errors, because a caption would be cut or rows
-      would vanish.
+      pipes quotes are part of the text, except around a whole field.
+    - A title above the line of names is skipped.
+    - If all rows have one field more than there are names, as R writes them, the first field is the row's name.
+    - Only the first column may have no name. Text in another column without a name, a row with more cells than names,
+      and a quoted cell that holds lines of the table are errors: a caption would be cut, or rows would vanish.
     Raises DataError, now or as rows are taken.
     """
     lines = read_lines(path)
@@ -60,7 +59,7 @@ def read_delimited(path: Path, wanted: Sequence[str] = ()) -> Sheet:
     reader = _Reader(path, chain(sample, lines), separator, skipped)
     reader.columns, remarks = _columns(_parsed(path, sample, separator), wanted)
     if above:
-        remarks.append(f"Lines above the one that names the columns are passed over: {above}")
+        remarks.append(f"Lines skipped above the names of the columns: {above}")
     cause = "The first line of the table must name its columns"
     if len(reader.columns) == 1 and not said:
         cause += ", with a comma, semicolon, tab or pipe between them; it has none of these"
@@ -68,7 +67,7 @@ def read_delimited(path: Path, wanted: Sequence[str] = ()) -> Sheet:
 
 
 def _above(path: Path, lines: Sequence[str], wanted: Sequence[str]) -> int:
-    """Return how many lines, such as a title, stand above the one that names image and captions; 0 if none does."""
+    """Return how many lines, such as a title, come before the one that names image and captions; 0 if none does."""
 
     for separator in SEPARATORS:
         rows = [
@@ -84,10 +83,10 @@ def _above(path: Path, lines: Sequence[str], wanted: Sequence[str]) -> int:
 
 
 def _separator(path: Path, sample: Sequence[str], wanted: Sequence[str]) -> str:
-    """Return the separator that makes the most of the first lines."""
+    """Return the separator that fits the first lines best."""
     if path.suffix.lower() == ".tsv" and "\t" in sample[0]:
         return "\t"
-    if _QUOTED_NAMES.fullmatch(sample[0]):  # R's write.table, if it is not told another
+    if _QUOTED_NAMES.fullmatch(sample[0]):  # R's write.table by default
         return " "
 
     def quality(separator: str) -> tuple[bool, bool, int, float]:
@@ -101,7 +100,7 @@ def _separator(path: Path, sample: Sequence[str], wanted: Sequence[str]) -> str:
 
 
 def _known(names: Sequence[str], wanted: Sequence[str]) -> int:
-    """Return how many of the two, image and captions, the names name."""
+    """Return for how many of the two, image and captions, there is a name."""
     names = [name.strip() for name in names]
     asked = sum(name in names for name in wanted)
     return max(asked, bool(guess_images(names)) + bool(guess_captions(names)))
@@ -119,7 +118,7 @@ def _parsed(path: Path, sample: Sequence[str], separator: str) -> list[list[str]
 
 
 def _columns(sample: list[list[str]], wanted: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the names of the columns, and what there is to remark."""
+    """Return the names of the columns, and remarks."""
     if not sample:
         return [], []
     names = [name.strip(" \t\r\n\ufeff") for name in sample[0]]
@@ -133,13 +132,13 @@ def _columns(sample: list[list[str]], wanted: Sequence[str]) -> tuple[list[str],
             for column in images[:1]
         )
         if numbered or shifted:
-            remark = "Its first line has one name fewer than the rows have fields: the first field is the row's name"
+            remark = "The first line has one name fewer than the rows have fields: the first field is the row's name"
             return ["", *names], [remark]
     return names, []
 
 
 class _Reader:
-    """Reads the rows of one file: `columns` are their names, `line` the number of the line where a row begins."""
+    """Reads the rows of one file. `columns`: the columns' names; `line`: the number of the line where a row begins."""
 
     def __init__(self, path: Path, lines: Iterator[str], separator: str, skipped: int) -> None:
         self.path, self.separator = path, separator
@@ -149,7 +148,7 @@ class _Reader:
         self._lines, self._ahead = lines, deque[str]()
 
     def rows(self, remarks: list[str]) -> Iterator[list[str]]:
-        """Yield the rows after the first, as wide as there are columns; at the end add to the remarks."""
+        """Yield the rows after the first, one cell per column; at the end add to the remarks."""
         names = self.columns
         width = len(names)
         nameless = [
@@ -170,7 +169,7 @@ class _Reader:
         if self.short:
             remarks.append(
                 f"Rows with fewer fields than there are columns: {self.short:,}, the first in line "
-                f"{self.first_short}; what is missing is taken as empty"
+                f"{self.first_short}; missing fields are taken as empty"
             )
 
     def raw(self) -> Iterator[list[str]]:
@@ -209,7 +208,7 @@ class _Reader:
         self.next_line -= len(lines)
 
     def _unquoted(self, line: str) -> list[str]:
-        """Return the fields of a line with quotes in it: unquoted, where that makes a row, else as they stand."""
+        """Return the fields of a line that holds quotes: unquoted if that makes a row, else as they are."""
         literal = line.rstrip("\r\n").split(self.separator)
         width = len(self.columns) or len(literal)
         taken: list[str] = []
@@ -233,7 +232,7 @@ class _Reader:
     def _is_row(self, line: str, width: int, row: Sequence[str]) -> bool:
         """Whether a line in a cell of this row looks like a row of its own.
 
-        It has as many fields, and one of them names an image file or is numbered as the row's own one in its place.
+        Such a line has `width` fields. One of them names an image file, or is numbered like the row's own field there.
         """
         fields = line.rstrip("\r\n").split(self.separator)
         return len(fields) == width > 1 and any(
@@ -252,21 +251,21 @@ class _Reader:
         raise DataError(
             f"Line {self.line} of {self.path} has {len(row)} fields, its header has {width}",
             got=self.separator.join(row)[:200],
-            cause="The row has one field more than there are names: a caption has the separator in it, or the first "
-            "column, of row names, has no name"
+            cause="The row has one field more than there are names: a caption contains the separator, or the first "
+            "column holds row names and has no name"
             if len(row) == width + 1
             else "",
-            fix=f"A caption with the separator {self.separator!r} in it must stand in double quotes: "
-            f'"like{self.separator} this" (single quotes do not count); a column without a name needs one',
+            fix=f"Put a caption that contains the separator {self.separator!r} in double quotes: "
+            f'"like{self.separator} this" (single quotes do not count); or give the nameless column a name',
         )
 
     def _beneath_no_name(self, row: list[str]) -> DataError:
         return DataError(
             f"Line {self.line} of {self.path} has text in a column without a name",
             got=self.separator.join(row)[:200],
-            cause="A caption with the separator in it spills into the next column",
-            fix=f"A caption with the separator {self.separator!r} in it must stand in double quotes: "
-            f'"like{self.separator} this"; or else give the column a name',
+            cause="A caption that contains the separator spills into the next column",
+            fix=f"Put a caption that contains the separator {self.separator!r} in double quotes: "
+            f'"like{self.separator} this"; or give the column a name',
         )
 
     def _refuse_swallowed(self, row: list[str]) -> None:
@@ -278,43 +277,41 @@ class _Reader:
             alike = sum(line.count(self.separator) == width - 1 > 0 for line in inner)
             if rows or alike > max(20, 0.9 * len(inner)):
                 raise DataError(
-                    f"A cell of {self.path} goes from line {self.line} to line {self.next_line - 1}, over what "
+                    f"A cell of {self.path} runs from line {self.line} to line {self.next_line - 1}, across what "
                     "looks like rows of the table",
                     got=cell[:200],
                     cause=f"A lone double quote at the beginning of a field in line {self.line}",
-                    fix='A double quote in a field is written twice, and the field stands in quotes: "5"" pipe"',
+                    fix='Write a double quote in a field twice, and put the field in quotes: "5"" pipe"',
                 )
 
     def _broken(self, line: int, last: int, reason: str) -> DataError:
-        """Return the error for a row that cannot be read, in the words that help."""
+        """Return the error for a row that cannot be read, with the likely cause and fix."""
         text = next(islice(read_lines(self.path), last - 1, None), "")
         cause, fix = (
             reason,
             (
-                "Look for a lone double quote: a field that starts with one must end with one, and those in "
-                'between are written twice: "5"" pipe"'
+                "Look for a lone double quote: a field that starts with one must end with one, and double quotes "
+                'in between are written twice: "5"" pipe"'
             ),
         )
         if reason.startswith("new-line character"):
-            cause = (
-                "A carriage return stands in the middle of the line: some lines end with one, others do not"
-            )
+            cause = "A carriage return is in the middle of the line: some lines end with one, others do not"
             fix = "Save the table with one kind of line ends, or put the cell with the line break in double quotes"
         elif re.search(r"[A-Za-z0-9+/]{1000}", text[:100_000]):
             cause, fix = (
                 f"{reason}: it holds a picture in base64",
-                "Store pictures as files, or in Parquet, as bytes",
+                "Store pictures as files, or as bytes in Parquet",
             )
         elif re.search(rf'"\s+({re.escape(self.separator)}|$)', text.rstrip("\r\n")):
-            cause = f"{reason}: a blank stands between a closing double quote and the separator"
+            cause = f"{reason}: there is a blank between a closing double quote and the separator"
             fix = "Remove the blanks after double quotes"
         elif '\\"' in text:
             cause = f"{reason}: double quotes are escaped with backslashes, which CSV does not know"
-            fix = 'In a field in quotes a double quote is written twice: "5"" pipe"'
+            fix = 'Write a double quote in a quoted field twice: "5"" pipe"'
         kind = self.path.suffix[1:].upper()
         return DataError(f"Line {line} of {self.path} is not valid {kind}", cause=cause, fix=fix)
 
 
 def _mould(field: str) -> str:
-    """Return what all fields numbered like this one have in common, "" if it is no number and no name with one."""
+    """Return a field with its numbers blanked, to compare; "" if it is neither a number nor a name with one."""
     return re.sub(r"\d+", "0", field) if re.fullmatch(r"[^\s\"]*\d[^\s\"]*", field) else ""

@@ -1,4 +1,4 @@
-"""The entries of annotation files: the unusable are counted, or an error where they are the most; texts are bounded."""
+"""Count the unusable entries of annotation files, with an error if they are the majority; and bound the texts."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _STEP = 1 << 16
 """Bytes of texts that are counted before they are drawn."""
 
 TRIED = 100
-"""Entries after which a file is judged for the first time: nobody waits for millions of unusable ones."""
+"""Entries after which a file is first judged, so that nobody waits for millions of unusable ones."""
 
 
 class Unusable:
-    """The unusable entries of one annotation file, counted in its `contents`, which has seen them."""
+    """Counts the unusable entries of one annotation file in `contents`, which has seen them."""
 
     def __init__(self, contents: Contents) -> None:
         self._contents, self._count = contents, 0
         self._first: DataError | None = None
 
     def count(self, reason: str, error: DataError) -> None:
-        """Count an entry, of which `error` would say why it cannot be used. Raises the first where most are so."""
+        """Count an entry that `error` makes unusable. Raises the first such error if most entries are unusable."""
         self._contents.leave_out(reason, str(error.got))
         self._count += 1
         self._first = self._first or error
@@ -34,18 +34,18 @@ class Unusable:
             self.judge()
 
     def judge(self) -> None:
-        """Raise the error of the first unusable entry if more than half of those seen are so."""
+        """Raise the error of the first unusable entry if more than half of the entries seen are unusable."""
         if self._first and 2 * self._count > self._contents.seen:
             raise self._first
 
 
 class Texts:
-    """The bytes of all texts of a pickle, which can name one text any number of times: not much more than the file."""
+    """Bounds the bytes of a pickle's texts by the size of the file: a pickle can name one text any number of times."""
 
     def __init__(self, path: str | Path) -> None:
         try:
             most = 2 * os.path.getsize(path) + MEMORY // 2
-        except (OSError, ValueError):  # whoever reads it says so
+        except (OSError, ValueError):  # reading the file raises the error
             most = MEMORY
         self._budget, self._taken = Budget("The file", str(path), memory=most), 0
 
@@ -62,7 +62,7 @@ class Texts:
 
 
 def short(value: Any) -> str:
-    """Return a value in a few words, whatever it is."""
+    """Return a short text for any value."""
     try:
         return reprlib.repr(value)
     except ValueError:  # numbers of more than 4,300 digits

@@ -1,4 +1,4 @@
-"""A folder of images, searched to any depth, with the captions that lie beside them, if any do."""
+"""A folder of images, searched to any depth, with the captions beside the images, if there are any."""
 
 from __future__ import annotations
 
@@ -29,25 +29,23 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CONTAINERS = frozenset(("tar", "tgz", "zip", "7z", "rar", "gz", "parquet", "arrow", "npy"))
-"""Extensions of files that hold many things: whoever has some in a folder of pictures would miss them."""
+"""Extensions of files that hold many things, which a user would miss: they count as lost."""
 TOLD = 20
-"""Endings of files that are told apart."""
+"""The most endings of files that are told apart."""
 
 _MARK = "\0"
-"""Between a path and the kind of what lies beside it, as a letter; in no path, and before all that can be in one."""
+"""Separates a path from the kind of its sidecars, a letter. No path holds it, and it sorts before all characters."""
 
-_Beside = tuple[
-    str, str
-]  # what to put in the place of the image's ending for its .json and text, "" for none
+_Beside = tuple[str, str]  # what replaces the image's ending for its .json and for its text, "" for none
 
 
 class ImageFolder(ImageFiles):
     """Every image below `folder`, sorted by relative path, which is also the record's key.
 
-    A record's captions are those in the text and `.json` of the same name beside it (see `sidecars.read`; `1.txt` or
-    `1.jpg.txt` of `1.jpg`), which are read with it; `caption_column` asks for one ending, or for keys of the `.json`.
+    Captions are read with an image, from the text and the `.json` beside it with the same name: `1.txt` or
+    `1.jpg.txt` for `1.jpg` (see `sidecars.read`). `caption_column` asks for one ending, or for keys of the `.json`.
     Hidden files and folders are left out; links are followed, each folder once. `contents` counts the files and says
-    why some are not used. `files`: take these images alone. `name`: what to call it, if not as the folder.
+    why some are not used. `files`: take only these images. `name`: the source's name, by default the folder's.
 
     Raises DataError when a folder cannot be listed or there is no image; Misfit when no image has captions as asked.
     """
@@ -83,7 +81,7 @@ class ImageFolder(ImageFiles):
             self.options = ()  # there is nothing to choose among
 
     def __getitem__(self, index: int) -> Record:
-        """Return record `index`. Raises DataError when a file of it cannot be read, IndexError beyond the end."""
+        """Return record `index`. Raises DataError when one of its files cannot be read, IndexError beyond the end."""
         record = super().__getitem__(index)
         return replace(record, captions=self._captions_beside(range(len(self))[index]))
 
@@ -92,9 +90,9 @@ class ImageFolder(ImageFiles):
         return replace(file, captions=self._captions_beside(range(len(self))[index]))
 
     def columns(self, indices: Sequence[int]) -> pa.Table | None:
-        """Return the fields of the `.json` beside these images but for captions (see `sidecars.own_fields`).
+        """Return the fields of the `.json` beside these images, except captions (see `sidecars.own_fields`).
 
-        Types are JSON's, of these images alone. Of an image whose `.json` cannot be read all are null.
+        Types are JSON's, from these images alone. Where the `.json` of an image cannot be read, all fields are null.
         """
         if not any(sidecar for sidecar, _ in self._kinds):
             return None
@@ -122,7 +120,7 @@ class ImageFolder(ImageFiles):
         )
 
     def _notes(self, caption_column: str, listing: _Listing) -> Iterator[str]:
-        """Look at the captions of a few images; say what is to be said of them."""
+        """Look at the captions of a few images; yield remarks on them."""
         facts: Counter[str] = Counter()
         with_some = np.flatnonzero(self._beside.array)
         for number in spread(len(with_some)):
@@ -133,30 +131,30 @@ class ImageFolder(ImageFiles):
         if caption_column and facts["none"] == facts["looked"]:
             raise Misfit(
                 "caption_column",
-                f"No captions {caption_column!r} lie beside the images of {self.name}",
-                cause=f"A caption of 1.jpg lies in 1.{sidecars.TEXTS[0]}, or in 1.json under such a key",
-                fix="Leave it out, or give the table that holds the captions instead of the folder",
+                f"There are no captions {caption_column!r} beside the images of {self.name}",
+                cause=f"A caption of 1.jpg is looked for in 1.{sidecars.TEXTS[0]}, or in 1.json under such a key",
+                fix="Leave the option out, or give the table that holds the captions instead of the folder",
             )
         yield from sidecars.notes(facts, self.name)
         texts = [found for extension, found in listing.unused.items() if extension != "json"]
         if texts and not len(with_some):
             count, example = max(texts)
             yield (
-                f"No captions lie beside the images of {self.name}: {count:,} texts such as {example} have the name "
-                f"of no image in their own folder, as a caption of 1.jpg in 1.{sidecars.TEXTS[0]} would"
+                f"No captions lie beside the images of {self.name}: {count:,} texts such as {example} do not have the "
+                f"name of an image in the same folder, as a caption of 1.jpg in 1.{sidecars.TEXTS[0]} has"
             )
         elif listing.tables and not len(with_some):
             yield (
-                f"No captions lie beside the images of {self.name}. If they are in "
-                f"{os.path.join(self.root, min(listing.tables))}, give that instead of the folder"
+                f"No captions lie beside the images of {self.name}. If the captions are in "
+                f"{os.path.join(self.root, min(listing.tables))}, give that file instead of the folder"
             )
 
 
 class _Listing:
-    """The images of a folder, each with the kind of what lies beside it, an index into `kinds`; and all other files.
+    """The images of a folder, each with the kind of its sidecars, an index into `kinds`; and all other files.
 
-    tables: files that may hold captions, by relative path. unused: extension → texts and `.json` without image, or one
-    too many: how many, and one of them.
+    tables: files that may hold captions, by relative path. unused: extension → count and example of the texts and
+    `.json` that have no image, or that are one too many for it.
     """
 
     def __init__(self, folder: str, asked: Asked) -> None:
@@ -172,22 +170,22 @@ class _Listing:
         self._hidden_example = ""
 
     def walk(self) -> Iterator[str]:
-        """Yield the relative path of each image below the folder, with slashes; then _MARK and the kind of what lies
-        beside it, if anything does."""
+        """Yield the relative path of each image below the folder, with slashes; then _MARK and the kind of its
+        sidecars, if it has any."""
         seen: set[tuple[int, int]] = set()
         for parent, folders, files in os.walk(self.folder, onerror=_cannot_list, followlinks=True):
             status = os.stat(parent)
-            if (status.st_dev, status.st_ino) in seen:  # reached again through a link, perhaps for ever
+            if (status.st_dev, status.st_ino) in seen:  # reached again through a link, perhaps endlessly
                 folders.clear()
                 continue
             seen.add((status.st_dev, status.st_ino))
-            # Sorted: which of two links to one folder is taken must not depend on the file system.
+            # Sorted, so that the file system does not decide which of two links to one folder is taken.
             folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
             prefix = os.path.relpath(parent, self.folder).replace(os.sep, "/") + "/"
             yield from self._of_folder("" if parent == self.folder else prefix, files, None)
 
     def these(self, files: Sequence[str]) -> Iterator[str]:
-        """Yield the same of the images `files`, absolute or relative to the working folder."""
+        """Yield what `walk` yields for the images `files`, absolute or relative to the working folder."""
         relative = sorted(os.path.relpath(file, self.folder).replace(os.sep, "/") for file in files)
         for parent, images in groupby(relative, key=os.path.dirname):
             try:
@@ -198,7 +196,7 @@ class _Listing:
             yield from self._of_folder(f"{parent}/" if parent else "", there, wanted)
 
     def _of_folder(self, prefix: str, files: Iterable[str], wanted: set[str] | None) -> Iterator[str]:
-        """Yield the images of one folder's files, of those that are `wanted` if others are not."""
+        """Yield the images among one folder's files: those that are `wanted`, or all if that is None."""
         images: list[tuple[str, str]] = []
         beside: dict[str, dict[str, str]] = {}  # name without ending → ending in lower case, as it is
         for file in files:
@@ -228,7 +226,7 @@ class _Listing:
     def _kind(
         self, stem: str, ending: str, beside: dict[str, dict[str, str]], used: set[tuple[str, str]]
     ) -> int:
-        """Return the kind of what lies beside an image; add to `used` what of it is taken, and why the rest is not."""
+        """Return the kind of an image's sidecars; add the sidecars that are taken to `used`."""
         chosen = ["", ""]
         for base, added in ((stem, ""), (stem + ending, ending)):
             there = beside.get(base, {})
@@ -267,10 +265,10 @@ class _Listing:
             contents.leave_out(*self._why(extension, example), count, lost=self._missed(extension, example))
         for extension, (count, example) in self.unused.items():
             contents.see(count)
-            # One of many, and a single one, is a note beside pictures.
+            # A single text, or a few among many pictures, is a note beside pictures.
             text = extension != "json" and (captioned or (count > 1 and 2 * count > self._images))
             reason = (
-                "a text beside no image, or beside one that has another"
+                "a text beside no image, or beside an image that has another text"
                 if text
                 else f".{extension} is not read"
             )
@@ -280,7 +278,7 @@ class _Listing:
         return contents
 
     def what_is_there(self) -> str:
-        """Return in words what there is instead of images."""
+        """Return a sentence on what there is instead of images."""
         there = {
             f".{extension}" if extension else "without extension": count
             for extension, (count, _) in (self.others | self.unused).items()
@@ -294,11 +292,11 @@ class _Listing:
         """Return what to do where there are no images."""
         for ending in ("tar", "parquet"):
             if ending in self.others:
-                return f"For the .{ending} files in its subfolders write '{self.folder}/**/*.{ending}'"
+                return f"For the .{ending} files in the subfolders, write '{self.folder}/**/*.{ending}'"
         if self.tables:
             return f"Give the table instead of the folder: {os.path.join(self.folder, self.tables[0])}"
         if NOT_READ & self.others.keys():
-            return f"Make JPEGs of them: images end in {image_endings()}"
+            return f"Convert them to JPEG: images end in {image_endings()}"
         return (
             f"Images end in {image_endings()}; if there are captions, give the table or annotation file that holds "
             "them instead of the folder"
@@ -315,7 +313,7 @@ class _Listing:
         beside = os.path.join(self.folder, os.path.splitext(example)[0])
         holds = extension in CONTAINERS and not os.path.isdir(
             beside
-        )  # else it tells of the folder, as img2dataset's
+        )  # else it describes the folder, as img2dataset's files do
         return holds or extension in NOT_READ | FILMS or self._is_picture(example)
 
     def _is_picture(self, example: str) -> bool:

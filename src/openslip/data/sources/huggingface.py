@@ -1,4 +1,4 @@
-"""Sets of the Hugging Face hub and of its `datasets` library: downloaded, saved to disk, or read where they lie."""
+"""Data sets of the Hugging Face hub and its `datasets` library: downloaded, saved to disk, or read on the hub."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _HOW = (
-    "Write hf:owner/name, hf:owner/name/config or hf:folder, each with :split behind it if it is not train; "
+    "Write hf:owner/name, hf:owner/name/config or hf:folder, followed by :split for a split other than train; "
     "hf-stream: instead of hf: downloads nothing"
 )
 _CONVERTED = "refs/convert/parquet"
@@ -62,7 +62,7 @@ def open_hub(
     NAME is `owner/name` or `owner/name/config` on the hub, or a local folder: one that `Dataset.save_to_disk` wrote,
     or one of Parquet files named after their splits. `hf:` downloads the set with the `datasets` library, once;
     `hf-stream:` reads the set's Parquet files on the hub, row group by row group. SPLIT may be a part, as in
-    `train[:10%]`, where `datasets` is what reads it. Code of a set is never run.
+    `train[:10%]`, where `datasets` reads the set. A set's own code is never run.
 
     Raises DataError when there is no such set, config, split or column, or when `datasets` is not installed.
     """
@@ -93,7 +93,9 @@ def open_hub(
         return _open_picked(found, "", split, spec, options)
     parts = name.split("/")
     if not 2 <= len(parts) <= 3 or not all(re.fullmatch(r"\w[\w.-]*", part) for part in parts):
-        raise DataError("There is no such folder, and it is no name of a set on the hub", got=name, fix=_HOW)
+        raise DataError(
+            "There is no such folder, and this cannot be the name of a set on the hub", got=name, fix=_HOW
+        )
     repository, config = "/".join(parts[:2]), "".join(parts[2:])
     if scheme == "hf":
         dataset = _download(repository, config, split or "train")
@@ -105,7 +107,7 @@ def open_hub(
 def _hub_dataset(
     dataset: datasets.Dataset, taken: str, splits: list[str], spec: str, options: dict[str, Any]
 ) -> Source:
-    """Open a set. `taken`: its split where nobody asked for it, of these `splits`."""
+    """Open a set. `taken`: the split that was taken by default, of these `splits`."""
     source = HubDataset(dataset, name=spec, **options)
     source.note = _joined(_split_note(taken, splits, spec) if taken else "", source.note)
     return source
@@ -124,13 +126,11 @@ def _open_picked(
 
 
 def _split_note(taken: str, splits: Iterable[str], spec: str) -> str:
-    """Return what there is to say where a split was taken that nobody asked for."""
+    """Return the note on a split that was taken by default; "" if there is no other."""
     others = sorted({str(split) for split in splits} - {taken})
     if not others:
         return ""
-    return (
-        f"Split {taken!r} of {spec}; there are also {', '.join(map(repr, others[:10]))}: {spec}:{others[0]}"
-    )
+    return f"Split {taken!r} of {spec} is taken; there are also {', '.join(map(repr, others[:10]))}: {spec}:{others[0]}"
 
 
 def _joined(*notes: str) -> str:
@@ -141,8 +141,8 @@ class HubDataset(Source):
     """The records of a `datasets.Dataset`, in its order. Images are taken as they are stored, never decoded.
 
     Columns are chosen as for Parquet (see `arrow.choose_typed`); `note` says what was guessed. A record's key is
-    name:row. Pickles as the set does: by the names of its files, if it is not held in memory.
-    Raises DataError when the set is empty or its columns cannot be told.
+    name:row. The source pickles as the set does: by the names of the set's files, unless the set is in memory.
+    Raises DataError when the set is empty, or when its columns cannot be chosen.
     """
 
     options = ("image_root", "image_column", "caption_column")
@@ -199,24 +199,24 @@ class HubDataset(Source):
         return find_file(values, self.chosen, key=key, name=self.name, root=self.root)
 
     def _read(self, index: int, read: Callable[[int], T]) -> tuple[str, T]:
-        """Return the key of a row, and what `read` gives of it. Raises DataError when it cannot be read."""
+        """Return the key of a row, and what `read` returns for it. Raises DataError when the row cannot be read."""
         key = f"{self.name}:{index}"
         try:
             return key, read(index)
-        except (OSError, ValueError, LookupError) as error:  # files gone or damaged; text that is no UTF-8
+        except (OSError, ValueError, LookupError) as error:  # files gone or damaged; text that is not UTF-8
             raise DataError("The row cannot be read", got=key, cause=str(error)) from None
 
     def _values_of_file(self, index: int) -> list[Any] | None:
-        """Return the columns' values in a row without the bytes of an image, None of one that has them."""
+        """Return the columns' values in a row without image bytes, None for a row that has them."""
         index, (image, *captions) = self._place(index)
         if has_bytes(scalar := image.scalar(index)):
             return None
         return [scalar.as_py(), *(column[index] for column in captions)]
 
     def columns(self, indices: Sequence[int]) -> pa.Table | None:
-        """Return the other columns of these rows, with the types they have, those that hold bytes left out.
+        """Return the other columns of these rows, with the set's types; columns that hold bytes are left out.
 
-        What is damaged is null.
+        Damaged cells are null.
         """
         if self._others is None:
             return None
@@ -237,12 +237,12 @@ class HubDataset(Source):
         return self.__dict__ | {"_columns": None, "_other_columns": None}
 
     def _values(self, index: int) -> list[Any]:
-        """Return the columns' values in a row, from the table itself: the set's features would decode them."""
+        """Return the columns' values in a row, from the table itself: the set's features would decode images."""
         index, columns = self._place(index)
         return [column[index] for column in columns]
 
     def _place(self, index: int) -> tuple[int, list[CheckedColumn]]:
-        """Return where a row lies in the table, and the columns of image and captions."""
+        """Return the position of a row in the table, and the columns of image and captions."""
         if self._columns is None:
             self._columns = _checked(self._rows, self._names)
         order, columns = self._columns
@@ -250,7 +250,7 @@ class HubDataset(Source):
 
 
 _Checked = tuple[CheckedColumn | None, list[CheckedColumn]]
-"""The order of the rows, None as they lie, and the columns."""
+"""The order of the rows, None for the order of the table, and the columns."""
 
 
 def _checked(dataset: Any, names: Sequence[str]) -> _Checked:
@@ -259,7 +259,7 @@ def _checked(dataset: Any, names: Sequence[str]) -> _Checked:
 
 
 def _first_values(dataset: Any, name: str) -> list[Any]:
-    """Return the values of a column in the first rows, those that can be read."""
+    """Return the values of a column in the first rows, as far as they can be read."""
     order, (column,) = _checked(dataset, [name])
     found = []
     for row in range(min(LOOKED_AT, len(dataset))):
@@ -271,8 +271,8 @@ def _first_values(dataset: Any, name: str) -> list[Any]:
 def pick(files: dict[str, str], config: str, split: str, where: str) -> list[str]:
     """Return the Parquet files of one split and config of a set.
 
-    `files`: path within the set → where it lies. The config is a folder; it may be left out where there is but one,
-    or one called `default`. The split is in the file's name or its folder's; "" is train, or whatever there is.
+    `files`: path within the set → local path or URL. The config is a folder; it may be left out where there is only
+    one, or one called `default`. The split is in the name of the file or its folder; "" is train, or the only split.
     Raises DataError when there are no such files, or several configs to choose from.
     """
     if config:
@@ -291,7 +291,9 @@ def pick(files: dict[str, str], config: str, split: str, where: str) -> list[str
     if wanted not in by_split:
         raise DataError(
             f"{where} has no split {split or 'train'!r} among its Parquet files",
-            fix=did_you_mean(split or "train", filter(None, by_split)) if any(by_split) else "Leave it out",
+            fix=did_you_mean(split or "train", filter(None, by_split))
+            if any(by_split)
+            else "Leave the split out",
         )
     chosen = by_split[wanted]
     configs = {_config_of(path) for path in chosen}
@@ -305,9 +307,9 @@ def pick(files: dict[str, str], config: str, split: str, where: str) -> list[str
 
 
 def split_of(path: str) -> str:
-    """Return the split that a Parquet file of a set belongs to, by its name or else its folders'; "" if none says so.
+    """Return the split that a Parquet file of a set belongs to, by its name or its folders' names; "" if by none.
 
-    `data/train-00000-of-00004.parquet`, `default/train/0000.parquet` and `val.parquet` are laid out as hubs do.
+    Hubs lay out files as `data/train-00000-of-00004.parquet`, `default/train/0000.parquet` or `val.parquet`.
     """
     *folders, stem = path.removesuffix(".parquet").split("/")
     numbered = re.match(r"(\w+(?:\.\w+)*)-\d+-of-\d+", stem)
@@ -319,7 +321,7 @@ def split_of(path: str) -> str:
 
 
 def _config_of(path: str) -> str:
-    """Return the folder of a file, without one that is named after the split."""
+    """Return the folder of a file, without a last folder that is named after the split."""
     folders = path.split("/")[:-1]
     if folders and (split_of(folders[-1]) or path.split("/")[-1][:-8].isdigit()):
         folders.pop()
@@ -327,7 +329,7 @@ def _config_of(path: str) -> str:
 
 
 def _hub_files(repository: str) -> dict[str, str]:
-    """Return the Parquet files of a set on the hub, of the hub's own copy if it is a whole one: path → URL."""
+    """Return path → URL of a set's Parquet files on the hub: of the hub's copy if that is whole, else the set's own."""
     converted, own = list_hub(repository, _CONVERTED), {}
     partial = any("partial-" in path for path in converted)
     if partial or not converted:
@@ -339,8 +341,8 @@ def _hub_files(repository: str) -> dict[str, str]:
             if partial
             else "The set has no Parquet files",
             got=repository,
-            cause="There is no set of that name, it is not public and you are not logged in, or it is stored otherwise",
-            fix=f"Check the name, or download it: hf:{repository} instead of hf-stream:{repository}",
+            cause="No set has that name, or it is not public and you are not logged in, or it has another format",
+            fix=f"Check the name, or download the set: hf:{repository} instead of hf-stream:{repository}",
         )
     return found
 
@@ -356,19 +358,19 @@ def list_hub(repository: str, revision: str) -> dict[str, str]:
         found = HfFileSystem().find(root, revision=revision or None)
     except FileNotFoundError:
         return {}
-    except Exception as error:  # of the network, of the hub, of its library
-        raise DataError("The hub does not say what the set holds", got=repository, cause=str(error)) from None
+    except Exception as error:  # errors of the network, the hub or its library
+        raise DataError("The hub does not list the set's files", got=repository, cause=str(error)) from None
     inside = re.compile(rf"{re.escape(root)}(@refs(%2F|/)convert(%2F|/)parquet)?/(?P<path>.+\.parquet)")
     matches = map(inside.fullmatch, found)
     return {match["path"]: f"hf://{match[0]}" for match in matches if match}
 
 
 def _download(repository: str, config: str, split: str) -> datasets.Dataset:
-    """Download a set, or find it where it was downloaded to before."""
+    """Load a set of the hub, which downloads it unless it was downloaded before."""
     library = _library()
     try:
         return library.load_dataset(repository, config or None, split=split)
-    except Exception as error:  # of the network, of the hub, of the set, of the library
+    except Exception as error:  # errors of the network, the hub, the set or the library
         raise DataError(
             "The set cannot be loaded from the hub",
             got=":".join(filter(None, [repository, config, split])),

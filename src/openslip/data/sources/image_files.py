@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from openslip.data.typed_cells import Cells
 
 PROBED = 8
-"""Files looked for when a source is opened, spread over it: none there means a wrong image folder."""
+"""Files looked for when a source is opened, spread over it; if none is there, the image folder is wrong."""
 LOOKED_FOR = 256
-"""Files looked for, if some of those are there, to say how their names are spelled."""
+"""Files looked for, once some of the probed ones are there, to tell how names are spelled."""
 T = TypeVar("T")
 _said: set[str] = set()
-"""Sources of which this process has said that they take pictures from elsewhere."""
+"""Sources for which this process has warned of pictures outside of their folder."""
 
 
 class Strings:
     """A growing sequence of str in two flat arrays: 8 bytes an entry beside the text itself.
 
-    Pickled, it no longer grows: what it holds is shared with the processes that it goes to.
+    Once pickled, it no longer grows: the processes that receive it share its memory.
     """
 
     def __init__(self, strings: Iterable[str] = ()) -> None:
@@ -67,9 +67,9 @@ class Strings:
         return (self[index] for index in range(len(self)))
 
     def holding(self, pattern: bytes) -> Iterator[int]:
-        """Yield the indices of the strings in whose UTF-8 a match of the regular expression begins, in order.
+        """Yield, in order, the indices of the strings in which a match of the regular expression begins, in UTF-8.
 
-        What follows a string is the next one: look ahead for all but a match's first byte.
+        The next string follows without a gap: match one byte, and look ahead for the rest.
         """
         ends, last = np.asarray(self._ends), -1
         for match in re.finditer(pattern, self._bytes().data):
@@ -90,7 +90,7 @@ class Strings:
         if not hasattr(self, "_shared"):
             self._shared = SharedArray(self._bytes()), SharedArray(np.frombuffer(self._ends, np.int64))
         for shared in self._shared:
-            shared.__reduce__()  # so that this process, too, uses what is shared
+            shared.__reduce__()  # so that this process also uses the shared memory
         self._text, self._ends = (shared.array for shared in self._shared)
         return self._shared
 
@@ -103,8 +103,8 @@ class ImageFiles(Source):
     """Image files with captions; the base of the sources that name their images one by one.
 
     `entries` are (path, captions) pairs, the path relative to `root` or absolute. A record's key is its path
-    as the table, annotation file or folder spells it. `merge`: entries with one path are one record, where the first
-    of them is, with all their captions in order; `entries` says how many there were. They are told apart by 64 bits.
+    as the table, annotation file or folder spells it. `merge`: entries with the same path are one record, at the place
+    of the first, with all captions in order; paths are told apart by 64 bits. `entries` is the number of entries.
     """
 
     options: tuple[str, ...] = ("image_root",)
@@ -123,7 +123,7 @@ class ImageFiles(Source):
                 self._captions.append(caption)
             ends.append(len(self._captions))
             if merge:
-                hashes.append(hash(path or number))  # entries without a path are errors, each for itself
+                hashes.append(hash(path or number))  # entries without a path are errors, each by itself
         self.entries = len(self._paths)
         first = np.frombuffer(ends, np.int64)
         if merge:
@@ -131,7 +131,7 @@ class ImageFiles(Source):
         self._first = SharedArray(first)  # record i has the captions first[i] to first[i + 1]
 
     def _merge(self, hashes: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Make one record of the entries with equal hashes; `counts`: of each entry's captions, before and after."""
+        """Merge entries with equal hashes; `counts`: captions of each entry. Return where a record's captions begin."""
         _, firsts, which = np.unique(hashes, return_index=True, return_inverse=True)
         if len(firsts) == len(hashes):
             return np.concatenate([[0], np.cumsum(counts)])
@@ -143,16 +143,16 @@ class ImageFiles(Source):
         self._paths = Strings(self._paths[i] for i in firsts[appearance].tolist())
         if (
             np.diff(owner) < 0
-        ).any():  # else the rows of an image follow one another, and the captions lie right
+        ).any():  # else the rows of each image are adjacent, and the captions are in order
             self._captions = Strings(self._captions[i] for i in order.tolist())
         return np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(firsts)))])
 
     @property
     def merged(self) -> str:
-        """A sentence for people if entries were merged, else ""."""
+        """A sentence on merged entries, "" if there are none."""
         if self.entries == len(self):
             return ""
-        return f"{self.entries:,} rows name {len(self):,} images: each is one record, with the captions of its rows"
+        return f"{self.entries:,} rows name {len(self):,} images: each image is one record, with its rows' captions"
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -168,7 +168,7 @@ class ImageFiles(Source):
         return image_file(path, status, self._texts(index), self._paths[index])
 
     def columns(self, indices: Sequence[int]) -> pa.Table | None:
-        """Return the own columns of these records (see `Source.columns`): of entries with one path those of the first.
+        """Return the own columns of these records (see `Source.columns`). Of merged entries, the first one's count.
 
         The first call reads the file that names the images once more, and keeps the columns of all records in memory.
         """
@@ -181,7 +181,7 @@ class ImageFiles(Source):
         return rows_of(self._own, indices)
 
     def _read_own(self) -> pa.Table:
-        """Read the own columns of all records, and say in `columns_note` what is to be said of them."""
+        """Return the own columns of all records; put remarks on them into `columns_note`."""
         from openslip.data.own_columns import without_columns
 
         return without_columns(len(self))
@@ -189,9 +189,9 @@ class ImageFiles(Source):
     def of_entries(
         self, entries: Iterable[tuple[str, Sequence[Any] | Mapping[str, Any]]], cells: Cells
     ) -> pa.Table:
-        """Return the columns that grow in `cells` by the entries of all records: (path, cells), as they were opened.
+        """Return the own columns, collected in `cells` from `entries`: (path, cells), in the order of opening.
 
-        Raises DataError where they are others than they were.
+        Raises DataError when the entries have changed since then.
         """
         merged = self.entries != len(self)
         told, differ, example = array("q"), set[int](), ""
@@ -206,14 +206,14 @@ class ImageFiles(Source):
         if differ:
             self.columns_note = (
                 f"Pictures of {self.name} whose rows differ in a column: {len(differ):,}, such as {example}; "
-                "the first row's is taken"
+                "the first row's value is taken"
             )
         return cells.table()
 
     def _by_record(self, entries: Iterable[tuple[str, T]]) -> Iterator[tuple[int, str, T]]:
-        """Yield the record of each of the (path, anything) of all entries, and these; records by the first in order.
+        """Yield (record, path, row) for each (path, row) of `entries`; records are numbered by their first entry.
 
-        Raises DataError where they are others than those that the source was opened with.
+        Raises DataError when the entries are not those that the source was opened with.
         """
         merged, count = self.entries != len(self), 0
         records: dict[int, int] = {}  # by the hash of their paths
@@ -237,7 +237,7 @@ class ImageFiles(Source):
         return tuple(self._captions[i] for i in range(*self._first.array[index : index + 2]))
 
     def path(self, index: int) -> str:
-        """Return where the image file of record `index` should be. Raises DataError when it names none."""
+        """Return where the image file of record `index` should be. Raises DataError when the record names none."""
         path = self._paths[index]
         if not path:
             raise DataError(f"Entry {index} of {self.name} names no image")
@@ -247,19 +247,19 @@ class ImageFiles(Source):
         return read_named(*self._named(index))
 
     def _named(self, index: int) -> tuple[str, str, Spelling, str]:
-        """Return how the image file of a record is found: the arguments of `read_named`."""
+        """Return the arguments with which `read_named` finds the image file of a record."""
         path, name = self.path(index), self._paths[index] + self._ending
-        if self.spelling.below:  # such a name is no place on this machine, even where there is something
+        if self.spelling.below:  # such a name is never an absolute path, even where that exists
             path = self.root + "/" + name.lstrip("/")
         return self.root, name, self.spelling, path
 
     def probe(self, fix: str, *, table: str | Path = "") -> None:
-        """Look for a few files, spread over the source, and add to `note` how their names are spelled, where they are
-        if not in `root`, and how many lead out of it.
+        """Look for a few files, spread over the source. Add to `note` how their names are spelled, which folder they
+        are in if not in `root`, and how many paths lead out of `root`.
 
-        table: the file that names the images, where nobody has said what folder they are relative to: if they are not
-        in its own, they are looked for in one beside it, which is `root` then. Raises Misfit, with `fix` as the
-        advice, when none is there.
+        table: the file that names the images, if no option gives their folder. Images that are not in the table's
+        folder are looked for in folders beside the table, and `root` becomes the folder found. Raises Misfit, with
+        `fix` as the advice, when no file is there.
         """
         few = [self._paths[i] + self._ending for i in spread(len(self), PROBED) if self._paths[i]]
         home, said = self.root, []
@@ -273,7 +273,7 @@ class ImageFiles(Source):
                 self.root = home
                 found = self._look_for_other_formats(few)
         if few and not any(found):
-            cause = [f"Of {len(few)} of its image files looked for, none is there"]
+            cause = [f"None of the {len(few)} image files that were looked for is there"]
             cause.append(self.spelling.nearly(self.root, few[0]))
             raise Misfit(
                 "image_root",
@@ -284,7 +284,7 @@ class ImageFiles(Source):
             )
         more = [self._paths[i] + self._ending for i in spread(len(self), LOOKED_FOR) if self._paths[i]]
         found = self._look(more)
-        # Names with a leading slash are relative to the folder, if none of them is a place and some are there.
+        # Names with a leading slash are relative to the folder if none exists as it is and some exist below it.
         rooted = [BELOW in f.how for name, f in zip(more, found) if f and name.startswith(("/", "\\"))]
         self.spelling.below = bool(rooted) and all(rooted)
         said += _how_spelled(found) + self._leading_out(home, "table's" if table else "image", any(rooted))
@@ -292,9 +292,9 @@ class ImageFiles(Source):
             self.note = ". ".join(filter(None, [self.note.rstrip("."), sentence]))
 
     def _leading_out(self, home: str, whose: str, some_below: bool) -> list[str]:
-        """Return a sentence on the paths that lead out of the folder `home`, which is `whose`, and out of `root`.
+        """Return a sentence on the paths that lead out of the folder `home`, called `whose`, and out of `root`.
 
-        some_below: of the paths that begin with a slash, some are below `root`, so that only files can tell.
+        some_below: some paths that begin with a slash are below `root`, so only existing files tell which.
         """
         inside = {
             place(folder) for folder in (home, self.root) for place in (os.path.abspath, os.path.realpath)
@@ -323,7 +323,7 @@ class ImageFiles(Source):
         ]
 
     def _look(self, names: list[str]) -> list[Found | None]:
-        """Return what is there by each of these names."""
+        """Return the file found for each of these names, None where there is none, or two."""
         found: list[Found | None] = []
         for name in names:
             try:
@@ -333,7 +333,7 @@ class ImageFiles(Source):
         return found
 
     def _look_for_other_formats(self, names: list[str]) -> list[Found | None]:
-        """Return what is there of files of other formats, where there is none of the format that any name says."""
+        """Look for files of other formats than the names say; if any is found, keep looking that way."""
         self.spelling.any_format = True
         found = self._look(names)
         self.spelling.any_format = any(found)
@@ -343,38 +343,38 @@ class ImageFiles(Source):
 def read_image(path: str) -> bytes:
     """Return the file's bytes.
 
-    Raises DataError when there is no such file, it cannot be read, is not a regular one, or has more than FILE_BYTES.
+    Raises DataError when the file does not exist, cannot be read, is not a regular file, or has over FILE_BYTES.
     """
     return _existing(path, _bytes)
 
 
 def read_named(root: str, name: str, spelling: Spelling, path: str = "") -> bytes:
-    """Return the bytes of the file below `root` called `name`, or spelled a little otherwise (see `Spelling`).
+    """Return the bytes of the file `name` below `root`, perhaps spelled a little differently (see `Spelling`).
 
-    path: where it should be, if not at `root`/`name`. Raises DataError as `read_image` does.
+    path: where the file should be, if not at `root`/`name`. Raises DataError as `read_image` does.
     """
     return _of_named(root, name, spelling, path, _bytes)
 
 
 def find_image(path: str) -> tuple[str, os.stat_result]:
-    """Return the path and the status of a file that `read_image` can read. Raises DataError as that does."""
+    """Return the path and the status of a file that `read_image` can read. Raises DataError as it does."""
     return _existing(path, _status)
 
 
 def find_named(root: str, name: str, spelling: Spelling, path: str = "") -> tuple[str, os.stat_result]:
-    """Return the path and the status of the file that `read_named` reads. Raises DataError as that does."""
+    """Return the path and the status of the file that `read_named` reads. Raises DataError as it does."""
     return _of_named(root, name, spelling, path, _status)
 
 
 def image_file(path: str, status: os.stat_result, captions: tuple[str, ...], key: str) -> ImageFile:
-    """Return what there is to say of the file at a path, which may be relative to the working folder."""
-    if ".." in path.split("/"):  # of a folder that is a link, the parent is not the folder before it
+    """Return the `ImageFile` for a path, which may be relative to the working folder."""
+    if ".." in path.split("/"):  # the parent of a linked folder is not the folder before it in the path
         path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
     return ImageFile(os.path.abspath(path), status.st_size, status.st_mtime_ns, captions, key)
 
 
 def _existing(path: str, take: Callable[[str], T]) -> T:
-    """Return what `take` gives of a file. Raises DataError as `read_image` does."""
+    """Return what `take` returns for a file. Raises DataError as `read_image` does."""
     try:
         return _tried(path, take)
     except (FileNotFoundError, NotADirectoryError):
@@ -382,14 +382,14 @@ def _existing(path: str, take: Callable[[str], T]) -> T:
 
 
 def _of_named(root: str, name: str, spelling: Spelling, path: str, take: Callable[[str], T]) -> T:
-    """Return what `take` gives of a file, found as `read_named` says."""
+    """Return what `take` returns for a file, found as `read_named` finds it."""
     path = path or os.path.join(root, name)
     try:
         return _tried(path, take)
     except (FileNotFoundError, NotADirectoryError):
         found = spelling.find(root, name)
     except DataError:
-        # A folder may be called so, and the image beside it have an ending.
+        # A folder may have this name, and the image beside it the same name with an ending.
         found = spelling.find(root, name) if os.path.isdir(path) else None
         if found is None:
             raise
@@ -409,8 +409,8 @@ def _tried(path: str, take: Callable[[str], T]) -> T:
     raise DataError(
         "The image file is too large",
         got=path,
-        cause=f"More than {FILE_BYTES // 1_000_000:,} MB may be an attack on memory, or no picture at all",
-        fix="Store it smaller",
+        cause=f"A file of over {FILE_BYTES // 1_000_000:,} MB may be an attack on memory, or no picture at all",
+        fix="Store the picture smaller",
     )
 
 
@@ -419,7 +419,7 @@ def _bytes(path: str) -> bytes:
 
 
 def _status(path: str) -> tuple[str, os.stat_result]:
-    # Opening says what reading would say: that it may not be read, that it is a pipe.
+    # Opening raises what reading would raise: for a missing permission, or a pipe.
     descriptor, _ = open_descriptor(path)
     try:
         status = os.fstat(descriptor)
@@ -431,24 +431,24 @@ def _status(path: str) -> tuple[str, os.stat_result]:
 
 
 def warn_outside(name: str, root: str, path: str) -> None:
-    """Print to stderr, once a process, that the source called `name` takes pictures from outside of its folder `root`.
+    """Warn on stderr, once per process, that the source `name` takes pictures from outside of its folder `root`.
 
-    For sources that do not know the paths of all records when they are opened; the others say so in their `note`.
+    For sources that do not know the paths of all records when they are opened; other sources report it in their `note`.
     """
     base = os.path.abspath(root) if root else ""
     outside = not base or not os.path.normpath(os.path.join(base, path)).startswith(base.rstrip("/") + "/")
     if outside and name not in _said:
         _said.add(name)
-        line = f"{name} takes pictures from outside of its folder, such as {path}: check that you want these copied"
+        line = f"{name} takes pictures from outside of its folder, such as {path}: check that you want them copied"
         print(printable(line), file=sys.stderr, flush=True)
 
 
 def reason_of(error: Exception) -> str:
-    """Return why the system does not open a file, without the file's name, which is said beside it."""
+    """Return why the system does not open a file, without the file's name, which the message has elsewhere."""
     return getattr(error, "strerror", None) or str(error)
 
 
 def _how_spelled(found: list[Found | None]) -> list[str]:
-    """Return sentences on how the names of files differ from those that were looked for."""
+    """Return sentences on how the names of files differ from the names looked for."""
     counts = Counter(how for each in found if each for how in each.how)
     return [f"{count:,} of {len(found):,} image names looked at {how}" for how, count in counts.items()]

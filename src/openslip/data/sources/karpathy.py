@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 HEAD = 1 << 16
-"""Bytes in which the first image of such a file must be told."""
+"""The first image of such a file must be within this many bytes."""
 TRAINING = {"train": ("train", "restval")}
-"""Splits that others are part of: `restval` is what COCO's validation set has beside `val` and `test`."""
+"""Splits that include others: `restval` is the part of COCO's validation set outside `val` and `test`."""
 _SPEC = re.compile(r"(.+\.json):([A-Za-z_]+)", re.DOTALL)
 _FOLDERS = (
     *("flickr30k-images", "flickr30k_images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr8k_images"),
@@ -34,11 +34,11 @@ _NOT_COLUMNS = ("filepath", "filename", "sentences", "sentids")
 
 
 class KarpathySplit(ImageFiles):
-    """One split of such a file (Karpathy and Fei-Fei 2015), in the file's order, each image with all its captions.
+    """One split of such a file (Karpathy and Fei-Fei 2015): its images in the file's order, each with all captions.
 
     split: `train` (with `restval`), `val`, `test`, `restval`, or `all`. The images are looked for in `image_root` if
     given, else near the file, by folder and name as the file has them, or by name alone.
-    Raises DataError for another file, a split that the file has not, and where its images are nowhere to be found.
+    Raises DataError for another kind of file, a split that the file lacks, and images that are nowhere to be found.
     """
 
     def __init__(self, path: str | Path, split: str = "train", *, image_root: str = "") -> None:
@@ -65,7 +65,7 @@ class KarpathySplit(ImageFiles):
             if image_root
             else around(path, *_FOLDERS)
         )
-        # Where nobody made the folders that the file tells, as train2014, the names alone are there.
+        # Folders that the file names, such as train2014, may not exist: then only the names are looked for.
         alone = [str(entry["filename"]).strip() for entry in some]
         root, _ = choose_root([_name(entry) for entry in some], near)
         self._alone = not any(os.path.isfile(root / _name(entry)) for entry in some)
@@ -77,16 +77,16 @@ class KarpathySplit(ImageFiles):
         super().__init__(f"{path}:{split}", root, named, merge=True)
         counts = Counter(_split(entry) for entry in entries if isinstance(entry, dict))
         others = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name not in self._taken)
-        self.note = f"Of {path.name} the split {' and '.join(self._taken)}, {len(self):,} images"
+        self.note = f"From {path.name} the split {' and '.join(self._taken)}, {len(self):,} images"
         if others:
-            self.note += f"; left out: {others} ({path.name}:SPLIT names another)"
-        self.probe("Give the folder that holds them with --data.image-root")
+            self.note += f"; left out: {others} ({path.name}:SPLIT takes another)"
+        self.probe("Give the folder that holds the images with --data.image-root")
 
     def _named_in(self, entry: dict[str, Any]) -> str:
         return str(entry["filename"]).strip() if self._alone else _name(entry)
 
     def _read_own(self) -> pa.Table:
-        """Read what the file says of each image, such as its `cocoid` and `split`."""
+        """Read the other fields of each image, such as `cocoid` and `split`."""
         from openslip.data.typed_cells import Cells
 
         def rows() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -99,20 +99,20 @@ class KarpathySplit(ImageFiles):
 
 
 def split_of(spec: str) -> tuple[str, str]:
-    """Return the file and the split of `dataset_coco.json:test`; of another spec, the spec and ""."""
+    """Return the file and the split of `dataset_coco.json:test`; for another spec, the spec and ""."""
     found = _SPEC.fullmatch(spec)
     return (found[1], found[2]) if found and not os.path.exists(spec) else (spec, "")
 
 
 def with_split(spec: str, split: str) -> str:
-    """Return a spec with this split where it is the path of such a file alone, else as it is."""
+    """Return a spec with this split if it is only the path of such a file, else unchanged."""
     path = expand(spec)
     is_file = spec.lower().endswith(".json") and os.path.isfile(path) and is_karpathy(path)
     return f"{spec}:{split}" if is_file else spec
 
 
 def is_karpathy(path: str | Path) -> bool:
-    """Tell by its beginning whether `path` is such a file; False for what cannot be read."""
+    """Tell from its beginning whether `path` is such a file; False if it cannot be read."""
     try:
         with open_regular(path) as file:
             head = file.read(HEAD)
@@ -132,12 +132,12 @@ def _load(path: Path) -> list[Any]:
         "The file has no splits",
         got=str(path),
         cause='It is none of Karpathy\'s: {"images": [{"filename": …, "split": …, "sentences": [{"raw": …}]}, …]}',
-        fix="Name the file without a split behind it",
+        fix="Name the file without a split after it",
     )
 
 
 def _of(entries: list[Any], split: str, path: Path) -> tuple[str, ...]:
-    """Return the splits of the file that are meant by one. Raises DataError where the file has none of them."""
+    """Return the splits of the file that `split` stands for. Raises DataError where the file has none of them."""
     there = dict.fromkeys(_split(entry) for entry in entries if isinstance(entry, dict))
     wanted = tuple(there) if split == "all" else TRAINING.get(split, (split,))
     if taken := tuple(name for name in wanted if name in there):
@@ -150,12 +150,12 @@ def _of(entries: list[Any], split: str, path: Path) -> tuple[str, ...]:
 
 
 def _split(entry: dict[str, Any]) -> str:
-    """Return the split of an image as text, whatever the file has there."""
+    """Return the split of an image as text, whatever type it has in the file."""
     return str(entry.get("split"))
 
 
 def _name(entry: dict[str, Any]) -> str:
-    """Return the path of an image as the file tells it, "" if it tells none."""
+    """Return the path of an image as the file gives it, "" if the file gives none."""
     folder, name = entry.get("filepath"), entry.get("filename")
     if not isinstance(name, str) or not name.strip():
         return ""

@@ -1,4 +1,4 @@
-"""What a folder on this machine is: shards, a table with its pictures, a saved set, or pictures."""
+"""Tell what a folder on this machine holds: shards, a table with its pictures, a saved set, or pictures."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from openslip.errors import DataError
 from openslip.files import open_regular, read_whole
 
 ENTRIES = 10_000
-"""Files and folders looked at, at most, for pictures that lie beside shards."""
+"""The most files and folders looked at for pictures beside shards."""
 HEAD = 1 << 16
-"""Bytes of a table in which its header must be."""
+"""A table's header must be within this many bytes."""
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".npy", ".pkl")
 """Endings of files that may name pictures and hold captions."""
 
@@ -30,7 +30,7 @@ _SPLIT = re.compile(r"train|val|dev|test", re.IGNORECASE)
 class Layout:
     """What is taken of a folder: `paths` of shards, a table or annotation files, or the folder itself.
 
-    taken: files that are, if these are not the `paths` themselves. left_out: reason → files that are not. notes:
+    taken: how many files are taken, if these are not the `paths`. left_out: reason → files that are not taken. notes:
     sentences for people.
     """
 
@@ -42,12 +42,12 @@ class Layout:
 
 
 def lay_out(folder: str) -> Layout:
-    """Tell what is to be taken of a folder.
+    """Return what to take of a folder.
 
-    A set that `datasets` saved; the table of a folder of pictures as data hubs have it (`metadata.csv` with a column
-    `file_name`); else its .tar, else its .parquet files; annotations of RedCaps; else its pictures. Of files or
-    subfolders that are named after splits, those of `train`. Hidden files are none.
-    Raises DataError where there are shards and more pictures than these, or several splits but none for training.
+    The first of these: a set that `datasets` saved; the table of a folder of pictures as data hubs have it
+    (`metadata.csv` with a column `file_name`); .tar files; .parquet files; annotations of RedCaps; pictures. Of files
+    or subfolders that are named after splits, those of `train` are taken. Hidden files do not count.
+    Raises DataError where there are shards and more pictures than shards, or several splits but none for training.
     """
     from openslip.data.sources.redcaps import is_redcaps
 
@@ -55,7 +55,7 @@ def lay_out(folder: str) -> Layout:
     if "dataset_dict.json" in files or ("state.json" in files and any(_ends(files, ".arrow"))):
         how = "a set that the `datasets` library saved"
         if splits := _saved_splits(folder):
-            how += f"; it has the splits {', '.join(splits)}, of which hf:{folder}:SPLIT names one"
+            how += f"; it has the splits {', '.join(splits)}, of which hf:{folder}:SPLIT takes one"
         return Layout("saved", [folder], notes=[f"{folder} is {how}"])
     tars, parquets = list(_ends(files, ".tar")), list(_ends(files, ".parquet"))
     tables = [name for ending in TABLES for name in _ends(files, ending)]
@@ -91,9 +91,9 @@ def lay_out(folder: str) -> Layout:
 
 
 def choose_split(paths: Sequence[str], where: str) -> Layout:
-    """Return those of the shards in a folder that are for training, if their names tell of several splits.
+    """Return the training shards in a folder if the names tell of several splits, else all shards.
 
-    Raises DataError when none of several is.
+    Raises DataError when none of several splits is for training.
     """
     by_split = split_names(paths)
     if len(by_split) < 2:
@@ -115,14 +115,14 @@ def choose_split(paths: Sequence[str], where: str) -> Layout:
     others = ", ".join(f"{len(found):,} × {split or 'no split'}" for split, found in sorted(by_split.items()))
     warning = "warning: " if "" in by_split else ""
     layout.notes.append(
-        f"{warning}Of the files in {where} those {'for training' if taken else 'of no split'} are taken, "
+        f"{warning}In {where} the files {'for training' if taken else 'of no split'} are taken, "
         f"{len(layout.paths):,}; left out by their names: {others}"
     )
     return layout
 
 
 def split_names(paths: Sequence[str]) -> dict[str, list[str]]:
-    """Return the shards by the splits that their names tell, "" if none."""
+    """Return the shards by the splits in their names, "" for none."""
     from openslip.data.sources.huggingface import split_of
 
     if not any(map(_SPLIT.search, map(os.path.basename, paths))):
@@ -166,16 +166,16 @@ def _files_below(folder: str, most: float = math.inf) -> list[str]:
 
 
 def _count_deeper(layout: Layout, folder: str, folders: Sequence[str], ending: str) -> Layout:
-    """Count the shards in subfolders of a folder that has some itself: these alone are taken."""
+    """Count the shards in subfolders, which are left out: only the folder's own shards are taken."""
     below = [file for name in folders for file in _files_below(os.path.join(folder, name), ENTRIES)]
     if deeper := _ends(below, ending):
-        reason = f"a {ending} file in a subfolder: '{folder}/**/*{ending}' takes those as well"
+        reason = f"a {ending} file in a subfolder: '{folder}/**/*{ending}' takes these as well"
         layout.left_out[reason] = LeftOut(len(deeper), os.path.relpath(deeper[0], folder))
     return layout
 
 
 def refuse_mixed(folder: str, shards: Sequence[str]) -> None:
-    """Raise DataError: there is no telling whether the shards or the pictures of a folder are meant."""
+    """Raise DataError for a folder of which either the shards or the pictures may be meant."""
     pictures = pictures_below(folder, ENTRIES)
     endings = sorted({os.path.splitext(picture)[1] for picture in pictures})
     deep = "" if all(os.path.dirname(picture) == folder for picture in pictures) else "**/"
@@ -203,20 +203,20 @@ def _shards(folder: str, tars: Sequence[str]) -> Layout:
 
 
 def _with_notes(layout: Layout, folder: str, tables: set[str]) -> Layout:
-    """Say which tables beside what is taken are not read."""
+    """Add notes on the table that is taken, and on tables that are not read."""
     if layout.kind == "table":
         layout.notes.append(
-            f"Of {folder} the table {os.path.basename(layout.paths[0])} and the pictures it names"
+            f"From {folder} the table {os.path.basename(layout.paths[0])} and the pictures it names are taken"
         )
     if tables:
         names = ", ".join(sorted(tables)[:5]) + (f" and {len(tables) - 5} more" if len(tables) > 5 else "")
-        layout.notes.append(f"Not read, beside what is taken of {folder}: {names}")
+        layout.notes.append(f"Tables in {folder} that are not read: {names}")
         layout.left_out["a table beside what is taken"] = LeftOut(len(tables), min(tables), lost=False)
     return layout
 
 
 def _one_of_subfolders(folder: str, folders: Sequence[str], files: Sequence[str]) -> Layout | None:
-    """Return what is taken of a folder of subfolders for several splits, `files` lying beside; None if it is none."""
+    """Return what is taken of a folder with subfolders for splits and `files`; None for another folder."""
     from openslip.data.sources.huggingface import split_of
 
     splits = {name: split_of(f"{name.lower()}/0.parquet") for name in folders if _SPLIT.match(name)}
@@ -229,7 +229,7 @@ def _one_of_subfolders(folder: str, folders: Sequence[str], files: Sequence[str]
         raise DataError(
             "The folder holds several splits, and none or several for training",
             got=f"{folder}: {', '.join(splits)}",
-            fix=f"Name the one that you mean, for example {os.path.join(folder, min(splits))}",
+            fix=f"Name the folder that you mean, for example {os.path.join(folder, min(splits))}",
         )
     layout = lay_out(os.path.join(folder, taken[0]))
     inside = [file for other in others for file in _files_below(os.path.join(folder, other))]
@@ -241,7 +241,7 @@ def _one_of_subfolders(folder: str, folders: Sequence[str], files: Sequence[str]
         layout.left_out["a picture beside the folders"] = LeftOut(len(pictures), pictures[0])
     layout.notes.insert(
         0,
-        f"Of {folder} the folder {taken[0]} is taken; left out: {', '.join(others[:10])}. Name another to take that",
+        f"In {folder} the folder {taken[0]} is taken; left out: {', '.join(others[:10])}. Name one to take it instead",
     )
     return layout
 
@@ -259,7 +259,7 @@ def _entries(folder: str) -> tuple[list[str], list[str]]:
 
 
 def _names_pictures(path: str) -> bool:
-    """Whether it is the table of a folder of pictures as data hubs have it; another may name only some of them."""
+    """Whether a file is the table of a folder of pictures as data hubs have it; others may name only some pictures."""
     if os.path.basename(path).lower() not in ("metadata.csv", "metadata.tsv", "metadata.jsonl"):
         return False
     try:
@@ -271,7 +271,7 @@ def _names_pictures(path: str) -> bool:
 
 
 def _is_of_img2dataset(folder: str, parquets: Sequence[str], folders: Sequence[str]) -> bool:
-    """Whether img2dataset left pictures as files there: 00000/*.jpg, and in 00000.parquet what became of each."""
+    """Whether img2dataset wrote picture files there: 00000/*.jpg, and a 00000.parquet with the outcome of each."""
     from openslip.data.containers.row_groups import open_file
 
     beside = [name for name in parquets if _stem(name) in folders]

@@ -1,4 +1,4 @@
-"""Lines of text files that people bring: UTF-8, however its lines end; another encoding is named, not guessed at."""
+"""Read the lines of text files: UTF-8 with any line ends. Another encoding is an error that names it, not a guess."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from openslip.errors import DataError
 from openslip.files import open_regular
 
 _LOOK = 1 << 20
-"""Bytes that are looked at to tell how lines end, and in what encoding they are."""
+"""Bytes that are looked at to tell the line ends and the encoding."""
 _RUN = re.compile(rb"[\x80-\xff]+")
 _NO_TEXT = {
     b"PK\x03\x04": (
         "It is a zip archive, as Excel's workbooks are",
         "Save it as 'CSV UTF-8', or name it .xlsx",
     ),
-    b"\xd0\xcf\x11\xe0": ("It is a workbook of an old Excel", "Save it as 'CSV UTF-8'"),
+    b"\xd0\xcf\x11\xe0": ("It is a workbook of an old version of Excel", "Save it as 'CSV UTF-8'"),
     b"\x1f\x8b": ("It is compressed with gzip", "Unpack it: gunzip"),
     b"PAR1": ("It is a Parquet file", "Name it .parquet"),
 }
-"""What files begin with that are no text, what they are, and what to do."""
+"""First bytes of files that are not text → what such a file is, and what to do."""
 _OTHER_SCRIPTS = {
     "CP1251": "[а-яё]",  # in lower case, as most letters are; other encodings' bytes give a mixture
     "KOI8-R": "[а-яё]",
@@ -36,15 +36,15 @@ _OTHER_SCRIPTS = {
     "GB18030": "[\u4e00-\u9fff]",
     "BIG5": "[\u4e00-\u9fff]",
 }
-"""Encodings without marks of their own, and letters that most of a text in one of them is made of."""
+"""Encodings without a mark of their own → the letters that make up most of a text in one."""
 
 
 def read_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 file with their ends, with or without byte order mark.
 
-    Lines end as the first one does: with a line feed, also after a carriage return, or as on old Macs with a carriage
-    return alone. Raises DataError when the file cannot be read, for a line that is not UTF-8, which it names, and for
-    one that is too long to be a row of a table.
+    All lines end as the first one does: with a line feed, perhaps after a carriage return, or, as on old Macs, with
+    only a carriage return. Raises DataError when the file cannot be read, and for a line that is not UTF-8 or is too
+    long to be a row of a table; the error names the line.
     """
     try:
         with open_regular(path) as raw:
@@ -58,7 +58,7 @@ def read_lines(path: Path) -> Iterator[str]:
                         f"Line {number} of {path} is too long",
                         got=line[:200],
                         cause=f"It has more than {TEXT_BYTES // 2**20} million characters",
-                        fix="Pictures do not belong in tables of text: store them as files, or in Parquet",
+                        fix="Pictures do not belong in text tables: store them as files, or in Parquet",
                     )
                 yield line
     except UnicodeDecodeError:
@@ -68,7 +68,7 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def _line_end(raw: IO[bytes], path: Path) -> str:
-    """Return what ends the lines of a file, which stays at its beginning."""
+    """Return the line end of a file, and leave the file at its beginning."""
     head = raw.read(_LOOK)
     raw.seek(0)
     for magic, (cause, fix) in _NO_TEXT.items():
@@ -121,7 +121,7 @@ def _broken(line: bytes) -> int:
 
 
 def _likely(data: bytes, *, old_mac: bool) -> list[str]:
-    """Return the encodings that a text may be in, likeliest first; none where most of it is UTF-8."""
+    """Return the encodings that a text may be in, likeliest first; none if most of the text is UTF-8."""
     runs = _RUN.findall(data)
     if sum(_broken(run) < 0 for run in runs) > len(runs) / 2:
         return []
@@ -154,8 +154,8 @@ def _encoded(where: str, path: Path, around: bytes, names: list[str]) -> DataErr
         return DataError(
             what,
             got=got,
-            cause="Most of the file is: this line comes from a file in another encoding, or is damaged",
-            fix="Mend or remove the line; converting the whole file would spoil the others",
+            cause="Most of the file is UTF-8: this line comes from a file in another encoding, or is damaged",
+            fix="Correct or remove the line; converting the whole file would spoil the other lines",
         )
     name = names[0]
     if name == "UTF-16":
@@ -166,7 +166,7 @@ def _encoded(where: str, path: Path, around: bytes, names: list[str]) -> DataErr
     return DataError(
         what,
         got=got,
-        cause=f"It may be {name}{others}: so read, it says '{read}'",
+        cause=f"It may be {name}{others}: read that way, it says '{read}'",
         fix=f"Save it as UTF-8 (Excel: 'CSV UTF-8'), or: iconv -f {name} -t UTF-8 OLD > NEW. If the text above reads "
         "wrong, name the code page of the system that wrote it instead, such as CP1250 or CP1251",
     )

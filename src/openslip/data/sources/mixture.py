@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LABELS = "labels:"
-"""What a spec of labelled images begins with (see `openslip.data.sources.class_captions`)."""
+"""The prefix of a spec of labelled images (see `openslip.data.sources.class_captions`)."""
 
 
 class Mixture(Source):
     """The records of all `sources`, one source after the other; the order of training mixes them.
 
     A weight is how often an epoch goes through a source: 1 once, 2 twice, 0.5 half of it, and the other half in the
-    next epoch. Every batch has the same proportions, to within a record of each source. Classes of one name are one
-    class, whichever sources they are of, also where capitals differ. Where captions of some sources name classes, only
-    their records have a class: those of others say more.
+    next epoch. Every batch has the same proportions, to within a record of each source. Classes with the same name in
+    different sources are one class, even if capitals differ. If some sources have captions that name classes, only
+    records of these sources have a class: captions of the others say more.
     Raises DataError when a weight is not above 0.
     """
 
@@ -38,7 +38,7 @@ class Mixture(Source):
                 raise DataError(
                     "The weight of a source must be above 0",
                     got=f"{weight:g} for {source.name}",
-                    fix="1 goes through the source once an epoch, 0.5 through half of it",
+                    fix="A weight of 1 goes through the source once per epoch, 0.5 through half of it",
                 )
         self.sources, self.weights = tuple(map(as_source, sources)), tuple(map(float, weights))
         self.name = name or " + ".join(source.name for source in self.sources)
@@ -59,7 +59,7 @@ class Mixture(Source):
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Record:
-        """Return record `index`, counted through all sources. Raises what its source raises."""
+        """Return record `index`, counted over all sources. Raises what the record's source raises."""
         source, own = self.origin(index)
         return source[own]
 
@@ -78,7 +78,7 @@ class Mixture(Source):
         return source.file(own)
 
     def columns(self, indices: Sequence[int]) -> pa.Table | None:
-        """Return the columns of all sources that these records are of; a column that a source lacks is null there."""
+        """Return the own columns of these records, from all their sources; null where a source lacks a column."""
         from openslip.data.own_columns import in_parts
 
         return in_parts(indices, self._origin, lambda number, own: self.sources[number].columns(own))
@@ -106,9 +106,9 @@ class Mixture(Source):
 
 
 def _joined(each: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], list[list[int]]]:
-    """Return the names of the classes of all sources, and for each source the numbers that its classes have there.
+    """Return the names of the classes of all sources, and for each source the numbers of its classes among them.
 
-    Names that differ in capitals alone are one, unless a source has both.
+    Names that differ only in capitals are one name, unless a source has both.
     """
     differ = {key for names in each for key, n in Counter(map(str.casefold, names)).items() if n > 1}
     numbers: dict[str, int] = {}
@@ -123,8 +123,8 @@ def _joined(each: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], list[list[i
 def split_mixture(spec: str) -> list[tuple[float, str]]:
     """Split `A + 0.5 * B` into weights and specs; a spec of one source has the weight 1.
 
-    The plus and the star stand between spaces, so that they can be part of file names and patterns; those between
-    spaces are part of the name of a file or folder that exists, as in `C + D/*.tar`.
+    The plus and the star need spaces around them, so that file names and patterns can contain both. Even with spaces
+    they are part of the name if a file or folder of that name exists, as in `C + D/*.tar`.
     Raises DataError when a source is missing beside a plus or a star.
     """
     terms = []
@@ -140,13 +140,13 @@ def split_mixture(spec: str) -> list[tuple[float, str]]:
                 raise DataError(
                     "A source is missing in the mixture",
                     got=spec,
-                    fix="Write it as 'shards/a-*.tar + 0.5 * pairs.csv'",
+                    fix="Write a mixture as 'shards/a-*.tar + 0.5 * pairs.csv'",
                 )
     return terms
 
 
 def _terms(spec: str) -> list[str]:
-    """Split at each plus between spaces that is in no name."""
+    """Split at each plus between spaces that is not part of a name."""
     terms, start = [], 0
     for plus in re.finditer(r"\s\+(?:\s|$)", spec):
         term = spec[start:].lstrip()
@@ -160,7 +160,7 @@ def _terms(spec: str) -> list[str]:
 
 
 def _in_a_name(term: str, at: int) -> bool:
-    """Whether what stands at `at` is part of the name of a file or folder that exists, or of a pattern of some."""
+    """Whether the character at `at` is part of the name, or of a pattern, of existing files or folders."""
     if at <= 0:
         return False
     end = term.find("/", at)
@@ -170,5 +170,5 @@ def _in_a_name(term: str, at: int) -> bool:
 
 
 def labelled_ones(spec: str) -> list[str]:
-    """Return the sources of a mixture, or the only one, that are labelled images: those that begin with `labels:`."""
+    """Return the specs of labelled images, which begin with `labels:`, in a mixture or a single source."""
     return [name for _, name in split_mixture(spec) if name.startswith(LABELS)]

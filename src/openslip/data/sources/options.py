@@ -1,4 +1,4 @@
-"""What a person asks for about the data, in one place for all of them: it need not fit every one."""
+"""Options for the data, given once for all sources: an option need not fit every source."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from openslip.errors import DataError
 
 
 class Misfit(DataError):
-    """A source does not have what was asked for by an option: no such column, no images in that folder."""
+    """A source lacks what an option asks for: there is no such column, or no image in that folder."""
 
     def __init__(self, option: str, what: str, *, got: object = None, cause: str = "", fix: str = "") -> None:
         self.option = option
@@ -17,13 +17,13 @@ class Misfit(DataError):
 
 
 Open = Callable[[str, Mapping[str, str]], Source]
-"""Opens a spec with such options. The source's `options` are the names of those that its format heeds."""
+"""Opens a spec with these options. The source's `options` are the names of those that its format heeds."""
 
 
 def open_fitting(
     specs: Sequence[str], open_one: Open, options: Mapping[str, str], *, must_fit: bool
 ) -> list[Source]:
-    """Open sources with the options that fit each; where one does not, what it would say is guessed as if not given.
+    """Open each source with the options that fit it. An option that does not fit counts as not given.
 
     Raises DataError as `open_one` does; with `must_fit` also when an option fits none of the sources that heed it.
     """
@@ -40,7 +40,7 @@ def open_fitting(
 
 
 def _open(spec: str, open_one: Open, options: dict[str, str]) -> tuple[Source, dict[str, Misfit]]:
-    """Open one source; return it with what did not fit."""
+    """Open one source; return it with the misfits by option."""
     missed: dict[str, Misfit] = {}
     while True:
         try:
@@ -51,7 +51,7 @@ def _open(spec: str, open_one: Open, options: dict[str, str]) -> tuple[Source, d
             missed[misfit.option] = misfit
             options[misfit.option] = ""
         except DataError:
-            # What is guessed instead is not there either: the person should hear of what was asked for.
+            # The guess is not there either: report the option that the user gave.
             if missed:
                 raise next(iter(missed.values())) from None
             raise

@@ -13,17 +13,17 @@ from openslip.data.storage.reading import Recent
 from openslip.errors import DataError
 
 WIDEST = 64
-"""Bytes of values of one width, such as digests, up to which they are no pictures."""
+"""Values of a fixed width of at most this many bytes, such as digests, are no pictures."""
 OPEN_FILES = 2
 KEPT_BYTES = 64 * 2**20
-"""Of decoded row groups, of each open file, beside the latest one."""
+"""Bytes of decoded row groups kept for each open file, beside the latest one."""
 
 
 class OtherColumns:
-    """The columns of Parquet files but those `used`, by row of all files. Each file may have others.
+    """The columns of Parquet files except those `used`, by row of all files. Files may have different columns.
 
-    Left out are columns that hold bytes, which may be pictures, and columns that share a name. What cannot be read is
-    null. `note` says both.
+    Columns that hold bytes, which may be pictures, and columns that share a name are left out. Cells that cannot be
+    read are null. `note` reports both.
     """
 
     def __init__(self, rows: RowGroups, used: Collection[str]) -> None:
@@ -47,7 +47,7 @@ class OtherColumns:
 
     @property
     def note(self) -> str:
-        """What is left out or lost, as far as rows were asked for, in sentences for people."""
+        """Sentences on what was left out or lost in the rows read so far."""
         name, said = self._places.name, []
         if self._bytes:
             said.append(f"Columns of {name} that hold bytes are left out: {_listed(self._bytes)}")
@@ -55,7 +55,7 @@ class OtherColumns:
             said.append(f"Columns of {name} that share a name are left out: {_listed(self._twice)}")
         if self._lost:
             said.append(
-                f"Cells of {name} that cannot be read are empty: in {self._lost:,} rows. {self._reason}"
+                f"Cells of {name} that cannot be read are empty, in {self._lost:,} rows. {self._reason}"
             )
         return ". ".join(sentence.rstrip(".") for sentence in said)
 
@@ -79,7 +79,7 @@ class OtherColumns:
         return RowGroups([file], names, cache_bytes=KEPT_BYTES) if names else None
 
     def _of_file(self, number: int, rows: list[int]) -> pa.Table:
-        """Return rows of a file; those of a row group that cannot be read without columns."""
+        """Return rows of a file; rows of a row group that cannot be read have no columns."""
         file = self._places.files[number]
         try:
             groups = self._open.get(number, lambda: self._opened(file))
@@ -96,7 +96,7 @@ class OtherColumns:
         return unify(parts)
 
     def _sound(self, table: pa.Table) -> pa.Table:
-        """Return a table without its damaged columns: Arrow believes what a file says of its texts."""
+        """Return a table without its damaged columns: Arrow trusts what a file says about its texts."""
         for name in table.column_names:
             try:
                 table[name].validate(full=True)

@@ -24,11 +24,11 @@ from openslip.data.storage.retry import is_url, shown
 from openslip.errors import DataError
 
 MAX_BLOCK = 1000
-"""The most records of local files that are to be read in a row; see `ParquetTable`."""
+"""The most records of local files that are read together; see `ParquetTable`."""
 LARGE_GROUP = 256 * 2**20
-"""Bytes of a row group from which on its size is worth a remark."""
+"""A row group of more than this many bytes is worth a remark."""
 
-_REWRITE = "smaller ones: pyarrow.parquet.write_table(table, path, row_group_size=500)"
+_REWRITE = "smaller row groups: pyarrow.parquet.write_table(table, path, row_group_size=500)"
 
 
 def open_parquet(
@@ -42,9 +42,9 @@ def open_parquet(
 ) -> ParquetTable | ParquetPaths:
     """Open one or several Parquet files of one kind, local paths or URLs, as one source; sorted by path.
 
-    Columns that are not named are guessed by type and name (see `arrow.choose_typed`), which the source's `note`
-    says. `captions_required=False` opens files without captions. `name`: what to call the source; default: the
-    first path. `image_root`: the folder that paths in the files are relative to; default: the first file's.
+    Columns that are not named are guessed by type and name (see `arrow.choose_typed`), as the source's `note`
+    reports. `captions_required=False` opens files without captions. `name`: the source's name; default: the first
+    path. `image_root`: the folder that paths in the files are relative to; default: the first file's folder.
 
     Raises DataError when a file cannot be read or lacks a column that the first one has, when no column can be
     guessed, when there are no rows, and for row groups too large for memory.
@@ -71,21 +71,21 @@ def open_parquet(
 
 
 class ParquetTable(Source):
-    """Images in the rows of Parquet files, with random access: a record costs the reading of its row group.
+    """Images in the rows of Parquet files, with random access: to read a record, its row group is read.
 
-    Row groups are read one at a time, only the columns needed, and the latest are kept, CACHE_BYTES of them. pyarrow
+    Row groups are read one at a time, only the columns needed, and the latest are kept, up to CACHE_BYTES. pyarrow
     reads them whole, so each process needs memory for the largest: above LARGE_GROUP `note` says so, above TABLE_BYTES
-    it is an error. `block` says how many records in a row should be read together, in any order:
-    - 1 where everything fits in the cache;
+    it is an error. `block` is how many neighbouring records should be read together, in any order:
+    - 1 if everything fits in the cache;
     - else the rows of the median row group;
-    - but of local files at most MAX_BLOCK: a larger row group is read again for each of its blocks, which the
-      system's file cache makes bearable, while larger blocks would make for batches of neighbours. From a URL
+    - but for local files at most MAX_BLOCK. A larger row group is read again for each of its blocks, which the
+      system's file cache makes bearable; larger blocks would put neighbours into the same batch. From a URL
       everything would be fetched again.
-    Blocks start at multiples of `block` and row groups need not, so that a block may touch two of them. The latest two
-    are kept, so that its records can be read in any order; but not above LARGE_GROUP (`as_they_lie`).
+    Blocks start at multiples of `block` and row groups need not, so a block may touch two row groups. The latest two
+    are kept, so that a block's records can be read in any order; but not above LARGE_GROUP (`as_they_lie`).
 
-    A record's key is file:row. A row that has no image bytes but a path is read from the file of that path, relative
-    to `root`, "" if there is no such folder; `file` does not tell of it, because that would read the pictures.
+    A record's key is file:row. A row with a path and no image bytes is read from the file at that path, relative to
+    `root`, "" if there is no such folder. `file` does not report such a file, because that would read the pictures.
     """
 
     _other: OtherColumns | None = None
@@ -110,9 +110,9 @@ class ParquetTable(Source):
         return make_record(self._rows[index], self.chosen, key=key, name=self.name, root=self.root)
 
     def columns(self, indices: Sequence[int]) -> pa.Table | None:
-        """Return the other columns of these rows, with the types they have, those that hold bytes left out.
+        """Return the other columns of these rows, with their types; columns that hold bytes are left out.
 
-        Row groups are read as those of the records are: of one that is asked for the other columns are read whole.
+        The other columns of each row group that holds one of these rows are read whole.
         """
         if self._other is None:
             self._other = OtherColumns(self._rows, (self.chosen.image, *self.chosen.captions))
@@ -127,10 +127,10 @@ class ParquetTable(Source):
 
 
 class ParquetPaths(ImageFiles):
-    """Image files that Parquet files name, with captions: all paths and captions are taken into memory.
+    """Image files that Parquet files name, with captions: all paths and captions are kept in memory.
 
-    Rows with the same path are several captions of one record; rows without one are left out, which `contents` says.
-    Paths are relative to `root`, "" if there is no such folder, which is an error.
+    Rows with the same path are one record with several captions. Rows without a path are left out, and `contents`
+    counts them. Paths are relative to `root`; "", for no such folder, is an error.
     """
 
     contents: Contents  # type: ignore[override]  # never None
@@ -148,9 +148,9 @@ class ParquetPaths(ImageFiles):
             raise DataError(what if len(rows) else "The Parquet files hold no rows", got=name)
         if not root:
             raise DataError(
-                f"Column '{columns.image}' of {name} holds paths, and these are in no folder of this machine",
+                f"Column '{columns.image}' of {name} holds paths, which are relative to no folder of this machine",
                 got=self._paths[0],
-                fix="Give the folder that they are relative to with --data.image-root",
+                fix="Give the folder that the paths are relative to with --data.image-root",
             )
         self.probe(
             "Give the folder that the paths are relative to with --data.image-root",
@@ -158,9 +158,9 @@ class ParquetPaths(ImageFiles):
         )
 
     def columns(self, indices: Sequence[int]) -> pa.Table | None:
-        """Return the other columns of these records as `ParquetTable.columns` does, of several rows those of the first.
+        """Return the other columns of these records as `ParquetTable.columns` does, from the first row of each.
 
-        Where rows are no record of their own, the first call reads the image column once more.
+        Unless each row is a record, the first call reads the image column once more.
         """
         if self._other is None:
             rows = RowGroups(self._files, (self.chosen.image,))
@@ -174,14 +174,16 @@ class ParquetPaths(ImageFiles):
     def columns_note(self) -> str:  # type: ignore[override]
         if self._other is None:
             return ""
-        several = f"Of rows of {self.name} that name one picture, the columns of the first are taken"
+        several = (
+            f"Where several rows of {self.name} name one picture, the columns of the first row are taken"
+        )
         return ". ".join(filter(None, [several if self.merged else "", self._other[0].note]))
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_other": None}
 
     def _first_rows(self, rows: RowGroups) -> np.ndarray:
-        """Return which row each record is, the first of several."""
+        """Return the row of each record, the first of several."""
         named = ((found, row) for row, (path,) in enumerate(rows.scan()) if (found := path_of(path)))
         firsts = array("q")
         for record, _, row in self._by_record(named):
@@ -200,22 +202,23 @@ class ParquetPaths(ImageFiles):
 
 
 def how_to_read(rows: RowGroups, name: str, *, far: bool) -> tuple[int, bool, str]:
-    """Return the block in which rows are to be read, whether as they lie (see `ParquetTable`), and a remark, or "".
+    """Return the block of rows to read together, whether to read them in their order (see `ParquetTable`), a remark.
 
-    Sets how many row groups are kept whatever their size. Raises DataError for row groups too large for memory.
+    Sets how many row groups are kept whatever their size. The remark may be "". Raises DataError for row groups that
+    are too large for memory.
     """
     if rows.largest > TABLE_BYTES:
         raise DataError(
             f"The Parquet files have row groups of up to {_size(rows.largest)}",
             got=name,
-            cause=f"Every loader process holds one in memory, and at most {_size(TABLE_BYTES)} are allowed",
-            fix=f"Write the files anew with {_REWRITE}",
+            cause=f"Every loader process holds a row group in memory, and at most {_size(TABLE_BYTES)} are allowed",
+            fix=f"Rewrite the files with {_REWRITE}",
         )
     block = 1 if rows.total <= CACHE_BYTES else rows.usual if far else min(rows.usual, MAX_BLOCK)
     large = rows.largest > LARGE_GROUP
     rows.kept.least = 1 if large else 2
     remark = f"Every loader process holds a row group of {name} in memory, up to {_size(rows.largest)}"
-    return block, large, f"{remark}; better are {_REWRITE}" if large else ""
+    return block, large, f"{remark}; rewrite the files with {_REWRITE}" if large else ""
 
 
 def _absolute(path: str) -> str:

@@ -1,4 +1,4 @@
-"""RedCaps: annotation files, one for each subreddit and year, merged on the fly; images in a folder a subreddit."""
+"""RedCaps: annotation files, one for each subreddit and year, merged on the fly; images in one folder per subreddit."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 HEAD = 1 << 16
-"""Characters in which a file must show what it is."""
+"""A file must show what it is within this many characters."""
 
 CHUNK = 1 << 20
 """Characters of a list of annotations read at a time."""
 
 LONGEST = TEXT_BYTES
-"""Characters of one annotation in a list: what goes on for longer is none, and would be read over and over."""
+"""The most characters of an annotation in a list; a longer one is an error, as it would be read over and over."""
 
 
 class RedCaps(ImageFiles):
     """The images of RedCaps annotation files, file after file by name, each with its caption.
 
-    `paths`: a folder of annotation files (`<subreddit>_<year>.json`), some of them, or one that holds the annotations
-    of several in one list. `name`: what to call them together. An image is `<subreddit>/<image_id>.jpg` below
-    `image_root`, else below a folder near the annotations. Its caption is `caption`, or `raw_caption` where that is
-    missing or blank. An image that is listed again is one record, with the captions of both. `contents` says which
-    annotations are not used: those that name no image.
+    `paths`: a folder of annotation files (`<subreddit>_<year>.json`), some of these files, or one file with the
+    annotations of several in one list. `name`: the source's name. An image is `<subreddit>/<image_id>.jpg` below
+    `image_root`, else below a folder near the annotations. The caption is `caption`, or `raw_caption` if `caption` is
+    missing or blank. Annotations of the same image are one record, with all their captions. `contents` counts the
+    annotations that are not used: those that name no image.
 
-    Raises DataError when a file cannot be read or is of another form, or the images are nowhere to be found.
+    Raises DataError when a file cannot be read or has another form, or when the images are nowhere to be found.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class RedCaps(ImageFiles):
         self.probe("Give the folder that holds the subreddits' folders with --data.image-root")
 
     def _read_own(self) -> pa.Table:
-        """Read what else the annotations say, such as `author` and `score`."""
+        """Read the other fields of the annotations, such as `author` and `score`."""
         from openslip.data.typed_cells import Cells
 
         contents = Contents("annotations")
@@ -80,9 +80,9 @@ class RedCaps(ImageFiles):
 
 
 def is_redcaps(path: str | Path) -> bool:
-    """Tell whether `path` is a RedCaps annotation file, or a folder of .json files the first of which is one.
+    """Tell whether `path` is a RedCaps annotation file, or a folder whose first .json file is one.
 
-    Reads no more than the beginning; False for what cannot be read.
+    Reads only the beginning; False if that cannot be read.
     """
     path = Path(path)
     try:
@@ -99,7 +99,7 @@ def is_redcaps(path: str | Path) -> bool:
 
 
 def _files(paths: str | Path | Sequence[str | Path]) -> tuple[str, list[Path]]:
-    """Return what to call the annotation files, and the files."""
+    """Return a name for the annotation files together, and the files."""
     if not isinstance(paths, str | Path):
         files = sorted(map(Path, paths), key=lambda file: (file.name, file))
         if not files:
@@ -111,7 +111,7 @@ def _files(paths: str | Path | Sequence[str | Path]) -> tuple[str, list[Path]]:
     files = _json_files(path)
     if not files:
         raise DataError(
-            "The folder holds no annotation files", got=str(path), fix="Those of RedCaps end in .json"
+            "The folder holds no annotation files", got=str(path), fix="RedCaps annotation files end in .json"
         )
     return str(path), files
 
@@ -131,12 +131,12 @@ def _annotations(path: Path) -> Iterator[Any]:
         data = parse(read_whole(path, TABLE_BYTES).decode("utf-8-sig"), ["annotations"])
     except OSError as error:
         raise DataError("The RedCaps file cannot be read", got=str(path), cause=str(error)) from None
-    except (ValueError, RecursionError) as error:  # JSON, or UTF-8, that is none
+    except (ValueError, RecursionError) as error:  # invalid JSON or UTF-8
         raise DataError(
             "The file is not valid JSON",
             got=str(path),
             cause=str(error),
-            fix="If it was cut off, fetch it again",
+            fix="If the file was cut off, fetch it again",
         ) from None
     if not isinstance(data, dict) or not isinstance(data.get("annotations"), list):
         raise DataError(
@@ -152,7 +152,7 @@ def _annotations(path: Path) -> Iterator[Any]:
 def _elements(file: TextIO) -> Iterator[Any]:
     """Yield the elements of a JSON list one by one: all of RedCaps in one would need some 30 GB of memory.
 
-    Raises ValueError when the file is no JSON list.
+    Raises ValueError when the file is not a JSON list.
     """
     decoder, gap = json.JSONDecoder(), re.compile(r"[\s,]*")
     text, size = file.read(CHUNK), CHUNK
@@ -165,7 +165,7 @@ def _elements(file: TextIO) -> Iterator[Any]:
         try:
             element, at = decoder.raw_decode(text, at)
         except ValueError:
-            # Cut off by the end of what was read, perhaps: try again with more. No half object is a valid one.
+            # Perhaps cut off where reading stopped: try again with more. Half an object is never valid.
             if len(text) - at > LONGEST:
                 raise ValueError(f"an annotation goes on for {LONGEST:,} characters and more") from None
             added = file.read(size)

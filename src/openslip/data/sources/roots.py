@@ -1,4 +1,4 @@
-"""Where the images that a file names are, when nobody says so."""
+"""Find the folder of the images that a file names, when no option gives it."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ FOLDER_NAMES = (
     *("images", "photos", "pictures", "img", "imgs", "pics", "image", "photo", "picture"),
     *("bilder", "fotos"),
 )
-"""Folders beside a table that its pictures are usually in, the usual one first; also with capitals."""
+"""Names of the folders beside a table that usually hold its pictures, likeliest first; also with capitals."""
 LOOKED_INTO = 200
-"""Folders that are looked into for what is missing."""
+"""The most folders that are searched for missing images."""
 
 
 def spread(length: int, count: int = 8) -> range:
-    """Return a few indices, spread over so many records."""
+    """Return about `count` indices, spread over `length` records."""
     return range(0, length, max(1, length // count))
 
 
 def around(path: str | Path, *folders: str) -> list[Path]:
-    """Return the folders that the images of the file at `path` may be in: those of these names near it, its own."""
+    """Return the folders that may hold the images of the file at `path`: its own, its parent, and these inside both."""
     near = Path(path).absolute().parent
     return [base / folder for base in (near, near.parent) for folder in (*folders, "images", "")]
 
 
 def beside(path: str | Path) -> list[Path]:
-    """Return the folders beside the table at `path` that its images may be in: of the usual names, and of its own."""
+    """Return the folders beside the table at `path` that may hold its images: with a usual name, or the table's."""
     near, stem = Path(path).parent, Path(path).stem
     forms = [form for name in FOLDER_NAMES for form in (name, name.capitalize(), name.upper())]
     return [folder for name in (*forms, stem) if os.path.isdir(folder := near / name)]
@@ -42,7 +42,7 @@ def choose_root(
 ) -> tuple[Path, str]:
     """Return the folder and ending under which most of the image files `names` exist; the first if none does.
 
-    Other spellings of the names count where no name exists as it stands.
+    Other spellings of the names count if no name exists as given.
     """
     candidates = list(product(dict.fromkeys(roots), endings))
 
@@ -60,14 +60,14 @@ def choose_root(
 
 
 def advice(root: str, name: str) -> str:
-    """Return what to do about images that are not below `root`, by the name of one; "" if it is nowhere near."""
+    """Return what to do about images that are not below `root`, by the `name` of one; "" if that is nowhere near."""
     spelling = Spelling()
     *_, (form, _) = spelling.forms(name)
     base = os.path.basename(form)
     folders = [os.path.join(root, ".."), *_folders(root)]
     for folder in folders:
         if _there(spelling, folder, form):
-            return f"They are in '{os.path.normpath(folder)}': give that folder with --data.image-root"
+            return f"The images are in '{os.path.normpath(folder)}': give that folder with --data.image-root"
     for folder in (root, *folders):
         if base != form and _there(spelling, folder, base):
             return (
@@ -78,7 +78,7 @@ def advice(root: str, name: str) -> str:
 
 
 def _folders(root: str) -> Iterator[str]:
-    """Yield the folders in a folder, and those in these, no more than LOOKED_INTO in all."""
+    """Yield the folders in a folder, and the folders in these, at most LOOKED_INTO in all."""
     todo = [root]
     for _ in range(LOOKED_INTO):
         if not todo:

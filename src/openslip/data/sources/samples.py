@@ -1,4 +1,4 @@
-"""Which members of a tar shard are one sample, and which of them are its picture and its captions."""
+"""Group the members of a tar shard into samples, and choose each sample's picture and captions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from openslip.data.sources.sidecars import TEXTS
 from openslip.errors import printable
 
 LARGEST = 1 << 32
-"""Members of this many bytes and more are passed over: their sizes do not fit the index."""
+"""Members of this many bytes or more are left out, because their sizes do not fit the index."""
 REASONS = 40
-"""Different reasons to leave members out that are told apart; endings can be many."""
+"""The most reasons to leave members out that are told apart; there can be many endings."""
 PLAIN = ("jpg", "jpeg", "png", "webp")
-"""Extensions of the picture where a sample has several, best first; the other formats follow."""
+"""Extensions of the picture if a sample has several, best first; the other formats follow."""
 PICTURES = ("rgb", "image", "img", "photo", "picture", "pic", "color", "colour", "original", "orig", "full")
-"""What stands before the extension of a sample's picture, as in `rgb.jpg`, best first."""
+"""Words before the extension of a sample's picture, as in `rgb.jpg`, best first."""
 BESIDE = frozenset(
     (
         *("depth", "disparity", "normal", "normals", "mask", "masks", "seg", "segmentation", "semantic"),
@@ -30,7 +30,7 @@ BESIDE = frozenset(
         *("small", "ir", "infrared"),
     )
 )
-"""What stands before the extension of pictures that lie beside the picture."""
+"""Words before the extension of other pictures beside the sample's picture."""
 _ROLES = frozenset(PICTURES) | BESIDE
 
 Files = dict[str, Member]
@@ -38,7 +38,7 @@ Files = dict[str, Member]
 
 
 class Sample(NamedTuple):
-    """Members with one key. renamed: the key is not the name up to its first dot."""
+    """Members with one key. renamed: the key is not the name up to the first dot."""
 
     key: str
     files: Files
@@ -46,7 +46,7 @@ class Sample(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """Extensions of a sample's picture, `.json` and text, "" where it has none; `tied`: pictures as good as the one."""
+    """Extensions of a sample's picture, `.json` and text, "" for none; `tied`: pictures as likely as the chosen one."""
 
     picture: str
     json: str
@@ -55,7 +55,7 @@ class Chosen(NamedTuple):
 
 
 class Census:
-    """Counts members, and those left out by reason, as fast as a walk over a shard needs it."""
+    """Counts members, and left-out members by reason, fast enough for a walk over a shard."""
 
     def __init__(self) -> None:
         self.seen = 0
@@ -86,13 +86,13 @@ def split_name(name: str) -> tuple[str, str]:
 def group(
     members: Iterable[Member], census: Census, check: Callable[[], object] = lambda: None
 ) -> list[Sample]:
-    """Group a shard's members by key, in the order of each one's first. A repeated member begins a new sample.
+    """Group a shard's members by key, in the order of each key's first member. A repeated member begins a new sample.
 
     The key is the name up to the first dot of its last part, as in WebDataset: `0001.rgb.jpg` and `0001.txt` are one
-    sample. But `IMG_2023.05.01_0001.jpg` and `IMG_2023.05.02_0002.jpg` are two: where several pictures have one key,
-    they are told apart by what stands before their last dot (before `rgb.jpg` and the like as a whole), if at least
-    two of them have a text or `.json` of their own, or if the key alone has none and no picture of another key has the
-    same there, as `left.jpg` would. Where no picture has a text of its name, those of one folder are a sample:
+    sample. But `IMG_2023.05.01_0001.jpg` and `IMG_2023.05.02_0002.jpg` are two samples. Several pictures with one key
+    are told apart by the name before the last dot (or before an ending like `rgb.jpg`) in two cases: at least two of
+    them have a text or `.json` of their own; or the key has none, and no picture of another key has the same word
+    there, as `left.jpg` would. If no picture has a text of the same name, the members of one folder are a sample:
     `0001/image.jpg` and `0001/caption.txt`. Links are resolved to the members that they name. `check` is
     called for each member, and may raise an error to stop.
     """
@@ -128,8 +128,8 @@ def group(
 def choose(files: Files, picture: str = "", captions: Sequence[str] = ()) -> Chosen:
     """Choose among a sample's members; `picture` and `captions` are the extensions that were asked for.
 
-    Unasked, the picture is the one with a plain extension, else `rgb.jpg` and the like, else any but `depth.png` and
-    the like; the text is the one with a plain extension, else the picture's own (`1.txt` of `1.jpg`), else the only
+    By default the picture is the one with a plain extension, else one like `rgb.jpg`, else any except those like
+    `depth.png`. The text is the one with a plain extension, else the picture's own (`1.txt` of `1.jpg`), else the only
     one.
     """
     pictures = [e for e in files if e in EXTENSIONS or ("." in e and _format(e) in EXTENSIONS)]
@@ -150,8 +150,8 @@ def choose(files: Files, picture: str = "", captions: Sequence[str] = ()) -> Cho
 
 
 def leave_out(files: Files, chosen: Chosen, census: Census, *, asked: tuple[bool, bool]) -> None:
-    """Count the members of a sample that are not used; `asked`: a person chose the picture, the text, and so does not
-    miss others."""
+    """Count the members of a sample that are not used; `asked`: whether a user chose the picture, and the text, and so
+    does not miss others."""
     for extension, member in files.items():
         if extension in (chosen.picture, chosen.json, chosen.text):
             if not chosen.picture and extension:
@@ -181,7 +181,7 @@ def leave_out(files: Files, chosen: Chosen, census: Census, *, asked: tuple[bool
 
 
 def _pass_over(member: Member, census: Census) -> None:
-    """Count a member that is of no sample."""
+    """Count a member that belongs to no sample."""
     if posixpath.basename(member.name).startswith("."):
         census.leave_out("hidden files", member, lost=False)
     elif member.sparse:
@@ -197,12 +197,12 @@ def _format(extension: str) -> str:
 
 
 def _stem(extension: str) -> str:
-    """Return what stands before the format, with its dot: "rgb." of "rgb.jpg", "" of "jpg"."""
+    """Return the part of an extension before the format, with its dot: "rgb." of "rgb.jpg", "" of "jpg"."""
     return extension[: len(extension) - len(_format(extension))]
 
 
 def _rank(extension: str) -> tuple[int, int, int]:
-    """Return how likely an extension is that of the sample's picture, the lowest first; the last is of its format."""
+    """Return a rank of an extension as the sample's picture, the lowest best; the last number is for the format."""
     stem, _, format = extension.rpartition(".")
     order = PLAIN.index(format) if format in PLAIN else len(PLAIN)
     last = stem.rpartition(".")[2]
@@ -215,7 +215,7 @@ def _rank(extension: str) -> tuple[int, int, int]:
 
 
 def _text(files: Files, stem: str) -> str:
-    """Return the extension of the text that goes with a picture of this stem, unasked."""
+    """Return the extension of the text that goes by default with a picture of this stem."""
     for prefix in dict.fromkeys(("", stem)):
         for text in TEXTS:
             if prefix + text in files:
@@ -225,7 +225,7 @@ def _text(files: Files, stem: str) -> str:
 
 
 def _split_dotted(samples: list[Sample]) -> list[Sample]:
-    """Take apart the samples whose pictures only share the first part of their names; see `group`."""
+    """Split samples whose pictures share only the first part of their names; see `group`."""
     stems = [_picture_stems(sample.files) if len(sample.files) > 1 else set() for sample in samples]
     shared = Counter(stem for several in stems if len(several) > 1 for stem in several)
     split: list[Sample] = []
@@ -238,7 +238,7 @@ def _split_dotted(samples: list[Sample]) -> list[Sample]:
 
 
 def _join_folders(samples: list[Sample]) -> list[Sample]:
-    """Make one sample of each folder, where no picture has a text of its name and each has one in its folder."""
+    """Make one sample of each folder, if no picture has a text of the same name and each has one in its folder."""
     folders: dict[str, list[Sample]] = {}
     for sample in samples:
         if len(sample.files) > 1 or "/" not in sample.key:
@@ -256,7 +256,7 @@ def _join_folders(samples: list[Sample]) -> list[Sample]:
 
 
 def _divide(extension: str) -> tuple[str, str]:
-    """Split an extension before its last part, with `rgb` and the like: what belongs to the key, and the rest."""
+    """Split an extension before its last part, or before `rgb.jpg` and the like: the key's part, and the rest."""
     stem, _, last = extension.rpartition(".")
     before, _, role = stem.rpartition(".")
     return (before, f"{role}.{last}") if role in _ROLES else (stem, last)
@@ -275,7 +275,7 @@ def _are_several(files: Files, stems: set[str], shared: Counter[str]) -> bool:
 
 
 def _apart(sample: Sample) -> list[Sample]:
-    """Return the samples that are in one, by what stands before the last dot."""
+    """Return the samples that one sample holds, by the name before the last dot."""
     parts: dict[str, Sample] = {}
     for extension, member in sample.files.items():
         stem, last = _divide(extension)
@@ -287,7 +287,7 @@ def _apart(sample: Sample) -> list[Sample]:
 
 
 def _resolve(samples: list[Sample], others: list[Member], census: Census) -> None:
-    """Give links the place and size of the members that they name: the latest before them, else a later one."""
+    """Give links the place and size of the members that they name: the latest before the link, else a later one."""
     places = [
         (m.offset, extension, sample.files) for sample in samples for extension, m in sample.files.items()
     ]
@@ -299,7 +299,7 @@ def _resolve(samples: list[Sample], others: list[Member], census: Census) -> Non
         if member.link and not _follow(member, extension, files, found):
             waiting.append((extension, files))
         found[posixpath.normpath(member.name)] = files[extension]
-    while waiting:  # symbolic links may name what comes later, also another link
+    while waiting:  # symbolic links may name a later member, also another link
         left = [(e, files) for e, files in waiting if not _follow(files[e], e, files, found)]
         if len(left) == len(waiting):
             break
@@ -309,7 +309,7 @@ def _resolve(samples: list[Sample], others: list[Member], census: Census) -> Non
 
 
 def _follow(member: Member, extension: str, files: Files, found: dict[str, Member]) -> bool:
-    """Put the place of the member that a link names into `files`; return whether it is known by now."""
+    """Put the place of the member that a link names into `files`; return whether that place is known yet."""
     target = found.get(posixpath.normpath(member.link))
     if target is None or target.link:
         return False

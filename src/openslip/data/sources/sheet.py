@@ -1,4 +1,4 @@
-"""A table as it is read, whatever its format: the names of its columns, and its rows."""
+"""A table of any format as it is read: the names of the columns, and the rows."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ HEAD = 100
 
 
 _PRETTY = {
-    "{": "Its objects go over several lines. Write each in a line of its own: jq -c . {} > NEW.jsonl",
-    "[": "It is one list. Write each object in a line of its own: jq -c '.[]' {} > NEW.jsonl",
+    "{": "The objects span several lines. Write each object on one line: jq -c . {} > NEW.jsonl",
+    "[": "The file is one list. Write each object on one line: jq -c '.[]' {} > NEW.jsonl",
 }
-"""What begins a file of JSON that is no JSON lines → what can help."""
+"""The first line of a JSON file that is not JSON lines → what can help."""
 
 
 @dataclass
 class Sheet:
-    """`columns`: names in order, "" where there is none; a name may come twice. `rows`: at least as many cells each.
+    """`columns`: names in order, "" for none; a name may occur twice. `rows`: each has at least as many cells.
 
-    remarks: what was noticed about the table, sentences for people. cause: why the columns' names may be wrong.
-    as_text: what a cell is as text, where cells have types.
+    remarks: sentences for people on the table. cause: why the columns' names may be wrong.
+    as_text: converts a cell to text, where cells have types.
     """
 
     columns: list[str]
@@ -39,31 +39,31 @@ class Sheet:
     as_text: Callable[[Any], Any] = lambda cell: cell
 
     def head(self) -> list[Sequence[Any]]:
-        """Return the first rows, which `rows` will still give."""
+        """Return the first rows, which stay in `rows`."""
         first = list(islice(self.rows, HEAD))
         self.rows = chain(first, self.rows)
         return first
 
     def numbers_of(self, name: str) -> list[int]:
-        """Return the numbers of the columns of a name."""
+        """Return the numbers of the columns with this name."""
         return [number for number, column in enumerate(self.columns) if column == name]
 
 
 def check_columns(path: Path, count: int) -> None:
-    """Raise DataError where a table has more columns than any has."""
+    """Raise DataError when a table has more columns than any real table."""
     if count > COLUMNS:
         raise DataError(
             "The table has too many columns",
             got=f"{path}, {count:,} columns",
-            cause=f"More than {COLUMNS:,} may be an attack, or its first line or its objects' keys are data",
+            cause=f"More than {COLUMNS:,} may be an attack, or the first line or the objects' keys are data",
             fix="Keep the columns of the image and the captions",
         )
 
 
 def read_json_lines(path: Path, *, every: bool = False) -> Sheet:
-    """Return the objects of a JSON-lines file; its columns are the keys of the first ones, with `every` those of all.
+    """Return the objects of a JSON-lines file; columns are the keys of the first objects, or with `every` of all.
 
-    Raises DataError, now or as rows are taken, for a line that is no JSON object.
+    Raises DataError, now or as rows are taken, for a line that is not a JSON object.
     """
     rows = _objects(path)
     if every:
@@ -95,7 +95,7 @@ def _objects(path: Path) -> Iterator[dict[str, Any]]:
                 cause=str(error),
                 fix=_PRETTY[start].format(path)
                 if (start := line.strip()) in _PRETTY
-                else "Each line holds one JSON object; if the file was cut off on the way, fetch it again",
+                else "Write one JSON object per line; if the file was cut off on the way, fetch it again",
             ) from None
         if not isinstance(row, dict):
             raise DataError(f"Line {number} of {path} is not a JSON object", got=line[:200])
@@ -103,7 +103,7 @@ def _objects(path: Path) -> Iterator[dict[str, Any]]:
 
 
 class _Twice(Exception):
-    """A key comes twice in an object: the JSON module would silently take the last."""
+    """A key occurs twice in an object: the JSON module would silently take the last value."""
 
 
 def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

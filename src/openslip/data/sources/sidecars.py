@@ -1,4 +1,4 @@
-"""The captions that lie beside a picture, as `.json` or text, in tar shards and folders alike."""
+"""The captions beside a picture, as `.json` or text, in tar shards and folders alike."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEXTS = ("txt", "caption", "cap", "text")
 
 @dataclass(frozen=True)
 class Asked:
-    """Which captions a person asked for: extensions or keys of the `.json`, none for what is usual.
+    """The captions that a user asked for: extensions or keys of the `.json`, none for the usual ones.
 
     lines: each line of a text is a caption of its own.
     """
@@ -32,7 +32,7 @@ class Asked:
 
     @classmethod
     def parse(cls, option: str) -> Asked:
-        """Return what `--data.caption-column` says: `caption`, `title,alt`, `meta.caption`, `txt`, `txt:lines`."""
+        """Parse `--data.caption-column`: `caption`, `title,alt`, `meta.caption`, `txt`, `txt:lines`."""
         names, colon, mode = option.rpartition(":")
         if not colon or mode.strip().lower() != "lines":
             names, mode = option, ""
@@ -40,7 +40,7 @@ class Asked:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Keys of the `.json`; `json` alone stands for the usual ones."""
+        """Keys of the `.json`; `json` alone stands for the usual keys."""
         return tuple(name for name in self.names if name.lower() != "json")
 
 
@@ -48,10 +48,10 @@ USUAL = Asked()
 
 
 def read(sidecar: bytes | None, text: bytes | None, asked: Asked = USUAL) -> tuple[str, ...]:
-    """Return the captions in a picture's `.json` (`sidecar`) and text, None where it has none.
+    """Return the captions in a picture's `.json` (`sidecar`) and text; either is None where the picture has none.
 
-    They are the list `captions` of the `.json`; else the text, on which others train as well; else what another
-    well-known key of the `.json` holds. Raises ValueError or RecursionError when they are broken.
+    The captions are the list `captions` of the `.json`; else the text, on which other programs train as well; else the
+    value of another well-known key of the `.json`. Raises ValueError or RecursionError when either is broken.
     """
     if text is not None and not asked.keys and (sidecar is None or b'"captions"' not in sidecar):
         captions = _texts(text, asked)  # the .json need not be parsed
@@ -61,10 +61,10 @@ def read(sidecar: bytes | None, text: bytes | None, asked: Asked = USUAL) -> tup
 
 
 def own_fields(sidecar: bytes | None, text: bytes | None, asked: Asked = USUAL) -> dict[str, Any]:
-    """Return the fields of a picture's `.json` but for those that `read` takes captions from; {} where it is broken.
+    """Return the fields of a picture's `.json` except those that `read` takes captions from; {} if it is broken.
 
-    Those of an object within are fields of their own, as `attributes.colour`. A field `caption` or `captions` that says
-    no more than the captions do, as beside the texts of img2dataset, is none.
+    Fields of an inner object are fields of their own, such as `attributes.colour`. A field `caption` or `captions` that
+    only repeats the captions, as beside the texts of img2dataset, is left out.
     """
     try:
         found = None if sidecar is None else json.loads(_bounded(sidecar))
@@ -81,9 +81,9 @@ def own_fields(sidecar: bytes | None, text: bytes | None, asked: Asked = USUAL) 
 def own_columns(
     beside: Callable[[int], tuple[bytes | None, bytes | None]], indices: Iterable[int], asked: Asked
 ) -> pa.Table:
-    """Return the own fields of pictures as columns; of one whose `.json` or text cannot be read all are null.
+    """Return the own fields of pictures as columns; all null for a picture whose `.json` or text cannot be read.
 
-    beside: gives the `.json` and the text of a picture. Reading the record says what is wrong with them.
+    beside: returns the `.json` and the text of a picture. Reading the record raises the error for broken ones.
     """
     from openslip.data.typed_cells import Cells
 
@@ -97,7 +97,7 @@ def own_columns(
 
 
 def look(sidecar: bytes | None, text: bytes | None, asked: Asked) -> Counter[str]:
-    """Return what there is to say about the captions of one sample, to be added up over some and put into `words`."""
+    """Return counts of facts about the captions of one sample, to be added up over samples and given to `notes`."""
     try:
         found, captions = _object(sidecar), _texts(text, asked)
         keys, chosen = _chosen(found, text, asked)
@@ -118,7 +118,7 @@ def look(sidecar: bytes | None, text: bytes | None, asked: Asked) -> Counter[str
 
 
 def notes(facts: Counter[str], name: str) -> list[str]:
-    """Return sentences about the captions of the source called `name`, from what some of its samples hold."""
+    """Return sentences on the captions of the source called `name`, from the facts about some of its samples."""
     looked, said = facts["looked"], []
     sampled = f"samples of {name} that were looked at"
     unusual = [fact[5:] for fact in facts if fact.startswith("used ") and fact.lower() not in _EXPECTED]
@@ -138,11 +138,11 @@ def notes(facts: Counter[str], name: str) -> list[str]:
         warning = "warning: in" if 2 * facts["lines"] > looked else "In"
         said.append(
             f"{warning} {facts['lines']:,} of {looked:,} {sampled}, the text has several lines, which are one "
-            "caption: if each line is one, say --data.caption-column txt:lines"
+            "caption: if each line is a caption, pass --data.caption-column txt:lines"
         )
     if facts["none"] and facts["none"] == looked:
         keys = sorted(fact[4:] for fact in facts if fact.startswith("key "))[:12]
-        there = f": the .json holds {', '.join(map(repr, keys))}; name what is the caption with --data.caption-column"
+        there = f": the .json holds {', '.join(map(repr, keys))}; name the caption's key with --data.caption-column"
         said.append(f"No captions were found in the {looked:,} {sampled}" + (there if keys else ""))
     return said
 
@@ -152,7 +152,7 @@ _EXPECTED = tuple(f"used {key}" for key in _CAPTIONS)
 
 
 def _object(sidecar: bytes | None) -> dict[str, Any]:
-    """Return the object that a `.json` holds; a list of texts, or a text alone, is its caption."""
+    """Return the object that a `.json` holds; a list of texts, or a single text, is the caption."""
     if sidecar is None:
         return {}
     found = json.loads(_bounded(sidecar))
@@ -175,7 +175,7 @@ def _bounded(data: bytes) -> bytes:
 def _chosen(
     found: dict[str, Any], text: bytes | None, asked: Asked
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return which keys of the `.json` give the captions, none for the text, and the captions."""
+    """Return the keys of the `.json` that the captions come from, none for the text, and the captions."""
     listed = texts(found.get("captions")) if not asked.keys else ()
     if listed:
         return ("captions",), listed
@@ -185,7 +185,7 @@ def _chosen(
 
 
 def _usual(found: dict[str, Any]) -> tuple[str, ...]:
-    """Return the keys of the `.json` with well-known names, best first; numbered ones (`caption_0`, …) last."""
+    """Return the keys of the `.json` with well-known names, best first; numbered keys (`caption_0`, …) last."""
     plain = {key.lower(): key for key in reversed(found)}
     known = [plain[name] for name in ("captions", *CAPTION_COLUMNS) if name in plain]
     return tuple(dict.fromkeys(known)) or guess_captions(list(found))
@@ -194,7 +194,7 @@ def _usual(found: dict[str, Any]) -> tuple[str, ...]:
 def _of_keys(
     found: dict[str, Any], keys: tuple[str, ...], *, every: bool = False
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the first key that holds captions, or all numbered ones, and these; with `every` all keys that do."""
+    """Return the first key that holds captions, or all numbered keys, or with `every` all keys; and the captions."""
     used, captions = (), ()
     for key in keys:
         if more := texts(_value(found, key)):
@@ -205,7 +205,7 @@ def _of_keys(
 
 
 def _value(found: Any, key: str) -> Any:
-    """Return the value of a key, in any case, or along a path of keys with dots between."""
+    """Return the value of a key, in capitals or not, or of a path of keys with dots between."""
     if not isinstance(found, dict):
         return None
     if key in found:
@@ -218,7 +218,7 @@ def _value(found: Any, key: str) -> Any:
 
 
 def _name(found: Any, key: str) -> str:
-    """Return what `_flat` calls the field whose value `_value` gives for a key."""
+    """Return the name that `_flat` gives to the field whose value `_value` returns for a key."""
     if not isinstance(found, dict) or key in found:
         return key
     for name in found:
@@ -229,7 +229,7 @@ def _name(found: Any, key: str) -> str:
 
 
 def _flat(found: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of an object, those of objects in it by the names of both; equal names are told apart."""
+    """Return the fields of an object; fields of inner objects have both names, and equal names are told apart."""
     from openslip.data.own_columns import told_apart
 
     flat: list[tuple[str, Any]] = []
@@ -242,6 +242,6 @@ def _flat(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _says_no_more(value: Any, captions: tuple[str, ...]) -> bool:
-    """Whether a value is nothing but texts that are among the captions."""
+    """Whether a value holds only texts that are among the captions."""
     listed = value if isinstance(value, list) else [value]
     return all(item is None or isinstance(item, str) for item in listed) and {*texts(value)} <= {*captions}

@@ -1,8 +1,8 @@
-"""Image files whose names the data spell otherwise than the disk: another system's slashes, case, accents, endings.
+"""Find image files whose names the data spell differently from the disk: slashes, case, accents, endings.
 
-Names are tried as they stand first, so that files that are there cost nothing. Only for those that are not, other
-spellings are tried, then the folder is looked through for the one name that is the same but for its case, the way in
-which accents are stored (NFC, NFD), and an ending that is missing or spelled otherwise (`.jpeg`, `.jpg`).
+A name is tried as given first, so existing files cost nothing. If there is no such file, other spellings are tried.
+Then the folder is searched for the one name that differs only in case, in the form of accents (NFC, NFD), or in an
+ending that is missing or spelled differently (`.jpeg`, `.jpg`).
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from openslip.data.storage.reading import Recent
 from openslip.errors import DataError
 
 MOST_NAMES = 300_000
-"""Names in a folder that are looked through. In a larger one only the usual other spellings are tried."""
+"""The most names in a folder that is searched. In a larger folder only the usual other spellings are tried."""
 LISTED_BYTES = 32 << 20
-"""What each process remembers of the folders that it has looked through, beside the latest."""
+"""Bytes of folder listings that each process remembers, beside the latest."""
 
 BACKSLASHES = "have backslashes, which are read as slashes"
 BELOW = "begin with a slash or drive, and are taken from below the image folder"
-ESCAPED = "are written as in web addresses (%20), and read as what that stands for"
+ESCAPED = "are written as in web addresses (%20), and are decoded"
 CASE = "differ from the files in upper and lower case"
-ACCENTS = "spell accents otherwise than the files (NFC, NFD)"
-ENDING = "have another ending than the files, or none"
+ACCENTS = "spell accents differently from the files (NFC, NFD)"
+ENDING = "have a different ending from the files, or none"
 
 _FORMAT_OF = {ending: name for name, endings in FORMATS.items() for ending in endings}
 
 
 class Found(NamedTuple):
-    """Where a file is, and in what its name differs from the one that was looked for: none of the above, or some."""
+    """Where a file is, and how its name differs from the name looked for: any of the above, or none."""
 
     path: str
     how: tuple[str, ...] = ()
 
 
 class Spelling:
-    """Finds files by names that are spelled otherwise, and remembers what lies in folders. Empty after pickling.
+    """Finds files by names that are spelled differently, and remembers folder listings. Empty after pickling.
 
-    below: names that begin with a slash are never places on this machine, but below the folder that is given.
-    any_format: a file may have the ending of another format than its name.
+    below: names that begin with a slash are never absolute paths, but relative to the folder that is given.
+    any_format: a file may have the ending of another format than the name looked for.
     """
 
     def __init__(self, *, below: bool = False, any_format: bool = False) -> None:
@@ -73,14 +73,14 @@ class Spelling:
                     "The image file does not exist, and two could be meant",
                     got=os.path.join(root, name),
                     cause=f"There are '{found[0]}' and '{os.path.basename(found[1])}'",
-                    fix="Write the name as one of the files has it",
+                    fix="Write the name as one of the files spells it",
                 )
             if found:
                 return Found(found[0], (*how, *_differences(form, found[0])))
         return None
 
     def forms(self, name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Yield the paths that a name may stand for, in the order in which they are tried, with what was changed."""
+        """Yield the paths that a name may stand for, in the order of trying, each with the changes to the name."""
         how: tuple[str, ...] = ()
         if name.startswith("file://"):
             name = name.removeprefix("file://")
@@ -99,7 +99,7 @@ class Spelling:
         yield from forms
 
     def nearly(self, root: str, name: str) -> str:
-        """Return a sentence on what there is in the place of a file that is not there; "" if that is nothing."""
+        """Return a sentence on what is found in place of a missing file; "" if that is nothing."""
         *_, (form, _) = self.forms(name)
         folder, parts = _parts(root, form)
         for number, part in enumerate(parts):
@@ -115,7 +115,7 @@ class Spelling:
         return ""
 
     def _walk(self, folder: str, parts: list[str]) -> Iterator[str]:
-        """Yield the files that lie at these parts of a path below a folder, as far as names are spelled alike."""
+        """Yield the files at these parts of a path below a folder, whose names are spelled alike."""
         head, rest = parts[0], parts[1:]
         if not rest:
             for names in (self._same(folder, head), self._with_ending(folder, head)):
@@ -131,13 +131,13 @@ class Spelling:
         yield from found
 
     def _same(self, folder: str, name: str) -> list[str]:
-        """Return the names in a folder that are this one but for case and accents; itself, if it is there."""
+        """Return the names in a folder that differ from `name` only in case and accents; `name` itself if it exists."""
         if name == ".." or os.path.lexists(os.path.join(folder, name)):
             return [name]
         return [other for other in self._list(folder).like(name) if _fold(other) == _fold(name)]
 
     def _with_ending(self, folder: str, name: str) -> list[str]:
-        """Return the names in a folder that are this one with an ending, or another ending of the same format."""
+        """Return the names in a folder that are `name` with an ending, or with another ending of the same format."""
         format = None if self.any_format else _FORMAT_OF.get(_ending(name))
         return [
             other
@@ -157,9 +157,9 @@ class Spelling:
 
 
 class _Listing:
-    """The names in a folder, found by what they are but for case, accents and the ending of an image's name.
+    """The names in a folder, found regardless of case, accents and the ending of an image's name.
 
-    Takes 16 bytes a name beside the name. `weight`: bytes.
+    Takes 16 bytes per name beside the name. `weight`: bytes.
     """
 
     def __init__(self, folder: str) -> None:
@@ -188,7 +188,7 @@ class _Listing:
 
 
 def _guesses(name: str) -> list[str]:
-    """Return the spellings that a name most likely has, where there are too many names to look through."""
+    """Return the likeliest spellings of a name, for a folder with too many names to search."""
     stem, ending = os.path.splitext(name) if _ending(name) in EXTENSIONS else (name, "")
     endings = FORMATS[_FORMAT_OF[_ending(name)]] if ending else ("jpg", "jpeg", "png", "webp")
     forms = [unicodedata.normalize(form, stem) for form in ("NFC", "NFD")]
@@ -197,7 +197,7 @@ def _guesses(name: str) -> list[str]:
 
 
 def is_file(path: str) -> bool:
-    """Return whether there is a regular file."""
+    """Return whether the path is a regular file."""
     try:
         return os.path.isfile(path)
     except ValueError:  # NULs or lone surrogates in the path
@@ -205,7 +205,7 @@ def is_file(path: str) -> bool:
 
 
 def _parts(root: str, name: str) -> tuple[str, list[str]]:
-    """Return where the path to a file begins, and its parts from there on; at least one."""
+    """Return the folder where the path to a file begins, and the parts from there on, at least one."""
     absolute = name.startswith("/")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return "/" if absolute else root or ".", parts or [""]
@@ -216,7 +216,7 @@ def _ending(name: str) -> str:
 
 
 def _stem(name: str) -> str:
-    """Return what is left of a name without an image's ending, case and the way in which accents are stored."""
+    """Return a name without an image's ending, folded in case and in the form of accents."""
     stem, ending = os.path.splitext(name)
     return _fold(stem if ending[1:].lower() in EXTENSIONS else name)
 
@@ -228,7 +228,7 @@ def _fold(text: str) -> str:
 
 
 def _differences(name: str, found: str) -> Iterator[str]:
-    """Yield in what the end of the path `found` differs from `name`."""
+    """Yield how the end of the path `found` differs from `name`."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     pairs = list(zip(parts, found.split("/")[-len(parts) :]))
     if _fold(pairs[-1][0]) != _fold(pairs[-1][1]):

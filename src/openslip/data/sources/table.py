@@ -35,20 +35,20 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TYPED = (".jsonl", ".xlsx")
-"""Extensions of tables whose cells have types; those of others are texts."""
+"""Extensions of tables whose cells have types; in other tables cells are texts."""
 
 
 class Table(ImageFiles):
-    """One record an image of a table: rows with the same path are several captions of one.
+    """One record per image of a table: rows with the same path are several captions of one image.
 
-    `image_column` and `caption_columns` are the columns chosen: those asked for, else guessed by their names and cells,
-    which `note` says. Several caption columns (`caption_column="title,description"`, or several of one name) make
-    several captions, as does a list, also one that a text spells; of objects the key of the text is named
-    (`captions.text`), or guessed. A table without a caption column is an error unless `captions_required` is False, as
-    it is for self-supervision alone. Relative image paths are taken from `image_root`, else from the table's own
-    folder. What is read of CSV, `delimited.read_delimited` says. Of what stands for a missing text (`nan`, `NULL`) a
-    caption is made, because it may be one (a quoted "None"); `note` counts them, and `check` does.
-    `contents` counts the rows; those that name no image are left out.
+    `image_column` and `caption_columns` are the columns chosen: those asked for, or those guessed from names and cells,
+    as `note` reports. Several caption columns (`caption_column="title,description"`, or several with one name) make
+    several captions, as does a list, also as text. For objects the key of the text is named (`captions.text`), or
+    guessed. A table without a caption column is an error unless `captions_required` is False, as for
+    self-supervision alone. Image paths are relative to `image_root`, else to the table's own folder.
+    `delimited.read_delimited` describes the CSV that is read. A placeholder for a missing text (`nan`, `NULL`) becomes
+    a caption, because it may be one (a quoted "None"); `note` and `check` count placeholders.
+    `contents` counts the rows; rows that name no image are left out.
     Raises DataError on a missing column, a malformed line, or when no image is where it should be.
     """
 
@@ -105,13 +105,13 @@ class Table(ImageFiles):
         fix = "Give the folder that the paths are relative to with --data.image-root"
         others = [name for name in file_columns(names, cells) if name != columns.image]
         if others or not looks_like_paths(cells(columns.image)):
-            fix += f"; or, if '{columns.image}' does not name the files, the column that does with --data.image-column"
+            fix += f"; if '{columns.image}' does not name the files, name the column that does with --data.image-column"
             fix += f": {others[0]}" if others else ""
         fix = cannot_be_files([path_of(cell) for cell in cells(columns.image)]) or fix
         self.probe(fix, table="" if image_root else path)
 
     def _read_own(self) -> pa.Table:
-        """Read all columns but the image's and the captions'. Cells of text files have the types that they spell."""
+        """Read all columns except image and captions. Cells of text files get the types that they spell."""
         from openslip.data.own_columns import without_columns
         from openslip.data.typed_cells import Cells
 
@@ -128,7 +128,7 @@ class Table(ImageFiles):
 def read_sheet(path: Path, wanted: Sequence[str], *, typed: bool = False) -> Sheet:
     """Return the rows of a table; `wanted`: columns that were asked for.
 
-    typed: cells of workbooks are not texts, and all keys of JSON lines are columns.
+    typed: cells of workbooks keep their types, and all keys of JSON lines are columns.
 
     Raises DataError, also as rows are taken.
     """
@@ -143,7 +143,7 @@ def read_sheet(path: Path, wanted: Sequence[str], *, typed: bool = False) -> She
 
 
 class _Rows:
-    """The (path, captions) of a table's rows, once; counts as it goes."""
+    """Yields the (path, captions) of a table's rows, once, and counts rows meanwhile."""
 
     def __init__(self, sheet: Sheet, columns: Columns, head: Sequence[Sequence[Any]], path: Path) -> None:
         self._sheet, self.path = sheet, path
@@ -203,22 +203,22 @@ class _Rows:
                 yield path, [row[number] for number in own]
 
     def remarks(self) -> list[str]:
-        """Return what was noticed, sentences for people."""
+        """Return sentences for people on what was noticed."""
         found = [
             f"{count} columns are called '{name}': each is a caption" for name, count in self._twice.items()
         ]
         if self._numbered:
-            found.append("Behind the image names stand the numbers of their captions (#0), which are cut off")
+            found.append("The image names end in the numbers of their captions (#0), which are cut off")
         if self.lists:
             found.append(f"Rows whose text spells a list: {self.lists:,}; each text in it is a caption")
         if self.placeholders:
             found.append(
-                f"Captions that only say that there is none: {self.placeholders:,}, such as {self.example!r}; "
+                f"Captions that are placeholders for a missing text: {self.placeholders:,}, such as {self.example!r}; "
                 "leave the cells empty instead"
             )
         if self.contents.large_loss:
             found.append(
-                "Where one picture stands for several rows, as in merged cells, write its name into each of them"
+                "If one picture stands for several rows, as in merged cells, write the picture's name into each row"
             )
         return found
 
@@ -229,7 +229,7 @@ def _no_paths(column: str, cells: Sequence[Any], path: Path) -> DataError:
     return DataError(
         f"Column '{column}' of {path} names no image in its first {len(cells):,} rows",
         got=repr(example)[:200],
-        cause="Its cells are empty"
+        cause="These cells are empty"
         if example is None
         else f"A path is a text, not of type {type(example).__name__}",
         fix="Name the column that holds the paths with --data.image-column",
@@ -248,7 +248,7 @@ def _refuse_no_texts(column: str, cells: Sequence[Any], path: Path) -> None:
 
 
 def _only(sheet: Sheet, name: str, head: Sequence[Sequence[Any]], path: Path) -> int:
-    """Return where the image column is; of several of its name, the one whose cells look like paths."""
+    """Return the number of the image column; of several with the same name, the one whose cells look like paths."""
     numbers = sheet.numbers_of(name)
     looks = [looks_like_paths([row[number] for row in head]) for number in numbers]
     best = [number for number, look in zip(numbers, looks) if look == max(looks)]
@@ -256,6 +256,6 @@ def _only(sheet: Sheet, name: str, head: Sequence[Sequence[Any]], path: Path) ->
         raise DataError(
             f"{len(numbers)} columns of {path} are called '{name}', and name different images",
             got=", ".join(str(head[0][number]) for number in best),
-            fix="Give them different names, and say which one is the image with --data.image-column",
+            fix="Give them different names, and name the image column with --data.image-column",
         )
     return best[0]

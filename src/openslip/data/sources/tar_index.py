@@ -1,10 +1,10 @@
-"""Which samples a tar shard holds and where: found by walking over it once, then kept in an index file.
+"""Index the samples of tar shards: walk over each shard once, then keep the places of the samples in an index file.
 
-The index of `shards/a.tar` is `shards/.openslip-index/a.tar.index`, so that it moves with the folder, is one thing to
-delete, and is met by no glob. Where that cannot be written, and for shards behind a URL, it is in the cache folder.
-It holds the size and version (mtime or ETag) of its shard, and what was asked for of its samples; one that does not
+The index of `shards/a.tar` is `shards/.openslip-index/a.tar.index`: the index folder moves with the shards, is easily
+deleted, and matches no glob. If it cannot be written, and for shards behind a URL, the index is in the cache folder.
+An index holds the size and version (mtime or ETag) of the shard, and the options asked for. An index that does not
 fit, or is damaged, is made again.
-Local shards that are walked in less than WORTH_KEEPING seconds get none: nothing is put beside anybody's few shards.
+Local shards that are walked in less than WORTH_KEEPING seconds get no index file beside them.
 """
 
 from __future__ import annotations
@@ -46,24 +46,24 @@ from openslip.progress import Bar
 FOLDER = ".openslip-index"
 MAGIC = b"openslip tar index 4\n"
 WORTH_KEEPING = 0.2
-"""Seconds of walking over local shards from which on their indexes are written."""
+"""Indexes of local shards are written if the walk over the shards takes at least this many seconds."""
 THREADS = 16
-"""Shards walked at once. Threads, for what takes long is a server or a disk: the walk itself takes 0.1 s for 20,000
-members. On 6 such shards on 2 busy cores, processes took 4 s and threads 2: starting them was 1.2 to 1.6 s of it."""
+"""Shards walked at once. Threads suffice, because servers and disks are slow: the walk itself takes 0.1 s for 20,000
+members. For 6 such shards on 2 busy cores, processes took 4 s, of which 1.2 to 1.6 s to start; threads took 2 s."""
 SILENCE = 1.5
 """Seconds after which progress is shown."""
 LOOKED_AT = 16
-"""Captions' members at the beginning of each shard that are read while walking over it, for what they hold."""
+"""Members with captions at the beginning of each shard that are read during the walk, to look at them."""
 LARGEST_LOOK = 1 << 16
-"""Bytes of a member that is read so."""
+"""The most bytes of a member that is read during the walk."""
 MOST_TOLD = 50
-"""Different extensions of pictures that an index counts."""
+"""The most extensions of pictures that an index counts."""
 UNREACHABLE = 8
-"""Shards behind URLs that cannot be read after which no more are tried: each takes its time."""
+"""After this many unreadable shards behind URLs no more are tried, because each takes long."""
 
 
 class Wanted(NamedTuple):
-    """What a person asked for of the samples: the extension of the picture (`rgb.jpg`, or `rgb`), and captions."""
+    """What a user asked for in the samples: the extension of the picture (`rgb.jpg`, or `rgb`), and captions."""
 
     picture: str = ""
     captions: Asked = sidecars.USUAL
@@ -79,13 +79,13 @@ UNASKED = Wanted()
 class ShardIndex(NamedTuple):
     """The samples of one shard that have an image.
 
-    extents: (samples, 3, 2) uint32: for image, `.json` and text the block where the data begin, and their bytes.
-    Block 0, which is always a header, stands for "has none". keys: sample → key, of those only whose image's header
-    does not have it; the others' keys are read with the image. contents: members seen, and why some are not used.
-    facts: what some samples' captions are (`sidecars.look`), how many samples have a picture of an extension
-    ("picture jpg"), the captions that were asked for ("asked"), several pictures as good as each other ("tied rgb.jpg,
-    x.jpg"), a key with dots ("renamed"). remarks: what is odd about the file. trouble: why the shard could not be
-    asked about now, where the index is as it was kept; its samples may yet be had later.
+    extents: (samples, 3, 2) uint32: for image, `.json` and text, the block where the data begin, and the bytes.
+    Block 0, which is always a header, stands for "has none". keys: sample → key, only where the image's header lacks
+    the key; other keys are read with the image. contents: members seen, and why some are not used.
+    facts: facts on some samples' captions (`sidecars.look`), and counts of samples: with a picture of an extension
+    ("picture jpg"), with the captions asked for ("asked"), with several equally likely pictures ("tied rgb.jpg,
+    x.jpg"), with a key that has dots ("renamed"). remarks: oddities of the file. trouble: why the shard could not be
+    reached, so that this is the kept index; the samples may be readable later.
     """
 
     extents: np.ndarray
@@ -109,15 +109,15 @@ def index_shards(
 ) -> tuple[list[ShardIndex | None], list[Broken]]:
     """Return the shards' indexes, read from their files or made, several at once; `name` is for the progress bar.
 
-    A shard that cannot be read to its end has None, and is among the broken ones. After UNREACHABLE of those behind
-    URLs no more are looked at, and have None as well. A remote shard that cannot be asked about is taken as its index
-    file has it, if there is one and others answer: one of hundreds that is away for a while should not keep a run from
-    starting, let alone from going on.
+    A shard that cannot be read to its end has None, and is among the broken ones. After UNREACHABLE such shards behind
+    URLs the rest are not tried, and have None as well. For a remote shard that cannot be reached, a kept index file is
+    used if other shards answer: one of hundreds that is away for a while should not keep a run from starting or from
+    continuing.
     """
     stop = threading.Event()
     pool = ThreadPoolExecutor(min(THREADS, len(paths)))
     begun = time.monotonic()
-    quick: list[tuple[str, ShardIndex]] = []  # made, and not worth keeping if that was all
+    quick: list[tuple[str, ShardIndex]] = []  # made quickly: kept only if all together took long
     try:
         futures = [pool.submit(_load_or_walk, path, wanted, stop, begun, quick) for path in paths]
         away = 0
@@ -147,13 +147,13 @@ def index_shards(
 
 
 class Stopped(DataError):
-    """Walking over a shard was of no use any more."""
+    """The walk over a shard was stopped, because it was no longer needed."""
 
 
 def _load_or_walk(
     path: str, wanted: Wanted, stop: threading.Event, begun: float, quick: list[tuple[str, ShardIndex]]
 ) -> ShardIndex:
-    """Return the index of one shard; one that was made is kept, or left to the caller in `quick`."""
+    """Return the index of one shard. A new index is kept, or left to the caller in `quick`."""
     try:
         status = stat(path)
     except DataError as error:
@@ -174,7 +174,7 @@ def _load_or_walk(
 def walk(
     file: File, status: Stat, wanted: Wanted = UNASKED, stop: threading.Event | None = None
 ) -> ShardIndex:
-    """Make the index of a shard. Raises DataError when it cannot be read to its end."""
+    """Make the index of a shard. Raises DataError when the shard cannot be read to its end."""
     extents, keys = array("I"), {}
     facts, remarks = Counter(), []
     census, looked = samples.Census(), {}
@@ -218,9 +218,9 @@ def walk(
 
 
 def write_index(path: str) -> None:
-    """Make and keep the index of a local shard, however small: for who writes shards and has just made one.
+    """Make and keep the index of a local shard, however small, for code that has just written the shard.
 
-    Raises DataError when the shard cannot be read to its end. An index that cannot be written is none.
+    Raises DataError when the shard cannot be read to its end. An index that cannot be written is skipped.
     """
     path = os.path.abspath(path)
     status = stat(path)
@@ -228,7 +228,7 @@ def write_index(path: str) -> None:
 
 
 def _members(file: File, looked: dict[int, bytes], remarks: list[str]) -> Iterator[Member]:
-    """Yield the members of a shard; put what the first captions' members hold into `looked`, by offset."""
+    """Yield the members of a shard; put the contents of the first members with captions into `looked`, by offset."""
     found = members(file, remarks.append)
     endings = (".json", *(f".{text}" for text in sidecars.TEXTS))
     for member in found:
@@ -257,7 +257,7 @@ def _of_kinds(kinds: Iterable[tuple[samples.Chosen, int]], asked: bool) -> Count
 
 
 def _look(taken: Sequence[Member | None], looked: dict[int, bytes], asked: Asked) -> Counter[str]:
-    """Return what there is to say of a sample's captions, if its members were among the first."""
+    """Return the facts about a sample's captions, if its members were among the first."""
     if not any(taken) or any(member and member.offset not in looked for member in taken):
         return Counter()
     sidecar, text = (looked[member.offset] if member else None for member in taken)
@@ -288,8 +288,8 @@ def encode(index: ShardIndex, wanted: Wanted = UNASKED) -> bytes:
 
 
 def decode(data: bytes, status: Stat | None, wanted: Wanted = UNASKED) -> ShardIndex | None:
-    """Return the index that a file holds, or None when it is damaged or that of another shard or version than `status`
-    says, if that is known, or of samples of which something else was asked for."""
+    """Return the index that a file holds. None when it is damaged, does not fit a known `status` of the shard, or was
+    made for other options."""
     checksum, rest = data[len(MAGIC) :][:4], memoryview(data)[len(MAGIC) + 4 :]
     if not data.startswith(MAGIC) or zlib.crc32(rest).to_bytes(4, "little") != checksum:
         return None
@@ -316,7 +316,7 @@ def decode(data: bytes, status: Stat | None, wanted: Wanted = UNASKED) -> ShardI
 
 
 def _index_files(path: str, wanted: Wanted) -> list[Path]:
-    """Return where the index file of a shard may be, the better one first."""
+    """Return where the index file of a shard may be, the better place first."""
     asked = f".{zlib.crc32(str(wanted).encode()):08x}" if str(wanted) else ""
     in_cache = cache_folder() / "indexes" / f"{cache_name(path)}{asked}.index"
     folder, base = os.path.split(path)
@@ -326,7 +326,7 @@ def _index_files(path: str, wanted: Wanted) -> list[Path]:
 def _load(path: str, status: Stat | None, wanted: Wanted) -> ShardIndex | None:
     for file_path in _index_files(path, wanted):
         try:
-            # An index is far smaller than its shard: what is not, is none, and is not read into memory.
+            # An index is far smaller than its shard. A larger file is no index, and is not read into memory.
             size, most = file_path.stat().st_size, status.size + 65_536 if status else math.inf
             index = decode(read_whole(file_path, size), status, wanted) if size <= most else None
         except OSError:
@@ -337,7 +337,7 @@ def _load(path: str, status: Stat | None, wanted: Wanted) -> ShardIndex | None:
 
 
 def _keep(path: str, index: ShardIndex, wanted: Wanted) -> None:
-    """Write an index file; where nothing can be written, the shard will be walked over again next time."""
+    """Write an index file; if none can be written, the next run walks over the shard again."""
     for file_path in _index_files(path, wanted):
         try:
             file_path.parent.mkdir(parents=True, exist_ok=True)
@@ -349,7 +349,7 @@ def _keep(path: str, index: ShardIndex, wanted: Wanted) -> None:
 
 
 def _with_progress(futures: list[Future[ShardIndex]], name: str) -> Iterator[Future[ShardIndex]]:
-    """Yield the futures as they are done, with a bar on the standard error output if that takes long."""
+    """Yield the futures as they finish, with a progress bar on stderr if that takes long."""
     text, left = printable(f"Looking through {len(futures):,} shards of {name}"), set(futures)
     done, left = wait(left, timeout=SILENCE, return_when=ALL_COMPLETED)
     yield from done
@@ -357,7 +357,7 @@ def _with_progress(futures: list[Future[ShardIndex]], name: str) -> Iterator[Fut
         return
     with Bar(text, len(futures), done=len(futures) - len(left), transient=True) as bar:
         if not bar.live:
-            print(f"{text} (once: what is found is kept)", file=sys.stderr, flush=True)
+            print(f"{text} (once: the index is kept)", file=sys.stderr, flush=True)
         while left:
             done, left = wait(left, return_when=FIRST_COMPLETED)
             yield from done

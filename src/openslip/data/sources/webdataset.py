@@ -1,7 +1,7 @@
 """WebDataset tar shards, as img2dataset and others write them, with random access, on a disk or behind URLs.
 
-The members `a/0001.jpg`, `a/0001.json` and `a/0001.txt` are one sample with the key `a/0001`. Shards are read where
-they lie: a local record is two or three reads at known offsets. Of remote shards a whole block of records is fetched
+The members `a/0001.jpg`, `a/0001.json` and `a/0001.txt` are one sample with the key `a/0001`. Shards are read in
+place: a local record takes two or three reads at known offsets. From remote shards a whole block of records is fetched
 at once and held for the block's other records (see `TarShards.block`).
 """
 
@@ -41,43 +41,43 @@ if TYPE_CHECKING:
 OPEN_SHARDS = 128
 """Files kept open in each process."""
 REMOTE_BLOCK = 64
-"""Records of remote shards that are fetched together. Part of a run's identity: the order of records follows it.
-A process that has B rows of a batch fetches about 1 + 64 / B times what it uses: the blocks at their ends reach
-farther."""
+"""Records of remote shards that are fetched together. It is part of a run's identity, because the order of records
+depends on it. A process with B rows of a batch fetches about 1 + 64 / B times what it uses, because the first and last
+block reach beyond the rows."""
 HELD, HELD_BYTES = 16, 64 << 20
-"""What each process holds of what it fetched: so many requests' answers, and so many bytes."""
+"""The most answers to requests, and the most bytes of them, that each process holds."""
 FETCHED_BYTES = 16 << 20
-"""The most that is fetched for one record, but for a larger record: a block of more is fetched by halves or less; one
-of more than HELD_BYTES record by record."""
+"""The most bytes fetched for one record, unless the record is larger. A larger block is fetched by halves or less, and
+a block of more than HELD_BYTES record by record."""
 NEAR = 64 << 10
-"""Bytes beside an image that are rather read with it than its captions apart."""
+"""Up to this many extra bytes are read with an image to get its captions in the same read."""
 NAMED = 10
-"""Broken shards that messages name."""
+"""The most broken shards that a message names."""
 GAP = 256 << 10
-"""Bytes not needed between bytes needed that are rather fetched than asked around."""
+"""A gap of up to this many bytes between needed bytes is fetched too, in place of a second request."""
 
 _Span = tuple[int, int]  # first byte, byte after the last
 _Part = tuple[int, int, list[_Span]]  # samples [first, last) and what to fetch for them
 
 
 class TarShards(Source):
-    """The samples of tar shards that have an image, shard after shard, in the order in which they lie there.
+    """The samples of tar shards that have an image, shard after shard, in the order of the shards.
 
-    Which members are one sample, and which is its image and its text, is said in `samples.group` and `choose`; what of
-    its `.json` and text are its captions, in `sidecars.read`. `image_column` asks for the image of an extension
-    (`rgb.jpg`, or `rgb`), `caption_column` for the text of one, or for keys of the `.json` (see `Asked`).
+    `samples.group` and `choose` determine the members of a sample, its image and its text; `sidecars.read` takes the
+    captions from its `.json` and text. `image_column` asks for the image with an extension (`rgb.jpg`, or `rgb`),
+    `caption_column` for the text with an extension, or for keys of the `.json` (see `Asked`).
 
-    `contents` counts the members and says why some are not used, `note` what was guessed, and which shards are
-    damaged, odd or away: remote ones that cannot be asked about are taken as they were when they were indexed.
-    The index takes 24 bytes of memory a sample, shared by the processes of a run.
+    `contents` counts the members and says why some are not used. `note` reports what was guessed, and which shards are
+    damaged, odd or out of reach: a remote shard that cannot be reached is used by its kept index.
+    The index takes 24 bytes of memory per sample, shared by the processes of a run.
 
     `block` is 1 if all shards are local. If any is behind a URL it is REMOTE_BLOCK: reading a record i of a remote
-    shard fetches the records of [k · block, (k + 1) · block) with k = i // block, as far as they lie in i's shard,
-    with one request. So a block that straddles two shards takes two, and no request crosses shards.
+    shard fetches the records of [k · block, (k + 1) · block) with k = i // block, as far as they are in i's shard,
+    with one request. So a block that straddles two shards takes two requests, and no request crosses shards.
 
     Raises DataError when shards cannot be read to their ends, naming all of them, unless `leave_broken` leaves them
-    out; when no shard holds an image; when many samples have several images, each as likely as the other to be the
-    one. Raises Misfit when no sample has what was asked for.
+    out; when no shard holds an image; when many samples have several equally likely images. Raises Misfit when no
+    sample has what was asked for.
     """
 
     contents: Contents  # type: ignore[override]  # never None
@@ -92,7 +92,7 @@ class TarShards(Source):
         caption_column: str = "",
         leave_broken: bool = False,
     ) -> None:
-        """`paths`: the shards, also URLs. `name`: what to call them together; default: the first path."""
+        """`paths`: the shards, also URLs. `name`: the source's name; default: the first path."""
         self.name = shown(name or str(paths[0]))
         locations = [path if is_url(path) else os.path.abspath(path) for path in map(str, paths)]
         picture = image_column.strip().lower().removeprefix(".")
@@ -131,7 +131,7 @@ class TarShards(Source):
         self._blocks_held: Recent[Spans] = Recent(HELD, HELD_BYTES)
 
     def _index(self, indexes: Sequence[ShardIndex]) -> None:
-        """Join what the indexes say of the samples."""
+        """Join the indexes of the shards."""
         self._first = [0]  # shard s has the samples first[s] to first[s + 1]
         keyed = array("q")  # samples whose keys are not those in the headers of their images, and
         self._keys = Strings()  # these keys
@@ -145,7 +145,7 @@ class TarShards(Source):
         self._extents = SharedArray(np.concatenate([index.extents for index in indexes]))
 
     def _check(self, facts: Counter[str], image_column: str, caption_column: str) -> None:
-        """Raise DataError where there is no image, or no telling which, or not what was asked for."""
+        """Raise DataError when there is no image, or no telling which, or nothing that was asked for."""
         if not len(self):
             if image_column and any(
                 reason.startswith("the sample has no such") for reason in self.contents.left_out
@@ -154,7 +154,7 @@ class TarShards(Source):
                     "image_column",
                     f"No sample of {self.name} has a picture that ends in '.{self._wanted.picture}'",
                     cause="; ".join(self.contents.reasons()[:5]),
-                    fix="Give the ending of the samples' pictures with --data.image-column, or leave it out",
+                    fix="Give the ending of the samples' pictures with --data.image-column, or leave the option out",
                 )
             raise self._no_images()
         if self._wanted.captions.names and not facts["asked"]:
@@ -162,16 +162,18 @@ class TarShards(Source):
             raise Misfit(
                 "caption_column",
                 f"The samples of {self.name} have no captions {caption_column!r}",
-                cause="It is the ending of no text beside the pictures, and no key of the .json that holds text",
-                fix=did_you_mean(caption_column, keys) if keys else "Leave it out: captions are then guessed",
+                cause="No text beside the pictures has this ending, and no key of this name in the .json holds text",
+                fix=did_you_mean(caption_column, keys)
+                if keys
+                else "Leave the option out: captions are then guessed",
             )
         tied = Counter({fact[5:]: count for fact, count in facts.items() if fact.startswith("tied ")})
         if tied.total() > LARGE * len(self):
             several = tied.most_common(1)[0][0].split(", ")
             raise DataError(
-                f"{tied.total():,} of {len(self):,} samples have several pictures, any of which may be the one",
+                f"{tied.total():,} of {len(self):,} samples have several pictures, and any may be the one to use",
                 got=f"{self.name}: {', '.join('.' + extension for extension in several)}",
-                fix=f"Say which one with --data.image-column, for example --data.image-column {several[0]}",
+                fix=f"Choose one with --data.image-column, for example --data.image-column {several[0]}",
             )
 
     def __len__(self) -> int:
@@ -189,14 +191,14 @@ class TarShards(Source):
             raise DataError(
                 "The picture or its caption is too large",
                 got=f"{size:,} and {max(extents[1][1], extents[2][1]):,} bytes, in {path}",
-                fix="Store it smaller",
+                fix="Store the picture or its caption smaller",
             )
         header, image, sidecar, text = _read(file, extents)
         if not _is_header_of(header, size):
             raise DataError(
                 "The tar shard has changed since it was opened",
                 got=path,
-                cause="Where an image was, there is something else",
+                cause="There is something else in the place of an image",
                 fix="Start again, so that the shard is indexed anew",
             )
         key = self._key(index) or split_name(header_name(header))[0]
@@ -209,9 +211,9 @@ class TarShards(Source):
         return Record(image, captions, key, path)
 
     def beside_image(self, index: int) -> tuple[str, bytes | None, bytes | None]:
-        """Return the key of record `index`, and its `.json` and text as they are stored, None where it has none.
+        """Return the key of record `index`, and its stored `.json` and text, each None where it has none.
 
-        The image is not read, which makes it quick for local shards alone. Raises DataError where it cannot be read.
+        The image is not read, which saves time only for local shards. Raises DataError when they cannot be read.
         """
         index = range(len(self))[index]
         sidecar, text = self._beside(index)
@@ -232,11 +234,11 @@ class TarShards(Source):
         return sidecar, text
 
     def columns(self, indices: Sequence[int]) -> pa.Table | None:
-        """Return the fields of the records' `.json` but for captions (see `sidecars.own_fields`), with JSON's types.
+        """Return the fields of the records' `.json` except captions (see `sidecars.own_fields`), with JSON's types.
 
-        Types are those of these records alone. Of a record whose `.json` cannot be read all are null. Of local shards
-        the `.json` and texts alone are read. Of remote ones whole blocks of records are fetched, pictures as well,
-        which costs what reading the records costs.
+        Types come from these records alone. If the `.json` of a record cannot be read, all its fields are null. From
+        local shards only the `.json` and texts are read. From remote shards whole blocks of records are fetched,
+        pictures included, which costs as much as reading the records.
         """
         if not self._has_json:
             return None
@@ -255,7 +257,7 @@ class TarShards(Source):
         return self._keys[number] if known else ""
 
     def _file(self, shard: int, index: int) -> File | Spans:
-        """Return what record `index` of a shard is read from: the shard, or the spans of it that hold its block."""
+        """Return what to read record `index` from: the shard, or fetched spans of the shard that hold its block."""
         path = self.paths[shard]
         file = self._files.get(shard, lambda: open_file(path, self._status[shard]))
         if not is_url(path):
@@ -272,7 +274,7 @@ class TarShards(Source):
         return DataError(
             "The tar shards hold no images",
             got=self.name,
-            cause=f"Of their {self.contents.seen:,} members are left out: {'; '.join(reasons)}"
+            cause=f"From the {self.contents.seen:,} members are left out: {'; '.join(reasons)}"
             if reasons
             else "They are empty",
             fix=f"Images must end in {image_endings()}",
@@ -280,9 +282,9 @@ class TarShards(Source):
 
 
 def _broken(broken: Sequence[Broken], paths: Sequence[str], found: Sequence[ShardIndex | None]) -> DataError:
-    """Return the error that names all shards that cannot be read; of the only one, its own."""
+    """Return the error that names all shards that cannot be read; a single shard's own error."""
     whole = [path for path, index in zip(paths, found) if index]
-    without = "; or leave out what is broken with --data.leave-broken"
+    without = "; or leave out the broken shards with --data.leave-broken"
     if len(broken) == 1:
         error = broken[0].error
         return DataError(
@@ -308,7 +310,7 @@ def _more(count: int) -> str:
 
 
 def _pattern_of(paths: Sequence[str]) -> str:
-    """Return the advice to name only these shards, if that is short enough to be one."""
+    """Return the advice to name only these shards, if the pattern is short enough."""
     if not paths or len(paths) > 2 * NAMED or any("{" in path or "," in path for path in paths):
         return ""
     first = [letters[0] for letters in takewhile(lambda letters: len(set(letters)) == 1, zip(*paths))]
@@ -321,32 +323,32 @@ def _pattern_of(paths: Sequence[str]) -> str:
 
 def _renamed(count: int, name: str) -> str:
     return (
-        f"{count:,} pictures of {name} have names with several dots and share the first part: their keys go up to the "
+        f"{count:,} pictures of {name} have names with several dots that share the first part: their keys end at the "
         "last dot"
     )
 
 
 def _without(broken: Sequence[Broken], count: int) -> str:
-    """Return what there is to say about the shards that are left out."""
+    """Return the warning about the shards that are left out."""
     return f"warning: {len(broken):,} of {count:,} shards cannot be read and are left out:{_list(broken)}"
 
 
 def _missing(indexes: Sequence[ShardIndex]) -> str:
-    """Return what there is to say about the shards that could not be asked about, "" if there are none."""
+    """Return the warning about the shards that could not be reached, "" if there are none."""
     troubles = [index.trouble for index in indexes if index.trouble]
     if not troubles:
         return ""
     first = f"{troubles[0].got}: {troubles[0].what}"
     return (
-        f"warning: {len(troubles):,} of {len(indexes):,} shards could not be asked about, for example {first}. "
-        "They are taken as they were when they were indexed; their records are skipped while they cannot be had"
+        f"warning: {len(troubles):,} of {len(indexes):,} shards could not be reached, for example {first}. "
+        "Their kept indexes are used, and their records are skipped while they cannot be reached"
     )
 
 
 def _read(file: File | Spans, extents: list[list[int]]) -> tuple[bytes, bytes, bytes | None, bytes | None]:
     """Return the header of a sample's image, the image, its `.json` and its text, None where it has none.
 
-    What lies near one another is read at once.
+    Neighbouring members are read at once.
     """
     (block, size), *others = extents
     start = first = (block - 1) * BLOCK
@@ -367,7 +369,7 @@ def _read(file: File | Spans, extents: list[list[int]]) -> tuple[bytes, bytes, b
 
 
 def _is_header_of(header: bytes, size: int) -> bool:
-    """Whether the bytes begin with a header of a file of `size` bytes; 0 there: an extended header has the size."""
+    """Whether the bytes begin with the header of a file of `size` bytes, or of 0 if an extended header has the size."""
     try:
         return is_header(header[:BLOCK]) and header_size(header) in (size, 0)
     except ValueError:
@@ -375,8 +377,8 @@ def _is_header_of(header: bytes, size: int) -> bool:
 
 
 def _plan_of_block(extents: np.ndarray, first: int, last: int) -> list[_Part]:
-    """Return what to fetch for the samples of a block, or its share in a shard, which are asked for in any order: as
-    much at once as can be held beside the rest of the block, or each alone."""
+    """Return what to fetch for the samples of a block, or of its share in a shard, which are read in any order: as much
+    at once as can be held beside the rest of the block, or each sample alone."""
     if _size(_spans(extents[first:last])) * REMOTE_BLOCK <= HELD_BYTES * (last - first):
         return _plan(extents, first, last)
     return [(sample, sample + 1, _spans(extents[sample : sample + 1])) for sample in range(first, last)]

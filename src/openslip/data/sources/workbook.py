@@ -1,4 +1,4 @@
-"""Excel's workbooks (.xlsx), read with openpyxl, an extra."""
+"""Read Excel workbooks (.xlsx) with openpyxl, an extra."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from openslip.errors import DataError
 from openslip.files import open_regular
 
 AS_CSV = "Save it as CSV (Excel: 'CSV UTF-8')"
-"""What helps with every spreadsheet."""
+"""Advice that helps with every spreadsheet."""
 _SHEET = re.compile(
     r"/worksheets/|/sharedstrings|/(charts\w*|drawings|tables|pivot\w*|externallinks|embeddings)/|/calcchain|/vba"
 )
-"""Members that grow with the cells, or are not opened."""
+"""Members of the archive that grow with the cells, or are not opened."""
 _MOST_COLUMNS = 1000
 _MOST_ROWS = 1 << 20
-"""That a sheet can have. A row's number counts: those that are left out before it are made up."""
+"""The most columns and rows that are read. Rows are counted by number, because missing rows are filled in."""
 _UNPACKED, _GROWTH = 16 << 20, 50
-"""Bytes that a workbook of no size may unpack to, and how many more for each byte it has. A row, and all that is no
-sheet, is held in memory whole, where it may take a hundred times as much."""
+"""A workbook may unpack to _UNPACKED bytes, and _GROWTH more for each byte of the file. A row, and everything that is
+no sheet, is held in memory whole, where it may take a hundred times as much."""
 _DESCRIPTION = 4 << 20
-"""Unpacked bytes of what is neither a sheet, nor its texts, nor a picture: styles, names, relations."""
+"""The most unpacked bytes of everything except sheets, texts and pictures: styles, names, relations."""
 
 
 def read_workbook(path: Path, wanted: Sequence[str] = (), *, typed: bool = False) -> Sheet:
     """Return the first sheet of a workbook whose first row has well-known names, or those `wanted`, else the first.
 
-    Cells are texts, as a CSV file would have them, or with `typed` as they are, None where there is nothing. Of
-    formulas it is the values that Excel has stored with them.
-    Pictures that lie in the sheet are not read. A cell beneath a column without a name counts for nothing.
-    Raises DataError, now or as rows are taken, when the file is no workbook, it unpacks to too much, or openpyxl is not
-    installed.
+    Cells are texts, as a CSV file would have them; with `typed` they keep their types, and empty cells are None. For
+    formulas the values that Excel stored with them are read.
+    Pictures in the sheet are not read. Cells in columns without a name are ignored.
+    Raises DataError, now or as rows are taken, when the file is no workbook, when it unpacks to too much, or when
+    openpyxl is not installed.
     """
     try:
         library: Any = importlib.import_module("openpyxl")
     except ImportError:
-        fix = f"Install it: pip install 'openslip[xlsx]'. Or do without: {AS_CSV}"
+        fix = f"Install openpyxl: pip install 'openslip[xlsx]'. Or do without: {AS_CSV}"
         raise DataError(
             "Workbooks are read with openpyxl, which is not installed", got=str(path), fix=fix
         ) from None
@@ -65,7 +65,7 @@ def read_workbook(path: Path, wanted: Sequence[str] = (), *, typed: bool = False
     remarks = [f"Of {len(sheets)} sheets '{title}' is read"] if len(sheets) > 1 else []
     if pictures:
         remarks.append(
-            f"{pictures:,} pictures that lie in the workbook itself are not read, only files that it names"
+            f"{pictures:,} pictures inside the workbook are not read, only picture files that it names"
         )
     return Sheet(
         names,
@@ -77,7 +77,7 @@ def read_workbook(path: Path, wanted: Sequence[str] = (), *, typed: bool = False
 
 
 def _check_size(file: IO[bytes], path: Path) -> int:
-    """Return how many pictures lie in a workbook. Raises DataError when it unpacks to too much."""
+    """Return how many pictures are in a workbook. Raises DataError when it unpacks to too much."""
     sizes = {"picture": [], "sheet": [], "description": []}
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
@@ -94,7 +94,7 @@ def _named(sheet: Any) -> tuple[list[str], Iterator[Sequence[Any]]]:
     """Return the names in a sheet's first row that is not empty, and the rows that follow."""
     if not hasattr(sheet, "iter_rows"):  # a chart
         return [], iter(())
-    sheet.reset_dimensions()  # what it says of its size may be wrong
+    sheet.reset_dimensions()  # the size that the sheet states may be wrong
     rows = sheet.iter_rows(values_only=True, max_col=_MOST_COLUMNS)
     first = next((row for row in islice(rows, 100) if any(cell is not None for cell in row)), ())
     names = [_text(cell).strip() for cell in first]
@@ -117,7 +117,7 @@ def _cells(
                 raise DataError(
                     "The sheet has more rows than a sheet can have",
                     got=str(path),
-                    cause="It is damaged, or may be an attack",
+                    cause="The workbook is damaged, or may be an attack",
                     fix=AS_CSV,
                 )
             cells = list(row[:width]) if typed else [_text(cell) for cell in row[:width]]
@@ -135,7 +135,7 @@ def _text(cell: Any) -> str:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn what openpyxl raises on files that are damaged, or no workbooks, into DataError."""
+    """Raise DataError in place of what openpyxl raises on files that are damaged, or no workbooks."""
     try:
         yield
     except DataError:

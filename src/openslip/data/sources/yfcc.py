@@ -27,7 +27,7 @@ INDICES = 10**8
 """An image's index has at most 8 digits."""
 
 COLUMNS = ("index", "title", "description")
-"""Of metadata in Parquet."""
+"""Columns of metadata in Parquet."""
 
 ROWS = 1 << 16
 """Rows of a Parquet file written or read at a time."""
@@ -37,16 +37,16 @@ Row = tuple[int, str, str]
 
 
 class Yfcc(Source):
-    """Images of YFCC100M by index, each with its title and description, where not blank, as captions.
+    """Images of YFCC100M by index, each with its title and description as captions, unless they are blank.
 
     `path` is the metadata: a pickled list of (index, title, description), or a Parquet file with columns of these
     names (see `convert_metadata`). An entry that is an index alone is an image without captions. Image 12345678 is
     the member `678.jpg` of `images/12/345.zip`; `root` is the folder that holds `images`: `image_root` if given, else
-    one near the metadata. Texts are taken as they are; `openslip.data.cleaning` makes metadata of the raw data.
-    `contents` says which entries are not used: those of another form.
+    one near the metadata. Texts are used unchanged; `openslip.data.cleaning` makes metadata from the raw data.
+    `contents` counts the entries that are not used: those of another form.
 
     Raises DataError when the metadata cannot be read or have another form, or when the images are nowhere to be
-    found. Memory: 20 bytes a record, and its texts; while a pickle is opened, about four times its size.
+    found. Memory: 20 bytes per record, and its texts; while a pickle is opened, about four times the pickle's size.
     """
 
     block = 1
@@ -65,7 +65,9 @@ class Yfcc(Source):
         self.root, guessed = self._find(path, image_root)
         twice = len(self) - len(np.unique(np.frombuffer(self._indices, np.intc)))
         again = (
-            f"{twice:,} entries are of images listed before: each is a record of its own." if twice else ""
+            f"{twice:,} entries are of images listed before: each entry is a record of its own."
+            if twice
+            else ""
         )
         self.note = " ".join(filter(None, [guessed, again]))
 
@@ -86,7 +88,7 @@ class Yfcc(Source):
         )
 
     def _find(self, path: str | Path, image_root: str) -> tuple[str, str]:
-        """Return the folder that holds `images/`, and what there is to say about it."""
+        """Return the folder that holds `images/`, and a note if the folder was guessed."""
         given = expand(image_root)
         # Some name the folder `images` itself.
         roots = [given, given.parent] if image_root else around(path, "", "yfcc100m", "yfcc15m")
@@ -97,7 +99,7 @@ class Yfcc(Source):
                 "image_root",
                 f"The images that {self.name} lists are not where they were looked for",
                 got=str(root / zips[0]),
-                cause=f"Of {len(zips)} of its zip files looked for, none is there",
+                cause=f"None of the {len(zips)} zip files that were looked for is there",
                 fix="Give the folder that holds images/00/000.zip, … with --data.image-root",
             )
         return str(root), "" if image_root else f"Images of {self.name}: {root / 'images'} (guessed)."
@@ -127,8 +129,8 @@ def zip_member(index: int) -> tuple[str, str]:
 def read_metadata(path: str | Path, contents: Contents | None = None) -> Iterator[Row]:
     """Yield the (index, title, description) of metadata in a pickle, or in a file that ends in .parquet.
 
-    Raises DataError when the file cannot be read, and at the first entry of another form; with `contents`, which counts
-    the entries, those of another form are left out, if they are not the most.
+    Raises DataError when the file cannot be read, and at the first entry of another form. With `contents`, which counts
+    the entries, entries of another form are left out, unless they are the majority.
     """
     path = Path(path)
     rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else read_list(path)
@@ -155,7 +157,7 @@ def read_metadata(path: str | Path, contents: Contents | None = None) -> Iterato
 
 
 def convert_metadata(pickle_path: str | Path, parquet_path: str | Path) -> int:
-    """Write metadata kept as a pickle to Parquet, which opens faster. Return how many entries.
+    """Write the metadata of a pickle to Parquet, which opens faster. Return the number of entries.
 
     The Parquet file appears whole or not at all. All entries are in memory at once: about four times the size of the
     pickle, several GB for YFCC15M. Raises DataError when the pickle cannot be read or the file cannot be written.
@@ -164,9 +166,9 @@ def convert_metadata(pickle_path: str | Path, parquet_path: str | Path) -> int:
 
 
 def write_metadata(rows: Iterable[Row], path: str | Path) -> int:
-    """Write (index, title, description) rows as a Parquet file, whole or not at all. Return how many.
+    """Write (index, title, description) rows as a Parquet file, whole or not at all. Return the number of rows.
 
-    Raises DataError when it cannot be written, or there are none; passes on what `rows` raises.
+    Raises DataError when the file cannot be written, or there are no rows; passes on what `rows` raises.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -185,7 +187,7 @@ def write_metadata(rows: Iterable[Row], path: str | Path) -> int:
         if not count:
             raise DataError(
                 "There is not one image to write",
-                cause="The table is empty, or none of its images has a text and is in all the lists given",
+                cause="The table is empty, or no image has a text and is in all the given lists",
             )
         sync(temporary)
         os.replace(temporary, path)

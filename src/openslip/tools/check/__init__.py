@@ -1,4 +1,4 @@
-"""Read everything once, before training does: what is damaged, odd or twice, and whether it can be trained on."""
+"""Read all records once, before training: find what is damaged, odd or duplicate, and judge whether to train on it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def check(
 ) -> Summary | None:
     """Look at all records of a source, or at `limit` of them spread over it, and return what was found.
 
-    needs_captions: a record without a caption cannot be used. processes: -1 for one a core. shown: progress on stderr,
-    under this `title`.
-    ranks: those that `torchrun` started, joined; all but the first return None. Memory: 321 bytes a record beside its
-    key, and 12 a caption.
+    needs_captions: a record without a caption cannot be used. processes: -1 for one per core. shown: progress on
+    stderr, under this `title`.
+    ranks: the joined processes that `torchrun` started; all except rank 0 return None. Memory: 321 bytes per record
+    beside its key, and 12 per caption.
 
     Raises ConfigError for a negative limit, DataError when the source has no records or a process is killed, and
     ProcessError when another rank has failed.

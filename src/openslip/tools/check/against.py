@@ -1,6 +1,6 @@
-"""What two sets have in common: what a model learns from the one and is measured by on the other.
+"""Find what two sets have in common, such as a training set and a set to measure on.
 
-What is measured on a picture or caption that was trained on says how well it is remembered.
+A result on a picture or caption that was trained on tells how well the model remembers it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _EXAMPLES, _PAIRS = 3, 8192
 
 @dataclass(frozen=True, eq=False)
 class Against:
-    """What the records `here` have in common with those `there`.
+    """What the records `here` have in common with the records `there`.
 
     of: for PICTURE (the same bytes), NEAR (a near copy of a picture there, and no picture there has the same bytes) and
-    CAPTION the position there of the first record that a record has this in common with, (R,) each, NONE where there is
-    none. back: how many records there have as much in common with one here. common: captions of both sets that do not
-    count, because too many records have them (see `groups.most_in_common`). complete: as in `near.near`.
+    CAPTION, (R,) each: for each record here, the position of the first record there that shares this; NONE for none.
+    back: how many records there share each with a record here. common: captions in both sets that do not count,
+    because too many records have them (see `groups.most_in_common`). complete: as in `near.near`.
     """
 
     here: Summary
@@ -46,17 +46,17 @@ class Against:
     complete: bool
 
     def positions(self, what: str) -> np.ndarray:
-        """Return the positions here of the records that have this in common with one there."""
+        """Return the positions here of the records that have this in common with a record there."""
         return np.flatnonzero(self.of[what] != NONE)
 
     @property
     def any(self) -> np.ndarray:
-        """Whether a record here has anything in common with one there, (R,)."""
+        """Whether a record here has anything in common with a record there, (R,)."""
         return np.any([found != NONE for found in self.of.values()], axis=0)
 
 
 def compare(here: Summary, there: Summary) -> Against:
-    """Return what two checked sets have in common. Time and memory grow as those of `near.near` on both together."""
+    """Return what two checked sets have in common. Time and memory grow as for `near.near` on both together."""
     ours, theirs = _pictures(here), _pictures(there)
     same = _first_there(here, ours, theirs)
     near, near_back, complete = _near(here, there)
@@ -70,7 +70,7 @@ def compare(here: Summary, there: Summary) -> Against:
 
 
 def with_findings(verdict: Verdict, against: Against, commands: Commands = UNKNOWN) -> Verdict:
-    """Return the verdict with what there is to say of the other set, which is no reason not to train."""
+    """Return the verdict with the findings about the other set, which never speak against training."""
     return replace(verdict, findings=by_level([*_findings(against, commands), *verdict.findings]))
 
 
@@ -84,10 +84,10 @@ def _findings(against: Against, commands: Commands) -> Iterator[Finding]:
     findings = {
         PICTURE: f"Records whose picture is in {other}, too, byte by byte",
         NEAR: f"Records whose picture is a near copy of one in {other}",
-        CAPTION: f"Records with a caption that stands in {other}, too",
+        CAPTION: f"Records with a caption that is in {other}, too",
     }
     advice = (
-        " If one is trained on and the other measured on, what is measured is memory. Leave them out of one."
+        " If you train on one set and measure on the other, you measure memory. Leave them out of one of the sets."
         + notes
     )
     ways = commands.without_common()
@@ -116,12 +116,12 @@ def against_pairs(against: Against, what: str, most: int) -> list[tuple[int, int
 
 
 def _notes(against: Against) -> str:
-    """Return what was not compared, in sentences."""
+    """Return sentences on what was not compared."""
     there, notes = against.there, ""
     if against.common:
-        notes += f" Captions in both that very many records have, and that are not counted here: {against.common:,}."
+        notes += f" Captions in both that are not counted, because very many records have them: {against.common:,}."
     if lost := there.checked - int(there.fine.sum()):
-        notes += f" Records there that cannot be read or decoded, and were not compared: {lost:,}."
+        notes += f" Records there that were not compared, because they cannot be read or decoded: {lost:,}."
     if not against.complete:
         notes += " So many pictures are alike that not all pairs were compared."
     return notes
@@ -151,7 +151,7 @@ def _first_there(
 def _near(here: Summary, there: Summary) -> tuple[np.ndarray, np.ndarray, bool]:
     """Return for each record here the first position there of a near copy; whether each there is one; completeness.
 
-    Blank pictures are left out. Those with the same bytes are near copies of the same ones.
+    Blank pictures are left out. Pictures with the same bytes are near copies of the same pictures.
     """
     sets = [(summary, *_clear(summary)) for summary in (here, there)]
     values = np.concatenate([hashes(summary.records["look"], first) for summary, first, _ in sets])
@@ -177,7 +177,7 @@ def _near(here: Summary, there: Summary) -> tuple[np.ndarray, np.ndarray, bool]:
 
 
 def _clear(summary: Summary) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Return the first position of each image that is not blank, and (positions of all such, which image each has)."""
+    """Return the first position of each image that is not blank, and (positions of all of these, the image of each)."""
     clear = np.flatnonzero((summary.records["state"] == FINE) & ~summary.records["flat"])
     _, first, which = np.unique(summary.records["content"][clear], return_index=True, return_inverse=True)
     return clear[first], (clear, which)
@@ -198,7 +198,7 @@ def _texts(here: Summary, there: Summary) -> tuple[np.ndarray, int, int]:
     sets = []
     for summary in (here, there):
         owners, texts = said(summary.records, summary.captions)
-        if summary.of_class.any():  # captions of one class are equal, and no record is known by them
+        if summary.of_class.any():  # captions of one class are equal, and identify no record
             owners, texts = (found[~summary.of_class[owners]] for found in (owners, texts))
         values, first, counts = np.unique(texts, return_index=True, return_counts=True)
         telling = counts <= most_in_common(summary.checked)

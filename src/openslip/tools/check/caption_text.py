@@ -1,4 +1,4 @@
-"""What can be said of a caption without understanding it: its script, and whether it says anything at all."""
+"""Judge a caption without understanding it: its script, and whether it says anything at all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FIRST_WORDS = {script.upper(): number for number, script in enumerate(SCRIPTS)}
     "MODIFIER": LATIN,
     "HALFWIDTH": SCRIPTS.index("Kana"),
 }
-_READ = 500  # letters that decide over a caption's script
+_READ = 500  # letters that decide a caption's script
 _NAMES = r"(img|image|dsc[nf]?|dscf|dcim|pict?|photo|p|mvc|cimg|screenshot|scan|untitled|vid|gopr|pxl|wp)"
 _USELESS = re.compile(
     rf"{_NAMES}|{_NAMES}[\s_().-]*\d[\d\s_().:x-]*|[\d\s!-/:-@\[-`{{-~]+|\d+\s*x\s*\d+|(https?://|www\.)\S*"
@@ -44,7 +44,7 @@ _CODE = re.compile(r"[\[{]\s*+[\[{'\"]")
 
 
 def script(text: str) -> int:
-    """Return the number in SCRIPTS of the script that most letters of a text are of."""
+    """Return the number in SCRIPTS of the script of most letters in a text."""
     if text.isascii():
         return LATIN if any(map(str.isalpha, text)) else NO_LETTERS
     counts = [0] * len(SCRIPTS)
@@ -55,8 +55,8 @@ def script(text: str) -> int:
 
 
 def useless(text: str) -> bool:
-    """Whether a text can say nothing of its picture: a file name, a camera's number, a web address, digits alone,
-    HTML without text, `NULL` and whatever else stands for no text."""
+    """Whether a text can say nothing about the picture: a file name, a camera's number, a web address, only digits,
+    HTML without text, `NULL` or another placeholder for no text."""
     text = (unescape(text) if "&" in text else text).strip()
     return is_placeholder(text) or _USELESS.fullmatch(text) is not None
 
@@ -67,7 +67,7 @@ def misread(text: str) -> bool:
 
 
 def code(text: str) -> bool:
-    """Whether a text is written for programs: with HTML tags in it, or as a whole a list or object."""
+    """Whether a text is written for programs: it holds HTML tags, or is a list or object."""
     text = text.strip()
     if text[:1] + text[-1:] in ("[]", "{}") and _CODE.match(text):
         return True
@@ -75,7 +75,7 @@ def code(text: str) -> bool:
 
 
 def normal(text: str) -> str:
-    """Return a caption in the form in which equal ones are equal."""
+    """Return a caption in the form in which captions are compared."""
     return " ".join(text.lower().split())
 
 

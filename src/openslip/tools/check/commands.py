@@ -1,4 +1,4 @@
-"""The commands that do what is advised about a source: with its name and columns, as they were given."""
+"""The commands that carry out advice about a source, with the source's name and columns as they were given."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ FOLDER, LIST = "cleaned", "found.jsonl"
 
 @dataclass(frozen=True)
 class Commands:
-    """Command lines about a source, and the other one that it was compared with, if any.
+    """Command lines about a source, and the other source that it was compared with, if any.
 
-    columns: what was said of columns and folders, by name: `caption_column`. Sources that may not be shown, because
-    they have passwords in them, are called SOURCE and OTHER.
+    columns: options for columns and folders, by name: `caption_column`. Sources with passwords are not shown, and are
+    called SOURCE and OTHER.
     """
 
     source: str = "SOURCE"
@@ -29,15 +29,15 @@ class Commands:
         return command("slip", "data", "check", *self._source, *optional, *options)
 
     def convert(self, *options: str) -> str:
-        """Return the command that writes it anew, without what is damaged."""
+        """Return the command that converts the source, without what is damaged."""
         return command("slip", "data", "convert", *self._source[:1], FOLDER, *self._source[1:], *options)
 
     def without_listed(self, *options: str) -> tuple[str, str]:
-        """Return the commands that list what is found, and write the source anew without it."""
+        """Return the commands that list the findings, and convert the source without them."""
         return self.check("--list", LIST), self.convert("--without", LIST, *options)
 
     def without_common(self) -> tuple[str, str]:
-        """Return the commands that list what it has in common with the other one, and write it without that."""
+        """Return the commands that list what both sources have in common, and convert the source without that."""
         other = self.other if self.other and can_be_shown(self.other) else "OTHER"
         return self.check("--against", other, "--list", LIST), self.convert("--without", LIST)
 
@@ -47,4 +47,4 @@ class Commands:
 
 
 UNKNOWN = Commands()
-"""Those of a source of which only what was read is known."""
+"""Commands for a source whose name and options are unknown."""

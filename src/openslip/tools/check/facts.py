@@ -1,4 +1,4 @@
-"""What is found out of each record, in a few bytes a record: sets have millions of them."""
+"""The facts about each record, in a few bytes per record: sets have millions of records."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ FORMAT_NAMES = ("unknown", "pixels", *formats.FORMATS)
 DARK = 64
 """The brightest level, in 8 bits, of pictures of more than 8 bits that are nearly black: 14 bits in a file of 16."""
 MOST_TOKENS = 256
-"""Captions are counted up to here."""
+"""The tokens of a caption are counted up to this number."""
 MOST_LISTED = 10_000
-"""Records whose error message is kept."""
+"""The most records whose error message is kept."""
 
 RECORD = np.dtype(
     [
@@ -38,13 +38,13 @@ RECORD = np.dtype(
         *(("content", "u8"), ("look", LOOK)),
     ]
 )
-"""Of each record; `brightest` is the highest level of its picture, in 8 bits, `captions` counts the ones that are not
-empty, `key` the bytes of the key, `content` is the file's fingerprint, 0 where there is none, `look` the picture's
+"""The facts of each record: `brightest` is the picture's highest level, in 8 bits; `captions` counts captions that are
+not empty; `key` counts the bytes of the key; `content` is the file's fingerprint, 0 for none; `look` is the picture's
 thumbnail."""
 USELESS, MISREAD, CODE = 1, 2, 4
 """Flags of a caption: see the functions of these names in `caption_text`."""
 CAPTION = np.dtype([("text", "u8"), ("tokens", "u2"), ("script", "u1"), ("flags", "u1")])
-"""Of each caption that is not empty, record after record; `text` is its fingerprint."""
+"""The facts of each caption that is not empty, record after record; `text` is the caption's fingerprint."""
 
 
 class Trouble(NamedTuple):
@@ -73,14 +73,14 @@ class Facts:
         self.troubles += other.troubles[: MOST_LISTED - len(self.troubles)]
 
     def to_bytes(self) -> bytes:
-        """Return all of it as bytes that `from_bytes` reads."""
+        """Return the facts as bytes that `from_bytes` reads."""
         arrays = self.records, self.captions, self.keys
         head = json.dumps([*map(len, arrays), self.troubles]).encode()
         return b"".join([b"%d\n" % len(head), head, *arrays])
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Facts:
-        """Return what `to_bytes` was called on."""
+        """Return the facts that `to_bytes` wrote."""
         length, _, rest = data.partition(b"\n")
         *sizes, troubles = json.loads(rest[: int(length)])
         arrays, start = [], int(length)
@@ -92,7 +92,7 @@ class Facts:
 
 
 def look(source: Source, span: range, tick: Tick) -> Facts:
-    """Read and decode the records of a span and return what there is to say of them."""
+    """Read and decode the records of a span, and return the facts about them."""
     records = np.zeros(len(span), RECORD)
     texts: list[str] = []
     facts = Facts()
@@ -120,7 +120,7 @@ def look(source: Source, span: range, tick: Tick) -> Facts:
 
 
 def _look_at(image: bytes | np.ndarray, row: np.void) -> None:
-    """Fill in what there is to say of an image. Raises DataError when it is damaged."""
+    """Fill in the facts about an image. Raises DataError when the image is damaged."""
     row["content"] = of_image(image)
     if isinstance(image, np.ndarray):
         pixels, size = decode(image), image.nbytes
@@ -135,16 +135,16 @@ def _look_at(image: bytes | np.ndarray, row: np.void) -> None:
     row["look"], row["flat"] = thumbnail(pixels), blank(pixels)
     if row["kinds"] & Kind.DEEP and row["brightest"] <= DARK:
         row["kinds"] |= Kind.DARK
-        row["flat"] = pixels.min() == pixels.max()  # there may be a whole picture in what looks black
+        row["flat"] = pixels.min() == pixels.max()  # a picture that looks black may hold a whole scene
 
 
 def _read(texts: list[str]) -> np.ndarray:
-    """Return what there is to say of captions, (N,) CAPTION."""
+    """Return the facts about captions, (N,) CAPTION."""
     rows = np.zeros(len(texts), CAPTION)
     if not texts:
         return rows
     tokens = Tokenizer(MOST_TOKENS)(texts).numpy()
-    rows["tokens"] = tokens.argmax(axis=1) + 1  # the end has the highest number
+    rows["tokens"] = tokens.argmax(axis=1) + 1  # the end token has the highest number
     rows["text"] = [digest(caption_text.normal(text).encode(errors="replace")) for text in texts]
     rows["script"] = [caption_text.script(text) for text in texts]
     rows["flags"] = [

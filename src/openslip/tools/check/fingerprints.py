@@ -1,4 +1,4 @@
-"""Fingerprints of files and pictures: what is equal for the same bytes, and what is close for the same picture."""
+"""Fingerprints of files and pictures: equal for the same bytes, or close for the same picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 FLAT = 2.0
-"""Grey levels: a picture whose brightness spreads less is taken to be blank, and is not compared with others."""
+"""Grey levels: a picture whose brightness varies less is taken as blank, and is not compared with others."""
 SIDE, TINTS = 16, 4
 """Sides of a thumbnail's brightness and colours, in values."""
 LOOK = np.dtype([("grey", "u1", (SIDE, SIDE)), ("tint", "i1", (TINTS, TINTS, 2))])
@@ -19,7 +19,7 @@ _LOW = 8
 
 
 def digest(content: bytes) -> int:
-    """Return 64 bits that are equal for equal bytes, and for others but by chance (10 million files: 1 in 400,000)."""
+    """Return 64 bits, equal for equal bytes, and for others only by chance (1 in 400,000 for 10 million files)."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
@@ -29,7 +29,7 @@ def of_image(image: bytes | np.ndarray) -> int:
 
 
 def same(values: np.ndarray) -> np.ndarray:
-    """Return for each value the position of the first one that is equal to it, (N,)."""
+    """Return for each value the position of the first equal value, (N,)."""
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
     return first[inverse]
 
@@ -37,7 +37,7 @@ def same(values: np.ndarray) -> np.ndarray:
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
     """Return the thumbnail of an RGB picture (H, W, 3) uint8, a scalar array of LOOK.
 
-    The triangle filter leaves little aliasing, so that a crop by a percent moves the values smoothly.
+    The triangle filter leaves little aliasing, so a crop by a percent changes the values smoothly.
     """
     small = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BILINEAR).convert("YCbCr")
     values = np.asarray(small).astype(np.float32)
@@ -49,7 +49,7 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
 
 
 def blank(pixels: np.ndarray) -> bool:
-    """Whether an RGB picture (H, W, 3) uint8 is of one colour all over."""
+    """Whether an RGB picture (H, W, 3) uint8 has one colour all over."""
     grey = Image.fromarray(pixels).convert("L").resize((32, 32), Image.Resampling.BOX)
     return bool(np.asarray(grey, dtype=np.float32).std() < FLAT)
 
@@ -58,8 +58,8 @@ def perceptual(grey: np.ndarray) -> np.ndarray:
     """Return 64-bit perceptual hashes of thumbnails' brightness (N, 16, 16), (N,) uint64.
 
     pHash (Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010), of smaller thumbnails:
-    which of the 8 × 8 lowest frequencies of the cosine transform lie above their median. It stays nearly the same
-    when a picture is resized or compressed. Different pictures can have the same: what is close must be compared.
+    which of the 8 × 8 lowest frequencies of the cosine transform are above their median. The hash stays nearly the same
+    when a picture is resized or compressed. Different pictures can have equal hashes, so close pairs must be compared.
     """
     cosines = _cosines()
     low = (cosines @ grey.astype(np.float32) @ cosines.T).reshape(len(grey), _LOW * _LOW)

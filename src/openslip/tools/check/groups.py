@@ -1,5 +1,5 @@
-"""Which records belong together, because they have a caption or a picture in common: they must lie on one side of a
-split, or what is measured on one side was learnt on the other."""
+"""Group the records that have a caption or a picture in common. A group must be on one side of a split, or one side
+measures what was learnt on the other."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from openslip.tools.check.facts import FINE, USELESS
 from openslip.tools.check.near import alike, close_pairs, hashes
 
 COMMON = 100
-"""A picture that more records have is a placeholder, and a caption that more records have is a label or boilerplate."""
+"""A picture of more records than this is a placeholder, and a caption of more records is a label or boilerplate."""
 COMMON_SHARE = 10
-"""So is a caption that more than one record of so many has, and more than as many records."""
+"""So is a caption of more than this many records, if they are also more than one in this many of all records."""
 NONE = np.uint64(2**64 - 1)
-"""The key of a record that cannot be used, and so belongs to no group."""
+"""The key of a record that cannot be used, and belongs to no group."""
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Records in groups. `keys` (R,) uint64: equal in a group, spread evenly over the groups, whatever the records'
-    order; NONE for a record that cannot be used. A group has the same key in a larger source, unless a record that is
-    added joins it.
+    """Records in groups. `keys` (R,) uint64: equal within a group, spread evenly over the groups, independent of the
+    records' order; NONE for a record that cannot be used. A group has the same key in a larger source, unless an added
+    record joins the group.
 
-    common_captions, common_pictures: how many there are of those that so many records have that they tie none
-    together. complete: whether no near copy can be missed for want of time (see `near`).
+    common_captions, common_pictures: the number of captions and pictures of so many records that they tie no records
+    together. complete: whether all pairs were compared, so that no near copy is missed (see `near`).
     """
 
     keys: np.ndarray
@@ -35,15 +35,15 @@ class Groups:
 
 
 def most_in_common(records: int) -> int:
-    """Return how many of so many records may have a caption in common, and be tied together by it."""
+    """Return how many of `records` may have a caption in common and be tied together by it."""
     return min(COMMON, max(COMMON_SHARE, records // COMMON_SHARE))
 
 
 def group(records: np.ndarray, captions: np.ndarray) -> Groups:
     """Return the groups of records, (R,) RECORD, with their captions in a row, (C,) CAPTION.
 
-    Two records are tied together by an equal caption, an image of the same bytes, or near copies of a picture; a
-    group is all that hang together by such ties. Captions that say nothing (`caption_text.useless`) tie nothing.
+    Two records are tied together by an equal caption, by an image of the same bytes, or by near copies of a picture.
+    A group is all records connected by such ties. Captions that say nothing (`caption_text.useless`) tie nothing.
     """
     fine = np.flatnonzero(records["state"] == FINE)
     _, first, which = np.unique(records["content"][fine], return_index=True, return_inverse=True)
@@ -66,8 +66,8 @@ def group(records: np.ndarray, captions: np.ndarray) -> Groups:
 
 
 def said(records: np.ndarray, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (owners, texts), each once: the positions of usable records, and the fingerprints of what their captions
-    say, without those that say nothing; in the order of the texts."""
+    """Return (owners, texts), each pair once: the positions of usable records, and the fingerprints of their captions,
+    without captions that say nothing; in the order of the texts."""
     owners = np.repeat(np.arange(len(records)), records["captions"])
     telling = (records["state"][owners] == FINE) & (captions["flags"] & USELESS == 0)
     owners, texts = owners[telling], captions["text"][telling]
@@ -79,10 +79,10 @@ def said(records: np.ndarray, captions: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def components(count: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return for each of `count` nodes the smallest node that it hangs together with by edges (a, b), (count,).
+    """Return for each of `count` nodes the smallest node that it is connected with by edges (a, b), (count,).
 
-    In each round every tree of a component that touches one with a smaller root is hung on it; so at most half of the
-    trees are left, and there are about log2(count) rounds.
+    In each round every tree of a component that touches a tree with a smaller root is attached to that tree. So at
+    most half of the trees are left, and there are about log2(count) rounds.
     """
     labels = np.arange(count)
     while True:
@@ -96,9 +96,9 @@ def components(count: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def mixed(values: np.ndarray) -> np.ndarray:
-    """Return 64-bit values (N,) spread evenly, a permutation of all such: the finaliser of SplitMix64.
+    """Return 64-bit values (N,) spread evenly, a permutation of all 64-bit values: the finaliser of SplitMix64.
 
-    The smallest of a group's digests are not spread evenly: the larger the group, the smaller.
+    The smallest digests of groups are not spread evenly: the larger the group, the smaller its smallest digest.
     """
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -106,8 +106,8 @@ def mixed(values: np.ndarray) -> np.ndarray:
 
 
 def _names(records: np.ndarray, captions: np.ndarray) -> np.ndarray:
-    """Return what tells records apart, (R,) uint64: the fingerprint of its image, with its captions' too where it is
-    the image of more than COMMON."""
+    """Return a number for each record, (R,) uint64: the fingerprint of its image; for an image of more than COMMON
+    records, mixed with that of a caption."""
     names = records["content"].copy()
     _, which, counts = np.unique(names, return_inverse=True, return_counts=True)
     common = counts[which] > COMMON

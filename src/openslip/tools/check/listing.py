@@ -1,4 +1,4 @@
-"""The records that something is wrong with, a JSON line each: to look at, to put right, or to leave out."""
+"""List the records with something wrong, one JSON line each: to look at, to correct, or to leave out."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from openslip.tools.check.summary import Summary
 
 EXACT, NEAR, RECAPTIONED = "exact copy", "near copy", "same picture, other captions"
 NEAR_RECAPTIONED = "near copy, other captions"
-"""What `slip duplicates` calls a near copy whose captions say something that those of its group do not."""
+"""What `slip duplicates` calls a near copy whose captions say something that no other caption of its group says."""
 
 
 def wrong(summary: Summary, against: Against | None = None) -> Iterator[dict[str, Any]]:
-    """Yield index, key and what is wrong of every record that training cannot use, or perhaps is better off without,
+    """Yield `index`, `key` and `what` is wrong for every record that training cannot use, or may be better off without,
     with the fingerprint of its `image` if it has one.
 
-    Of those that cannot be used, `reason` is the error, as far as there is room for all (see `facts.MOST_LISTED`).
-    What: "cannot be read", "damaged", "no caption" where one is needed, "blank", and what it is `of` another record:
+    For records that cannot be used, `reason` is the error, for the first `facts.MOST_LISTED` of them.
+    What: "cannot be read", "damaged", "no caption" if one is needed, "blank", and for a copy `of` another record:
     "exact copy", "near copy", "same picture, other captions". The first of each group of copies is not listed.
-    against: another set; what a record has in common with it is listed, too, as `openslip.tools.check.against` calls
-    it, with the key there as `of_other`.
+    against: another set. What a record has in common with that set is listed too, as `openslip.tools.check.against`
+    calls it, with the key there as `of_other`.
     """
     here, state = np.arange(summary.checked), summary.records["state"]
     silent = (summary.records["captions"] == 0) & (state != UNREADABLE) & summary.needs_captions
@@ -66,12 +66,12 @@ def wrong(summary: Summary, against: Against | None = None) -> Iterator[dict[str
 
 
 def write_list(path: Path, summary: Summary, against: Against | None = None) -> int:
-    """Write what `wrong` yields as JSON lines and return their number. Raises DataError when that cannot be done."""
+    """Write what `wrong` yields as JSON lines, and return the number of lines. Raises DataError when it cannot."""
     return write_entries(path, wrong(summary, against))
 
 
 def write_entries(path: Path, entries: Iterable[Mapping[str, Any]]) -> int:
-    """Write objects as JSON lines and return their number. Raises DataError when that cannot be done."""
+    """Write objects as JSON lines, and return the number of lines. Raises DataError when it cannot."""
     lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries]
     try:
         write_bytes(path, "".join(lines).encode(errors="replace"))
@@ -81,11 +81,12 @@ def write_entries(path: Path, entries: Iterable[Mapping[str, Any]]) -> int:
 
 
 def read_list(path: Path, *, near: bool = False) -> dict[int, dict[str, Any]]:
-    """Return index → line of the records to leave out by a list that `write_list` wrote, perhaps shortened by hand.
+    """Return index → line of the records to leave out, from a list that `write_list` wrote, perhaps shortened by hand.
 
-    Near copies are left out only if `near`, for two products can look alike; records whose picture, or nearly that, is
-    there with other captions never are. What is in another set, too, is left out, near copies of its pictures among
-    them. A line that does not say what is wrong counts. Raises DataError.
+    Near copies are left out only if `near`, because two products can look alike. Copies and near copies with other
+    captions are never left out. Records that have something in common with another set are left out, near copies of
+    its pictures included. A line that does not say what is wrong counts. Raises DataError for a file or line that
+    cannot be used.
     """
     harmless = {RECAPTIONED, NEAR_RECAPTIONED} | (set() if near else {NEAR})
     try:
@@ -107,7 +108,7 @@ def read_list(path: Path, *, near: bool = False) -> dict[int, dict[str, Any]]:
             raise DataError(
                 f"Line {number} of {path} names no record",
                 got=line[:200],
-                fix="Each line is an object with a record's number as `index`, as `slip data check --list` writes it",
+                fix="Write each line as an object with a record's number as `index`, as `slip data check --list` does",
             )
         if dropped:
             listed[index] = entry
@@ -117,9 +118,9 @@ def read_list(path: Path, *, near: bool = False) -> dict[int, dict[str, Any]]:
 def compare(
     source: Source, listed: Mapping[int, Mapping[str, Any]], *, processes: int = -1, shown: bool = False
 ) -> None:
-    """Raise DataError where a record that is to be left out has another key or image than its line says.
+    """Raise DataError when a record that is to be left out has another key or image than its line says.
 
-    Reads these records. One that cannot be read says nothing, and is no loss; nor does a line that lacks both.
+    Reads these records. A record that cannot be read is not compared, nor is a line without key and image.
     processes, shown: as in `fan_out`.
     """
     source = as_source(source)
@@ -142,7 +143,7 @@ def _compare(listed: Mapping[int, Mapping[str, Any]], source: Source, span: rang
                 raise DataError(
                     f"The list names other records than {source.name} has",
                     got=f"The {what} of record {index} is {now}, and was {before}",
-                    cause="The list is of another source, or the source has changed since",
+                    cause="The list belongs to another source, or the source has changed since",
                     fix="Make the list anew: slip data check SOURCE --list FILE",
                 )
     tick(len(span))

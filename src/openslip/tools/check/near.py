@@ -1,4 +1,4 @@
-"""Which pictures are nearly the same: candidates by their hashes, each pair compared, copies around the one kept."""
+"""Find pictures that are nearly the same: candidates by hashes, a comparison of each pair, copies around a kept one."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ import numpy as np
 from openslip.tools.check.fingerprints import perceptual
 
 DISTANCE = 4
-"""Bits in which the hashes of a pair that is compared may differ."""
+"""Pairs whose hashes differ in at most this many bits are compared."""
 DIFFERENCE, ROUNDING = 0.03, 0.3
-"""Of near copies: what remains between the thumbnails once they are aligned, as a share of their contrast; and the
-grey levels that may remain of any."""
+"""For near copies: the most difference between aligned thumbnails, as a share of their contrast; and the grey levels
+that are always allowed."""
 MOVE = 0.5
-"""Of near copies: how far aligning them may move or stretch a thumbnail, in its pixels; 0.16 is a percent."""
+"""For near copies: how far aligning may move or stretch a thumbnail, in its pixels; 0.16 is a percent."""
 TINT = 4
-"""Of near copies: levels by which the colours of a part of the thumbnail may differ."""
+"""For near copies: levels by which the colours of a part of the thumbnail may differ."""
 REACH = 512
-"""Of the values that agree in two bands, each is compared with so many that follow."""
+"""Among values that agree in two bands, each is compared with this many that follow."""
 PAIRS = 16
-"""Pairs a record whose thumbnails are compared at most, though up to FEW_PAIRS are, however few the records."""
+"""The most pairs of thumbnails compared per record; up to FEW_PAIRS in all are always compared."""
 FEW_PAIRS = 100_000
 
 _CHUNK = 8192
 
 
 def near(looks: np.ndarray, among: np.ndarray | None = None) -> tuple[np.ndarray, bool]:
-    """Return for each thumbnail, (N,) LOOK, the position of the one it is a near copy of, itself where there is none.
+    """Return for each thumbnail, (N,) LOOK, the position of the one it is a near copy of, its own where there is none.
 
-    The first of several that are alike is kept, and its near copies are those that are alike to it, not those that
-    are alike to one of them: groups are stars. A near copy is never what another is a copy of. `among`: positions of
-    those to compare, increasing; the others are left as they are.
+    The first of several alike thumbnails is kept. Its near copies are the thumbnails that are alike to it, not those
+    that are only alike to one of the copies: groups are stars. A near copy never has copies of its own. `among`:
+    positions of the thumbnails to compare, increasing; the others are left as they are.
 
-    The other value: whether all pairs were looked at. Where so many pictures are alike that REACH or PAIRS is met,
-    some near copies may be missed; so time and memory grow with N, and never with N².
+    The second value tells whether all pairs were looked at. If so many pictures are alike that REACH or PAIRS is
+    reached, some near copies may be missed; so time and memory grow with N, and never with N².
     """
     among = np.arange(len(looks)) if among is None else among
     a, b, complete = close_pairs(hashes(looks, among), looks["tint"][among])
@@ -49,7 +49,7 @@ def near(looks: np.ndarray, among: np.ndarray | None = None) -> tuple[np.ndarray
 
 
 def hashes(looks: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Return the perceptual hashes of the thumbnails at positions `among` (N,), (N,) uint64, a part at a time."""
+    """Return the perceptual hashes of the thumbnails at positions `among` (N,), (N,) uint64; works in parts."""
     parts = [perceptual(looks["grey"][among[part]]) for part in _parts(len(among))]
     return np.concatenate([np.zeros(0, np.uint64), *parts])
 
@@ -63,12 +63,12 @@ def close_pairs(
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """Return the pairs (a, b), a < b, of positions whose 64-bit values differ in at most `distance` bits, sorted.
 
-    Pairs whose `tints` (N, 4, 4, 2) differ by more than TINT are left out, and with `sides` (N,) those of one side.
-    The third value is that of `near`.
+    Pairs whose `tints` (N, 4, 4, 2) differ by more than TINT are left out, and with `sides` (N,) pairs on one side.
+    The third value tells, as in `near`, whether all pairs were looked at.
 
-    Cut into distance + 2 bands, two values that close are equal in at least two bands (Manku et al., "Detecting
-    near-duplicates for web crawling", 2007). So for every two bands the values are sorted by these alone, and only
-    neighbours that agree there are compared: for values spread at random, a small multiple of N pairs in place of N²/2.
+    If values are cut into distance + 2 bands, two close values are equal in at least two bands (Manku et al.,
+    "Detecting near-duplicates for web crawling", 2007). So the values are sorted by each two bands, and only neighbours
+    that agree there are compared: for random values, a small multiple of N pairs in place of N²/2.
     """
     bands = np.array_split(np.arange(64), distance + 2)
     masks = [sum(1 << int(bit) for bit in band) for band in bands]
@@ -104,10 +104,10 @@ def close_pairs(
 def alike(looks: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return whether the brightness of the thumbnails at a and b, (P,) each, shows the same picture, (P,) bool.
 
-    A picture that lost a margin of a percent or so is shifted and stretched by fractions of a thumbnail's pixel. To
-    first order that adds a multiple of its gradients (Lucas and Kanade, 1981): those that fit best are taken off the
-    difference, and what remains is measured against the contrast of the picture that has less of it. The outermost
-    pixels, in part of other things after a crop, do not count.
+    A picture that lost a margin of about a percent is shifted and stretched by fractions of a thumbnail's pixel. To
+    first order that adds a multiple of its gradients (Lucas and Kanade, 1981). The best fitting multiples are
+    subtracted from the difference, and the rest is compared with the lower contrast of the two pictures. The outermost
+    pixels, which show partly other things after a crop, do not count.
     """
     return np.concatenate(
         [
@@ -137,7 +137,7 @@ def _alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _smooth(grey: np.ndarray) -> np.ndarray:
-    """Return (N, S, S) weighted 1 2 1 both ways, (N, S - 2, S - 2): what aliasing there is would not move along."""
+    """Return (N, S, S) smoothed by 1 2 1 both ways, (N, S - 2, S - 2), as aliasing would not move with the picture."""
     grey = grey.astype(np.float32)
     grey = (grey[:, :-2] + 2 * grey[:, 1:-1] + grey[:, 2:]) / 4
     return (grey[:, :, :-2] + 2 * grey[:, :, 1:-1] + grey[:, :, 2:]) / 4

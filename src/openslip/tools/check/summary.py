@@ -1,4 +1,4 @@
-"""From the facts of all records to counts, distributions and examples."""
+"""Summarise the facts of all records as counts, distributions and examples."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from openslip.tools.check.near import near
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """What was found in a source: `total` records, those at `indices` (R,) looked at, one row of `records` each.
+    """What was found in a source of `total` records: one row of `records` for each record checked, at `indices` (R,).
 
-    captions: (C,), record after record. keys: all in a row, UTF-8. needs_captions: a record without one cannot be used.
-    contents: what lies in the source, and what of it became no record, name by name. options: the names of those that
-    the source heeds, such as `caption_column`. context: tokens that a model reads of a caption, start and end included.
-    of_class: (R,) bool, whether a record's captions say no more than its class; () for none. A position is one in
-    `records`; `indices` makes it an index.
+    captions: (C,), record after record. keys: all in a row, UTF-8. needs_captions: records without a caption cannot be
+    used. contents: by name, the contents of the source, and which became no record. options: the names of the options
+    that the source heeds, such as `caption_column`. context: tokens of a caption that a model reads, start and end
+    included. of_class: (R,) bool, whether a record's captions only name the class; () for none. Positions are rows of
+    `records`; `indices` turns a position into an index.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Summary:
         )
 
     def key(self, position: int) -> str:
-        """Return a record's key, `#` and its index where the source could not say it."""
+        """Return a record's key; `#` and the index if the source could not give the key."""
         end = int(self._key_ends[position])
         return self.keys[end - int(self.records["key"][position]) : end].decode()
 
@@ -86,7 +86,7 @@ class Summary:
         return int((self.records["state"] == state).sum())
 
     def state_of(self, index: int) -> int:
-        """Return the state of the record with this index in the source, one of those looked at."""
+        """Return the state of the record with this index in the source, one of the checked records."""
         return int(self.records["state"][np.searchsorted(self.indices, index)])
 
     @cached_property
@@ -122,12 +122,12 @@ class Summary:
         return self.count(UNREADABLE)
 
     def formats(self) -> Counter[str]:
-        """Return how many usable images are of which format."""
+        """Return the number of usable images of each format."""
         counts = np.bincount(self.records["format"][self.fine], minlength=len(FORMAT_NAMES))
         return Counter({name: int(count) for name, count in zip(FORMAT_NAMES, counts) if count})
 
     def kinds(self) -> dict[Kind, int]:
-        """Return how many usable images are of which kind; one image can be of several."""
+        """Return the number of usable images of each kind; one image can be of several kinds."""
         kinds = self.records["kinds"][self.fine]
         return {kind: count for kind in Kind if (count := int((kinds & kind > 0).sum()))}
 
@@ -154,7 +154,7 @@ class Summary:
 
     @cached_property
     def twins(self) -> np.ndarray:
-        """For each record the position of the first whose image has the same bytes; itself where there is none."""
+        """For each record the position of the first record whose image has the same bytes, which may be itself."""
         positions, firsts = np.flatnonzero(self.fine), np.arange(self.checked)
         if len(positions):
             firsts[positions] = positions[same(self.records["content"][positions])]
@@ -162,7 +162,7 @@ class Summary:
 
     @cached_property
     def recaptioned(self) -> np.ndarray:
-        """Whether a record has the bytes of one before as its image, and a caption that none of these has, (R,)."""
+        """Whether a record repeats the image bytes of earlier records, with a caption that none of them has, (R,)."""
         copy = self.twins != np.arange(self.checked)
         with_copies = np.isin(self.twins, self.twins[copy])
         rows = np.flatnonzero(with_copies[self._owners])
@@ -175,20 +175,20 @@ class Summary:
 
     @cached_property
     def redundant(self) -> np.ndarray:
-        """Whether a record has an image with the same bytes as one before, and no other captions than those, (R,)."""
+        """Whether a record repeats the image bytes of earlier records, and has no new captions, (R,)."""
         return (self.twins != np.arange(self.checked)) & ~self.recaptioned
 
     @property
     def lookalikes(self) -> np.ndarray:
-        """For each record the position of the one kept that it is a near copy of (see `near`); itself if there is none.
+        """For each record the position of the kept record that it is a near copy of (see `near`), or its own.
 
-        Blank images are left out. Images with the same bytes are near copies of the same one.
+        Blank images are left out. Images with the same bytes are near copies of the same image.
         """
         return self._near[0]
 
     @property
     def all_compared(self) -> bool:
-        """Whether no near copy can be missing for want of time: see `near`."""
+        """Whether all pairs were compared, so that no near copy is missing: see `near`."""
         return self._near[1]
 
     @cached_property
@@ -199,12 +199,12 @@ class Summary:
 
     @cached_property
     def copies(self) -> int:
-        """Images with the same bytes as one before, whatever their captions."""
+        """Images with the same bytes as an earlier one, whatever the captions."""
         return int((self.twins != np.arange(self.checked)).sum())
 
     @cached_property
     def alike(self) -> np.ndarray:
-        """Whether a record's image is a near copy of one before but has other bytes than any, (R,)."""
+        """Whether a record's image is a near copy of an earlier one, with bytes that no earlier one has, (R,)."""
         here = np.arange(self.checked)
         return (self.lookalikes != here) & (self.twins == here)
 
@@ -215,7 +215,7 @@ class Summary:
     def groups(self, firsts: np.ndarray, most: int) -> list[np.ndarray]:
         """Return the positions in the `most` largest groups of `twins` or `lookalikes`, largest first.
 
-        Of lookalikes with the same bytes only the first is in; a group that then has one member is none.
+        Of lookalikes with the same bytes only the first counts; a group that then has one member is left out.
         """
         chosen = (
             np.arange(self.checked)
@@ -227,18 +227,18 @@ class Summary:
         return [chosen[firsts[chosen] == first] for first in largest[sizes[largest] > 1]]
 
     def scripts(self) -> Counter[str]:
-        """Return how many captions are in which script."""
+        """Return the number of captions in each script."""
         counts = np.bincount(self.captions["script"], minlength=len(SCRIPTS))
         return Counter({name: int(count) for name, count in zip(SCRIPTS, counts) if count})
 
     @cached_property
     def over_long(self) -> int:
-        """Captions of more tokens than a model reads."""
+        """The number of captions with more tokens than a model reads."""
         return int((self.captions["tokens"] > self.context).sum())
 
     @cached_property
     def useless(self) -> np.ndarray:
-        """Positions of records with a caption that says nothing, a file name or a number, each once."""
+        """Positions of records with a caption that says nothing, such as a file name or a number, each once."""
         return np.unique(self._owners[self._flagged(USELESS)])
 
     @cached_property
@@ -256,11 +256,11 @@ class Summary:
 
     @cached_property
     def repeated(self) -> int:
-        """Captions that say the same as one before."""
+        """The number of captions that are equal to an earlier one."""
         return len(self.captions) - len(np.unique(self.captions["text"]))
 
     def most_repeated(self, most: int) -> list[tuple[int, int, int]]:
-        """Return (times, position of a record, which of its captions) of the captions that come most often."""
+        """Return (times, position of a record, which of its captions) for the captions that occur most often."""
         _, first, counts = np.unique(self.captions["text"], return_index=True, return_counts=True)
         largest = np.argsort(-counts, kind="stable")[:most]
         starts = np.cumsum(self.records["captions"], dtype=np.int64) - self.records["captions"]

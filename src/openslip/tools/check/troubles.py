@@ -1,4 +1,4 @@
-"""Why records cannot be used, in few words with their counts, and what can help: told from their errors."""
+"""Explain why records cannot be used, with counts and what can help, from the records' errors."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 SHOWN = 3
-"""Reasons that are named."""
+"""The most reasons that are named."""
 
-_AGAIN = "Get those anew from where they came from"
+_AGAIN = "Fetch these files again from their origin"
 _RULES = (
     (r"is empty \(zero bytes\)|looks like an empty file", "an empty file", _AGAIN),
     (r"looks like zeros", "a file of zeros, as a full or failing disk leaves it", _AGAIN),
@@ -22,40 +22,40 @@ _RULES = (
     (
         r"looks like (?P<kind>a web page|JSON|XML)",
         "{kind}, not a picture",
-        "A server has sent that where a picture was asked for: it may want a login, or have lost the picture",
+        "A server has sent this in place of a picture: it may want a login, or have lost the picture",
     ),
-    (r"looks like (?P<kind>a Git LFS pointer)", "{kind}, not the picture itself", "Fetch those with `git lfs pull`"),
+    (r"looks like (?P<kind>a Git LFS pointer)", "{kind}, not the picture itself", "Fetch them with `git lfs pull`"),
     (
         r"looks like (?P<kind>[^.:]+ picture): it is damaged",
         "{kind} that is damaged, or of a kind that is not read",
         _AGAIN,
     ),
-    (r"looks like (?P<kind>[^.:]+ picture)", "{kind}, which is not read", "Convert those to JPEG or PNG"),
+    (r"looks like (?P<kind>[^.:]+ picture)", "{kind}, which is not read", "Convert these pictures to JPEG or PNG"),
     (r"looks like (?P<kind>nothing known)", "no picture of a known format", ""),
     (r"looks like (?P<kind>[^.:]+)", "{kind}, not a picture", ""),
-    (r"too large|takes too much", "a picture that is too large to decode", "Store those smaller"),
-    (r"two could be meant", "a name that could be that of two files", "Write names as the files have them"),
+    (r"too large|takes too much", "a picture that is too large to decode", "Store these pictures smaller"),
+    (r"two could be meant", "a name that could mean two files", "Write names as the files spell them"),
     (
         r"(?s)caption cannot be read.*codec can't decode",
         "a caption that is not UTF-8",
-        "Write captions as UTF-8: what they are in now is often CP1252 or UTF-16",
+        "Write captions as UTF-8: their present encoding is often CP1252 or UTF-16",
     ),
     (
         r"caption cannot be read",
         "a caption or .json that cannot be read",
-        "A .json must be JSON, with double quotes",
+        "Write valid JSON, with double quotes, in a .json",
     ),
     (
         r"image file does not exist",
         "the image file does not exist",
-        "That is a wrong `--data.image-root`, or files that have gone",
+        "`--data.image-root` is wrong, or the files are gone",
     ),
 )  # fmt: skip
-"""What an error says → the reason in few words, and what can help; the first that fits."""
+"""Pattern of an error → the reason in few words, and what can help; the first match counts."""
 
 
 def explain(reasons: Sequence[str], count: int) -> str:
-    """Return in sentences why `count` records cannot be used, by the errors of the first of them, and what can help."""
+    """Return sentences on why `count` records cannot be used, from the errors of the first, and on what can help."""
     counts = Counter(map(_in_few_words, reasons))
     if not counts:
         return ""
@@ -69,7 +69,7 @@ def explain(reasons: Sequence[str], count: int) -> str:
 
 
 def _in_few_words(reason: str) -> tuple[str, str]:
-    """Return what is the matter, and what can help, "" if nobody knows."""
+    """Return the reason, and what can help, "" if that is unknown."""
     for pattern, words, advice in _RULES:
         if found := re.search(pattern, reason):
             return words.format(**found.groupdict()), advice

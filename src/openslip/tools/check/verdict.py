@@ -1,4 +1,4 @@
-"""What the numbers mean: whether a source can be trained on, and what to do about each finding."""
+"""Judge whether a source can be trained on, and say what to do about each finding."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from openslip.tools.check.summary import Summary
 from openslip.tools.check.troubles import explain
 
 SMALL, LARGE = 64, 512
-"""Short sides in pixels: below, a picture is enlarged for every view; far above, decoding it takes most of the time."""
+"""Short sides in pixels: a smaller picture is enlarged for every view; decoding a far larger one takes most time."""
 STOP, FIX, KNOW = "stop", "fix", "know"
-"""Levels of a finding: training would stop, or be useless; better put right; good to know."""
+"""Levels of a finding: training would stop or be useless; better corrected; good to know."""
 
 _KINDS = {
     Kind.ANIMATED: ("Animated images", "Only their first frame is used."),
@@ -35,7 +35,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """Something found `count` times in `of`, and what to do about it; commands: by which it is done, one by one."""
+    """Something found `count` times in `of`, and what to do about it. commands: the commands that do it, in order."""
 
     level: str
     what: str
@@ -67,15 +67,15 @@ def judge(
 ) -> Verdict:
     """Return the verdict.
 
-    max_skipped: the share of unusable records at which training stops. batch: records of a step. leave_broken: broken
-    shards are to be left out, so that training begins nevertheless. commands: what advice names.
+    max_skipped: the share of unusable records above which training stops. batch: records per step. leave_broken:
+    whether training leaves out broken shards and begins without them. commands: the commands that advice names.
     """
     usable = f"{summary.usable:,} of {summary.checked:,} records"
     expected = summary.usable * summary.total // max(1, summary.checked)
     if summary.silent == summary.checked and summary.needs_captions:
         good = False
         sentence = (
-            "It cannot be trained on with captions, for not one record has any; self-supervision alone "
+            "It cannot be trained on with captions, because no record has any; self-supervision alone "
             f"({WITHOUT_CAPTIONS}) can use {int(summary.fine.sum()):,} of {summary.checked:,}"
         )
     elif not summary.usable:
@@ -96,7 +96,7 @@ def judge(
         good = False
         sentence = (
             f"It cannot be trained on as it is: {usable} are usable, and a step takes {batch} different ones; "
-            "add more, or take a smaller --training.batch"
+            "add records, or take a smaller --training.batch"
         )
     else:
         good, sentence = True, f"It can be trained on: {usable} are usable"
@@ -105,7 +105,7 @@ def judge(
             sentence += f"; but {more} became no record"
     losses = [f for f in (*_records(summary, good, commands), *_left_out(summary)) if f.count]
     others = [f for f in (*_pictures(summary, commands), *_captions(summary)) if f.count]
-    # What costs records comes first, then what there is most of.
+    # Findings that cost records come first, then the most frequent.
     findings = [*losses, *sorted(others, key=lambda finding: -finding.share)]
     return Verdict(good, sentence, by_level(findings))
 
@@ -126,7 +126,7 @@ def percent(share: float) -> str:
 
 
 def megabytes(size: int) -> str:
-    """Return a number of bytes as people say it: 3.2 MB, 1,204 GB."""
+    """Return a number of bytes in MB or GB: 3.2 MB, 1,204 GB."""
     value, unit = (size / 1e9, "GB") if size >= 1e9 else (size / 1e6, "MB")
     return f"{value:,.1f} {unit}" if value < 100 else f"{value:,.0f} {unit}"
 
@@ -147,7 +147,7 @@ def _records(summary: Summary, good: bool, commands: Commands) -> Iterator[Findi
         "Damaged images",
         summary.damaged,
         checked,
-        f"{skipped} {_reason(summary, DAMAGED)} A conversion leaves them behind.",
+        f"{skipped} {_reason(summary, DAMAGED)} A conversion leaves them out.",
         (commands.convert(),),
     )
     yield Finding(
@@ -164,14 +164,14 @@ def _records(summary: Summary, good: bool, commands: Commands) -> Iterator[Findi
 
 
 def _where_captions_come_from(summary: Summary) -> str:
-    """Return the advice that can help where captions should be, with a space behind it; "" where none can."""
+    """Return the advice on where captions come from, with a space at the end; "" if there is no such option."""
     if "caption_column" in summary.options:
-        return "If they should have captions, say where these are with `--data.caption-column`. "
+        return "If they should have captions, name the captions' place with `--data.caption-column`. "
     return ""
 
 
 def _left_out(summary: Summary) -> Iterator[Finding]:
-    """Findings of what lies in the source and became no record."""
+    """Findings of things in the source that became no record."""
     for name, contents in summary.contents:
         yield Finding(
             FIX if contents.large_loss else KNOW,
@@ -183,7 +183,7 @@ def _left_out(summary: Summary) -> Iterator[Finding]:
 
 
 def _reason(summary: Summary, state: int) -> str:
-    """Return why the records in a state cannot be used, and what can help, in sentences."""
+    """Return sentences on why the records in a state cannot be used, and what can help."""
     reasons = [t.reason for t in summary.troubles if summary.state_of(t.index) == state]
     return explain(reasons, summary.count(state))
 
@@ -194,7 +194,7 @@ def _pictures(summary: Summary, commands: Commands) -> Iterator[Finding]:
     if not fine:
         return
     short = summary.sizes.min(axis=1)
-    twice = "Two of them in a batch teach the model to tell the same picture from itself. Keep one of each."
+    twice = "Two copies in a batch teach the model to tell a picture from itself. Keep one of each."
     redundant, recaptioned = int(summary.redundant.sum()), int(summary.recaptioned.sum())
     yield Finding(
         FIX if redundant > 0.01 * fine else KNOW,
@@ -209,8 +209,8 @@ def _pictures(summary: Summary, commands: Commands) -> Iterator[Finding]:
         "Exact copies of another image, with other captions",
         recaptioned,
         fine,
-        "Each caption is worth keeping, so none is left out. In a batch two of them are each other's wrong answers: "
-        "best is one record with all its captions, as a table makes of rows that name the same file.",
+        "Each caption is worth keeping, so no copy is left out. In a batch two copies are each other's wrong answers: "
+        "best is one record with all captions, as a table makes from rows that name the same file.",
     )
     yield Finding(
         FIX if summary.near_copies > 0.02 * fine else KNOW,
@@ -218,7 +218,7 @@ def _pictures(summary: Summary, commands: Commands) -> Iterator[Finding]:
         summary.near_copies,
         fine,
         "Resized or recompressed copies, or frames of one film; now and then things that look alike. Look at them on "
-        "the page before they are left out, too, with `--near`. Never let such a pair lie across training and test."
+        "the page before you leave them out, too, with `--near`. Never split such a pair between training and test."
         + ("" if summary.all_compared else " So many pictures are alike that not all pairs were compared."),
         commands.without_listed("--near"),
     )
@@ -241,7 +241,7 @@ def _pictures(summary: Summary, commands: Commands) -> Iterator[Finding]:
             f"Images whose short side has more than {LARGE} pixels",
             large,
             fine,
-            f"Reading takes longer than it needs to: with a short side of 256, {percent(min(1.0, shrunk / pixels))} of "
+            f"Reading takes longer than necessary: with a short side of 256, {percent(min(1.0, shrunk / pixels))} of "
             "the pixels are left.",
             (commands.convert("--short-side", "256"),),
         )
@@ -252,7 +252,7 @@ def _pictures(summary: Summary, commands: Commands) -> Iterator[Finding]:
 
 
 def _dark(summary: Summary, fine: int) -> Finding:
-    """The finding of pictures whose levels fill a small low part of what their file can hold."""
+    """The finding of pictures that use only a small low part of the levels of their file."""
     brightest = int(summary.records["brightest"][summary.dark].max(initial=0))
     bits = next(bits for bits in (8, 10, 12, 14) if brightest <= round(255 * (2**bits - 1) / 65535))
     return Finding(
@@ -260,8 +260,8 @@ def _dark(summary: Summary, fine: int) -> Finding:
         "Nearly black images of more than 8 bits a channel",
         len(summary.dark),
         fine,
-        f"None of their levels is above {percent((brightest + 0.5) / 255)} of white, as in {bits}-bit data in a 16-bit "
-        f"file, and they are trained on as they are: nearly black. Multiply their levels by {2 ** (16 - bits)} first "
+        f"No level is above {percent((brightest + 0.5) / 255)} of white, as in {bits}-bit data in a 16-bit "
+        f"file. Training uses them as they are: nearly black. Multiply their levels by {2 ** (16 - bits)} first "
         f"(with ImageMagick: mogrify -evaluate multiply {2 ** (16 - bits)} FILES).",
     )
 
@@ -281,8 +281,8 @@ def _captions(summary: Summary) -> Iterator[Finding]:
         "Records with a caption that says nothing",
         len(summary.useless),
         summary.checked,
-        "File names, numbers, web addresses, `NULL`, `nan`: noise to the model. Leave them empty, or choose another "
-        "column.",
+        "File names, numbers, web addresses, `NULL`, `nan`: noise to the model. Leave such captions empty, or choose "
+        "another column.",
     )
     yield Finding(
         FIX,
@@ -290,36 +290,36 @@ def _captions(summary: Summary) -> Iterator[Finding]:
         summary.misread,
         captions,
         "Control characters, or � for what could not be read: quotes, dashes and accents of another encoding, often "
-        "Windows' CP1252 taken for LATIN1. Write the captions as UTF-8 anew from what they come from.",
+        "Windows' CP1252 taken for LATIN1. Write the captions as UTF-8 again from their origin.",
     )
     yield Finding(
         FIX if summary.code > 0.01 * captions else KNOW,
         "Captions that hold lists, objects or HTML",
         summary.code,
         captions,
-        "Brackets, tags and names of fields are noise to the model. Write the text alone; of objects in a table a key "
-        "can be named: `--caption-column captions.text`.",
+        "Brackets, tags and names of fields are noise to the model. Write the text alone. For objects in a table, name "
+        "the key: `--caption-column captions.text`.",
     )
     yield Finding(
         FIX if summary.repeated > 0.1 * captions else KNOW,
         "Captions that say the same as one before",
         0 if summary.of_class.any() else summary.repeated,
         captions,
-        "In a batch they are each other's wrong answers. A text that comes by the thousand is a label or boilerplate.",
+        "In a batch they are each other's wrong answers. A text that occurs by the thousand is a label or boilerplate.",
     )
     yield Finding(
         FIX if summary.over_long > 0.1 * captions else KNOW,
         f"Captions of more than {summary.context} tokens",
         summary.over_long,
         captions,
-        "The model does not read beyond that: let the important words come first.",
+        "The model reads no further: put the important words first.",
     )
     yield Finding(
         FIX if sum(foreign.values()) > 0.1 * captions else KNOW,
         f"Captions not in Latin script ({', '.join(foreign)})",
         sum(foreign.values()),
         captions,
-        "CLIP's vocabulary is English: other scripts are spelled byte by byte, and take more tokens and data to learn.",
+        "CLIP's vocabulary is English: other scripts are spelled byte by byte, and need more tokens and data to learn.",
     )
 
 
@@ -332,7 +332,7 @@ def as_text(summary: Summary, verdict: Verdict, width: int = 100) -> str:
         lines += textwrap.wrap(
             text, width, initial_indent=f"  {mark} ", subsequent_indent="    ", break_on_hyphens=False
         )
-        # Commands are to be copied, so each stays on its line.
+        # Commands are meant for copying, so each stays on one line.
         lines += [f"      {command}" for command in finding.commands]
     return "\n".join([*lines, "", *textwrap.wrap(verdict.sentence + ".", width)])
 
@@ -343,7 +343,7 @@ def _headline(summary: Summary) -> str:
 
 
 def _numbers(summary: Summary) -> Iterator[str]:
-    """What lies there, sizes and formats, caption lengths and scripts, a line each."""
+    """Yield the lines on contents, on sizes and formats, and on caption lengths and scripts."""
     for name, contents in summary.contents:
         of = f" of {name}" if len(summary.contents) > 1 else ""
         yield f"  contents  {contents.seen:,} {contents.things}{of}, {contents.used:,} used"

@@ -1,8 +1,8 @@
-"""Write any source as WebDataset tar shards, each whole or not there at all; run again, it goes on where it stopped.
+"""Write any source as WebDataset tar shards, each whole or not at all. The same call again continues where it stopped.
 
-The shards themselves say what is done: a finished one holds all of its records but those that cannot be read. Beside
-them lie their index, so that they open at once; `convert.json`, which says what they are made of; and `skipped.jsonl`,
-the records left out and why.
+The shards themselves show what is done: a finished shard holds all of its records except those that cannot be read.
+Beside the shards are their index, so that they open at once; `convert.json`, which records what they are made of; and
+`skipped.jsonl`, the records left out and why.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from openslip.tools.convert.shard_folder import ShardFolder
 
 __all__ = ["Conversion", "shard_size_for", "write_shards"]
 
-_SAMPLED = 64  # records whose mean size stands for all
+_SAMPLED = 64  # records whose mean size is taken for all
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was made: the shards in order, the number of records, and those that could not be written.
+    """What was made: the shards in order, the number of records, and the records that could not be written.
 
-    On any rank but the first, `written` and `skipped` are that rank's alone.
+    On ranks other than 0, `written` and `skipped` count only the rank's own records.
     """
 
     paths: list[Path]
@@ -60,24 +60,24 @@ def write_shards(
 ) -> Conversion:
     """Write the records of `source` into `folder`/[prefix]000000.tar, …, `shard_size` records in each.
 
-    Given `shard_mb`, each holds as many as make about so many MB: the first rank says how many, for all ranks and for
-    going on later.
+    With `shard_mb`, each shard holds as many records as make about `shard_mb` MB. Rank 0 chooses the number, for all
+    ranks and for later continuations.
 
     Each sample holds its image (`encoding`, `quality`, `short_side` and `verify` are those of `Encoding`: encoded
-    images go in unchanged unless they are shrunk), a `.json` with key, captions and, where the source has
+    images are stored unchanged unless they are shrunk), a `.json` with key, captions and, where the source has
     `label(index)`, label and class; and a `.txt` with the first caption, if there is one. A shard is written to a
     temporary name, synced and renamed, so it is never seen half-written. Finished shards are kept when the same call
-    is made again. The bytes depend on the records alone, not on `processes` (-1: one a core) or `ranks` (joined). A
+    is made again. The bytes depend only on the records, not on `processes` (-1: one per core) or `ranks` (joined). A
     record that cannot be read or decoded is left out, counted, and listed in [prefix]skipped.jsonl. `shown`: progress.
 
-    Raises ConfigError for bad settings, a mixture with weights among them; DataError when the folder cannot be written
+    Raises ConfigError for bad settings, such as a mixture with weights; DataError when the folder cannot be written
     or holds other shards; ProcessError when another rank has failed.
     """
     if shard_size < 1:
         raise ConfigError("A shard holds at least 1 sample", got=shard_size)
     check_processes(processes)
     if os.path.basename(prefix) != prefix:
-        raise ConfigError("A prefix begins the shards' names, and names no folder", got=prefix)
+        raise ConfigError("A prefix begins the shards' names, and cannot name a folder", got=prefix)
     source = as_source(source)
     _refuse_weights(source)
     ranks = ranks or Processes()
@@ -106,8 +106,8 @@ def write_shards(
 
 
 def _begun(shard_folder: ShardFolder, source: Source, shard_mb: float, ranks: Processes) -> ShardFolder:
-    """Make the folder, by the first rank, and return the shard_folder with the shard size that this one has settled."""
-    with ranks.first_goes_ahead():  # the others begin when the folder is known to be good
+    """Let rank 0 make the folder, and return `shard_folder` with the shard size that rank 0 has chosen."""
+    with ranks.first_goes_ahead():  # the others begin once the folder is known to be good
         if ranks.first:
             if shard_mb:
                 size = shard_folder.chosen_size(shard_mb) or shard_size_for(
@@ -123,7 +123,7 @@ def _begun(shard_folder: ShardFolder, source: Source, shard_mb: float, ranks: Pr
 def shard_size_for(source: Source, megabytes: float, encoding: Encoding) -> int:
     """Return how many records make a shard of about `megabytes`, by the mean size of 64 spread over the source.
 
-    Raises ConfigError when that is no positive size, DataError when not one of them can be read.
+    Raises ConfigError unless `megabytes` is above 0, DataError when none of the 64 can be read.
     """
     if megabytes <= 0:
         raise ConfigError("The size of a shard must be above 0 MB", got=megabytes)
@@ -149,7 +149,7 @@ def _refuse_weights(source: Source) -> None:
     mixture = source.source if isinstance(source, Subset) else source
     if isinstance(mixture, Mixture) and any(weight != 1 for weight in mixture.weights):
         raise ConfigError(
-            "A conversion writes every record once, and cannot give its sources weights",
+            "A conversion writes every record once, and cannot give weights to sources",
             got=source.name,
-            fix="Leave the weights out ('A + B'); or convert each source on its own, and give the weights to training",
+            fix="Leave the weights out ('A + B'); or convert each source on its own, and pass the weights to training",
         )

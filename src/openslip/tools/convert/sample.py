@@ -1,4 +1,4 @@
-"""A record as the files of a WebDataset sample: the image, a `.json`, and a `.txt` where there is a caption."""
+"""Make the files of a WebDataset sample from a record: the image, a `.json`, and a `.txt` if there is a caption."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from openslip.errors import DataError
 
 
 def make_sample(source: Source, index: int, encoding: Encoding) -> dict[str, bytes] | Skipped:
-    """Return a record's files by extension, or why there are none."""
+    """Return a record's files by extension, or a `Skipped` with the reason why there are none."""
     key, name = f"#{index}", source.name
     try:
         record = source[index]
@@ -29,7 +29,7 @@ def make_sample(source: Source, index: int, encoding: Encoding) -> dict[str, byt
 
 
 def sidecars(record: Record, about: dict[str, Any] | None = None) -> tuple[bytes, bytes]:
-    """Return a sample's `.json`, with what is to be said `about` it beside key and captions, and its `.txt`."""
+    """Return a sample's `.json`, with key, captions and the fields in `about`, and its `.txt`."""
     fields = {"key": record.key, "captions": list(record.captions)} | (about or {})
     texts = json.dumps(fields, ensure_ascii=False), next(iter(record.captions), "")
     return texts[0].encode(errors="replace"), texts[1].encode(errors="replace")

@@ -1,4 +1,4 @@
-"""One tar shard: written whole or not at all, kept where it is finished already."""
+"""Write one tar shard, whole or not at all; keep a shard that is already finished."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from openslip.tools.convert.shard_folder import ShardFolder
 
 
 def make_shard(shard_folder: ShardFolder, source: Source, span: range, tick: Tick) -> dict[str, Any]:
-    """Make a shard, or keep a finished one: the number of records written, and the fields of those left out."""
+    """Make a shard, or keep a finished one; return the number of records written, and the fields of those left out."""
     path = shard_folder.path(span)
     written = _written(path)
     if written is not None:
         missing = [index for index in span if index not in written]
         samples = (make_sample(source, index, shard_folder.encoding) for index in missing)
         again = [sample for sample in samples if isinstance(sample, Skipped)]
-        if len(again) == len(missing):  # else one can be read now: the shard is made anew
+        if len(again) == len(missing):  # else a missing record can be read now: the shard is made again
             tick(len(span))
             return _counts(again, span)
     skipped: list[Skipped] = []
@@ -58,7 +58,7 @@ def _counts(skipped: list[Skipped], span: range) -> dict[str, Any]:
 
 
 def _written(path: Path) -> set[int] | None:
-    """Return the records that a shard holds, None when there is none that is whole."""
+    """Return the records that a shard holds, None when there is no whole shard."""
     try:
         with open_regular(path) as file, tarfile.open(fileobj=file) as tar:
             return {int(name.partition(".")[0]) for name in tar.getnames()}
@@ -67,7 +67,7 @@ def _written(path: Path) -> set[int] | None:
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Add one member; owner and time are left empty so that equal records give equal shards."""
+    """Add one member; owner and time stay empty, so that equal records give equal shards."""
     member = tarfile.TarInfo(name)
     member.size, member.mode = len(content), 0o644
     tar.addfile(member, io.BytesIO(content))

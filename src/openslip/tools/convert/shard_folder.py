@@ -20,7 +20,7 @@ from openslip.tools.convert.sample import sidecars
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """A folder of shards: all that their bytes depend on beside the records."""
+    """A folder of shards: everything that the shards' bytes depend on, except the records."""
 
     folder: Path
     prefix: str
@@ -28,12 +28,12 @@ class ShardFolder:
     encoding: Encoding
 
     def spans(self, source: Source) -> list[range]:
-        """Return which records each shard holds."""
+        """Return the range of records of each shard."""
         size, count = self.shard_size, len(source)
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
     def path(self, span: range) -> Path:
-        """Return where the shard of these records is."""
+        """Return the path of the shard of these records."""
         return self.folder / f"{self.prefix}{span.start // self.shard_size:06d}.tar"
 
     @property
@@ -41,22 +41,22 @@ class ShardFolder:
         return self.folder / f"{self.prefix}convert.json"
 
     def chosen_size(self, shard_mb: float) -> int | None:
-        """Return the shard size of a conversion that was begun here for as many MB, None where there is none."""
+        """Return the shard size of a conversion that was begun here with `shard_mb`, None without such a conversion."""
         before = _read(self.manifest) or {}
         return before.get("shard_size") if before.get("shard_mb") == shard_mb else None
 
     def begun_size(self) -> int:
-        """Return the shard size that the first rank has begun with. Raises DataError where its manifest is not."""
+        """Return the shard size that rank 0 began with. Raises DataError when the manifest of rank 0 is not here."""
         if before := _read(self.manifest):
             return before["shard_size"]
         raise DataError(
-            "What the first rank has written is not here",
+            "What rank 0 has written is not here",
             got=str(self.manifest),
-            fix="Give all ranks one folder in common",
+            fix="Give all ranks one shared folder",
         )
 
     def begin(self, source: Source, shard_mb: float = 0.0) -> None:
-        """Make the folder and the manifest; `shard_mb` is noted there, if given.
+        """Make the folder and the manifest, which records `shard_mb` if given.
 
         Raises DataError rather than mix two sets of shards in the folder.
         """
@@ -80,9 +80,9 @@ class ShardFolder:
             ) from None
 
     def finish(self, source: Source, written: int, skipped: list[Skipped]) -> None:
-        """Write the counts, what of the source became no record, and the list of the records that were left out.
+        """Write the counts, the contents of the source, and the list of the records that were left out.
 
-        Raises DataError when that cannot be done.
+        Raises DataError when they cannot be written.
         """
         listed = self.folder / f"{self.prefix}skipped.jsonl"
         lines = [json.dumps(dataclasses.asdict(entry), ensure_ascii=False) + "\n" for entry in skipped]
@@ -99,14 +99,14 @@ class ShardFolder:
             raise DataError("The counts cannot be written", got=str(self.folder), cause=str(error)) from None
 
     def sweep(self, spans: Sequence[range]) -> None:
-        """Remove what a process that was killed has left of its shard, one of these."""
+        """Remove the temporary files of these shards that a killed process left."""
         names = {self.path(span).name for span in spans}
         for path in self.folder.glob(f"{TEMPORARY}*-*.tar"):
             if path.name.removeprefix(TEMPORARY).partition("-")[2] in names:
                 path.unlink(missing_ok=True)
 
     def _identity(self, source: Source) -> dict[str, Any]:
-        """Return what must be the same when a conversion goes on."""
+        """Return what must be the same when a conversion is continued."""
         settings = dataclasses.asdict(self.encoding)
         probes = {len(source) * k // 4 for k in range(4)} if len(source) else ()
         digests = {str(index): _digest(source, index) for index in sorted(probes)}
@@ -115,26 +115,26 @@ class ShardFolder:
         return about | settings | {"digests": digests}
 
     def _compare(self, before: dict[str, Any], now: dict[str, Any]) -> None:
-        """Raise DataError where a conversion is not the one that was begun in the folder."""
+        """Raise DataError when this is not the conversion that was begun in the folder."""
         digests = before.pop("digests") or {}
-        # A record that cannot be read, then or now, says nothing.
+        # A record that cannot be read, then or now, is not compared.
         changed = [
             i for i, digest in now.pop("digests").items() if digest and digests.get(i) not in (None, digest)
         ]
         other = [f"{key} was {before[key]!r} and is {now[key]!r}" for key in now if before[key] != now[key]]
         if before["left_out"] != now["left_out"]:
-            other = ["Other records were left out then"]
+            other = ["Other records were left out before"]
         if other or changed:
             raise DataError(
                 "The folder holds shards of another conversion",
                 got=str(self.folder),
                 cause="; ".join(other) or f"Record {changed[0]} has changed since",
-                fix="Go on with the same source and settings, write to an empty folder, or choose another prefix",
+                fix="Continue with the same source and settings, write to an empty folder, or choose another prefix",
             )
 
 
 def _read(manifest: Path) -> dict[str, Any] | None:
-    """Return what a manifest says, None where there is none. Raises DataError for anything else."""
+    """Return the content of a manifest, None where there is none. Raises DataError for any other file."""
     try:
         content = read_json(manifest)
     except (FileNotFoundError, NotADirectoryError):
@@ -148,7 +148,7 @@ def _read(manifest: Path) -> dict[str, Any] | None:
         if isinstance(size, int) and size > 0 and not isinstance(size, bool):
             return content
     raise DataError(
-        "The file does not say which shards these are", got=str(manifest), fix="Remove it and them"
+        "The file does not say which shards these are", got=str(manifest), fix="Remove it and the shards"
     )
 
 
