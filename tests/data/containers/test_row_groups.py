@@ -187,7 +187,7 @@ def test_files_of_different_kinds(tmp_path):
     pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "e.parquet")
     assert RowGroups([first, lists, empty], ["text"])[2] == (["x", "y"],)
     with pytest.raises(
-        DataError, match=r"'text' of .*b\.parquet holds something else than that of .*a\.parquet"
+        DataError, match=r"'text' of .*b\.parquet holds something else than in .*a\.parquet"
     ):
         RowGroups([first, numbers], ["text"])
     with pytest.raises(DataError, match=r"e\.parquet has no column 'text', which .*a\.parquet has"):
