@@ -399,7 +399,7 @@ def test_logit_scale_and_device(encoder: Encoder) -> None:
         (["."], r"\.: The image cannot be read.*find_pictures\(folder\)"),
         ("photos/*.jpg", r"find_pictures\(pattern\)"),
         ("~/a.jpg", "expanduser"),
-        ("https://example.org/a.jpg", "Fetch it first"),
+        ("https://example.org/a.jpg", "Fetch the file first"),
         (b"not a picture", "^The file is not an image"),
         (None, "This is not a picture. Got: 'NoneType'"),
         (7, "This is not a picture. Got: 'int'"),

@@ -235,10 +235,10 @@ def test_what_the_error_about_an_array_says_to_pass_is_the_picture(name: str) ->
 @pytest.mark.parametrize(
     ("array", "told"),
     [
-        (np.full((4, 4, 3), -1.5), "values from -1.5 to -1.5.*Scale its values.*255"),
-        (np.full((3, 4, 4), -1.5), r"if it is preprocessed already, pass `torch.from_numpy\(array\)`"),
-        (np.full((4, 4, 3), np.nan), "Scale its values"),
-        (np.full((4, 4, 3), 4095, np.uint16), "values from 4095 to 4095.*Scale its values"),
+        (np.full((4, 4, 3), -1.5), "values from -1.5 to -1.5.*Scale the values.*255"),
+        (np.full((3, 4, 4), -1.5), r"if the array is preprocessed already, pass `torch.from_numpy\(array\)`"),
+        (np.full((4, 4, 3), np.nan), "Scale the values"),
+        (np.full((4, 4, 3), 4095, np.uint16), "values from 4095 to 4095.*Scale the values"),
         (np.zeros((4, 4, 3), complex), "complex128"),
         (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\)"),
         (np.zeros(5), "must be RGB"),

@@ -88,7 +88,7 @@ def test_each_source_of_a_mixture_is_compared() -> None:
     (words,) = compare({"train": mixture}, {"train": Mixture([A, replace(B, word="x")], [1, 1])})
     assert words.startswith("b.csv (data.train)")
     assert "record 0, 9, 19, 29" in words
-    assert compare({"train": mixture}, {"train": A}) == ["data.train is of 1 sources, was of 2"]
+    assert compare({"train": mixture}, {"train": A}) == ["data.train has 1 sources, had 2"]
     assert compare({"train": A, "ssl": B}, {"train": A, "ssl": None}) == [
         "data for train, were for train and ssl"
     ]

@@ -174,9 +174,9 @@ def test_clips_tokenizer_without_bytes() -> None:
     ("data", "match"),
     [
         (bytes(100), "is empty"),
-        (b"{", "no tokenizer's bytes"),
-        (b"[]", "no tokenizer's bytes"),
-        (b"[" * 100_000, "no tokenizer's bytes"),
+        (b"{", "bytes hold no tokenizer"),
+        (b"[]", "bytes hold no tokenizer"),
+        (b"[" * 100_000, "bytes hold no tokenizer"),
         (b'{"version": 1, "clean": "none", "pad": -1, "start": null, "end": null, "tokenizer": ""}', "bytes"),
         (b'{"version": 1, "clean": "eval", "pad": 1, "start": null, "end": null, "tokenizer": ""}', "bytes"),
         (
@@ -192,7 +192,7 @@ def test_bytes_that_are_no_tokenizer(data: bytes, match: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", '{"model": {"type": "BPE"}}', b"\xff\xfe", "[" * 100_000])
 def test_a_tokenizer_json_that_is_none(text: str | bytes) -> None:
-    with pytest.raises(CheckpointError, match="no tokenizer's bytes"):
+    with pytest.raises(CheckpointError, match="bytes hold no tokenizer"):
         from_json(text, pad=0)
 
 
@@ -232,7 +232,7 @@ def test_a_tokenizer_that_gives_up_on_a_text_says_so() -> None:
         tokenizer = OwnTokenizer(from_json(inner.to_str(), pad=0, ends=(None, None)), 12)
         with pytest.raises(DataError, match="cannot split a text"):
             tokenizer("x" * 60)
-    with pytest.raises(CheckpointError, match="no tokenizer's bytes"):
+    with pytest.raises(CheckpointError, match="bytes hold no tokenizer"):
         from_json(Tokenizer(models.WordLevel({"b": 0}, unk_token="none")).to_str(), pad=0)
 
 

@@ -178,7 +178,7 @@ def test_a_table_of_ones_own(tmp_path, pictures):
     assert values(results)["top1"] == 0.5
     assert results[0].skipped == 1
     table.write_text("file,good,bad\nred.png,a red hat,a blue hat\n")
-    with pytest.raises(DataError, match="No column is called as that of the right caption"):
+    with pytest.raises(DataError, match="No column has a known name for the right caption"):
         open_choices(str(table))
     assert open_choices(str(table), caption_column="good,bad").captions == [("a red hat", "a blue hat")]
     with pytest.raises(DataError, match="There is no column 'worse'"):

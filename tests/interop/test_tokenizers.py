@@ -53,7 +53,7 @@ def test_a_tokenizer_that_is_damaged_or_not_there(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="neither tokenizer.json nor spiece.model"):
         of_transformers(tmp_path, "spec")
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="no tokenizer's bytes"):
+    with pytest.raises(CheckpointError, match="bytes hold no tokenizer"):
         of_transformers(tmp_path, "spec")
 
 

@@ -236,7 +236,7 @@ def test_a_run_knows_what_was_held_out() -> None:
     assert ": none, were: " in differences(found[0], whole)[0]
     moved = json.loads(json.dumps(found[0]))
     moved["held_out"][0]["digest"] = "0"
-    assert differences(found[0], moved)[0].endswith(", others")
+    assert differences(found[0], moved)[0].endswith(", but other records")
 
 
 def of_a_rank(folder: str) -> tuple[list[int], list[int], str, int]:

@@ -1,8 +1,8 @@
-"""Views' sampled parameters applied to whole batches, on any device: flip, colours, blur, normalisation.
+"""Apply the sampled parameters of views to whole batches, on any device: flip, colours, blur, normalisation.
 
 Each sample comes out as torchvision's transforms of float images would give it for the same parameters. The work is
-done in portions, on a CPU of as many samples as fit into its cache, which is mostly one, elsewhere of nearly all there
-are. What no sample of a portion asks for is left out. Until they are normalised, pixels are floats in grey levels.
+done in portions. On a CPU, a portion has as many samples as fit into the cache, mostly one; elsewhere it has nearly all
+samples. What no sample of a portion asks for is left out. Until they are normalised, pixels are floats in grey levels.
 
 Legend: N samples, n of them in a portion, S side of the view, P parameters (`openslip.data.views.Parameter`).
 """
@@ -32,8 +32,8 @@ _PORTION_BYTES_ELSEWHERE = 2**28
 def augment(views: Tensor, parameters: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Apply each view's parameters, then normalise.
 
-    views: (N, 3, S, S) uint8. parameters: (N, P) float32; the work is planned by them on the CPU, so leave them
-    there: on another device they cost a synchronisation. mean, std: of each channel, for images in [0, 1].
+    views: (N, 3, S, S) uint8. parameters: (N, P) float32; they plan the work on the CPU, so leave them there: on
+    another device they cost a synchronisation. mean, std: of each channel, for images in [0, 1].
     Returns (N, 3, S, S) float32 on the device of the views.
 
     The result is that of these operations, in this order: brightness, contrast, saturation and hue in the sample's
@@ -78,7 +78,7 @@ def augment_early(views: Tensor, parameters: Tensor) -> Tensor:
 
 
 def _planned(parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return parameters sorted by the order of the colour operations, -1 where there are none, and which they were."""
+    """Return parameters sorted by the order of the colour operations (-1 for none), and their original rows."""
     orders = np.where(parameters[:, Parameter.JITTER] > 0, parameters[:, Parameter.ORDER], -1)
     chosen = np.argsort(orders, kind="stable")
     plan = parameters[chosen]
@@ -87,7 +87,7 @@ def _planned(parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _augmented(views: Tensor, buffer: Tensor, plan: np.ndarray, table: Tensor) -> Tensor:
-    """Return uint8 samples as floats in grey levels; of one channel where all are grayed.
+    """Return uint8 samples, augmented, as floats in grey levels; with one channel if all are grayed.
 
     buffer: (n, 3, S, S) float32 to work in. plan, table: (n, P) sorted parameters, on the CPU and (with three more
     dimensions) on the device.
@@ -109,7 +109,7 @@ def _augmented(views: Tensor, buffer: Tensor, plan: np.ndarray, table: Tensor) -
 
 
 def _apply_where(asked: np.ndarray, x: Tensor, operation: Callable[[Tensor, np.ndarray], Tensor]) -> Tensor:
-    """Return samples with `operation` applied to those that ask for it by a number other than 0, which it is told."""
+    """Return samples with `operation` applied to those whose number in `asked` is not 0; it gets these numbers."""
     chosen = np.flatnonzero(asked)
     if not len(chosen):
         return x
@@ -172,10 +172,10 @@ _OPERATIONS = {
 
 
 def _turn_hue(x: Tensor, turns: Tensor, most: float) -> None:
-    """Turn hues, of which the largest turn is `most`, in place: in steps of up to a sixth of a turn.
+    """Turn hues in place, in steps of up to a sixth of a turn; `most` is the largest turn.
 
-    Counted down in the same precision as the turns: a sample takes the steps that it would take alone, and those of
-    its neighbours' larger turns are of 0 for it, which changes no bit.
+    `most` is counted down in the precision of the turns. So a sample takes the steps that it would take alone. Further
+    steps, for larger turns of its neighbours, are 0 for it and change no bit.
     """
     left, sixth = np.float32(most), np.float32(1 / 6)
     while left > 0:
@@ -188,11 +188,11 @@ def _turn_hue(x: Tensor, turns: Tensor, most: float) -> None:
 def _hue(x: Tensor, turns: Tensor) -> None:
     """Turn hues by up to a sixth of a turn, keeping HSV's saturation and value, without going to HSV and back.
 
-    With its hue, a pixel's middle channel moves by 6 · turns · chroma, between the lowest and the highest. Where it
-    would leave their range, the one it meets moves on in its place, in the other direction. This is what a channel
-    gets as twice itself less the middle, plus that movement where the channel before it in the circle of red, green
-    and blue exceeds the one after, else minus it, cut to the range: the middle itself moves, the highest starts
-    to fall and the lowest to rise when the movement exceeds their distances from the middle.
+    With its hue, a pixel's middle channel moves by 6 · turns · chroma, between the lowest and the highest. Where the
+    middle would leave their range, the channel that it meets moves on in its place, in the other direction. A formula
+    for each channel gives just this: twice the channel less the middle, plus the movement if the channel before it in
+    the circle of red, green and blue exceeds the one after, else minus the movement, cut to the range. The middle
+    moves. The highest starts to fall, and the lowest to rise, when the movement exceeds its distance from the middle.
     """
     red, green, blue = _channels(x)
     high, low = torch.maximum(red, blue), torch.minimum(red, blue)
@@ -207,9 +207,9 @@ def _hue(x: Tensor, turns: Tensor) -> None:
 def _blur(x: Tensor, sigmas: np.ndarray) -> Tensor:
     """Blur each sample with its own separable kernel; sigmas: (n,).
 
-    Sums of shifted pictures: several times as fast on a CPU as convolutions with one channel in each group. A padded
-    picture is taken as one long row, in which a neighbour is 1 or a row's length away, so that every sum is a single
-    run through memory; what it computes beyond the picture's edges is left behind at the end.
+    The blur adds up shifted pictures, several times as fast on a CPU as convolutions with one channel in each group. A
+    padded picture is taken as one long row, in which a neighbour is 1 or a row's length away. So every sum is a single
+    run through memory; what a sum computes beyond the picture's edges is dropped at the end.
     """
     # Each kernel ends at its own 3 sigma, so that a sample does not depend on the others of its portion.
     radii = np.minimum(np.ceil(sigmas * _BLUR_REACH), x.shape[-1] - 1)[:, None]

@@ -1,4 +1,4 @@
-"""A batch from a position: a function of the sources, the settings and the position alone."""
+"""Build the batch at a position: it depends on the sources, the settings and the position alone."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from openslip.errors import DataError
 from openslip.needs import TEXT, View, joined
 
 Early = Callable[[Tensor, Tensor], Tensor]
-"""Takes views (N, 3, S, S) uint8 and their parameters (N, P), and returns what the parameters make of the views."""
+"""Takes views (N, 3, S, S) uint8 and their parameters (N, P), and returns the views with these parameters applied."""
 Allocate = Callable[[int], Tensor]
-"""Gives this many bytes of memory, as a tensor (bytes,) uint8."""
+"""Returns this many bytes of memory, as a tensor (bytes,) uint8."""
 
 
 def private_memory(size: int) -> Tensor:
@@ -40,10 +40,10 @@ def private_memory(size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Sample:
-    """A record ready for its views, and (epoch, index) of the record whose row it takes: its own or another's.
+    """A record ready for its views, and the (epoch, index) whose streams draw them: the record's own or another's.
 
-    record: which one it is. image: None where no view is drawn. captions: as many as are drawn of the record.
-    caption_row: where what is kept of the first of them stands. own: what the record whose row it is is.
+    record: the index of the record itself. image: None where no view is drawn. captions: those drawn of the record.
+    caption_row: the row of the first caption's kept output. own: what is known of the record that the row belongs to.
     """
 
     epoch: int
@@ -60,10 +60,10 @@ class _Sample:
 class SampleReader:
     """Reads the records of one source in the run's order, and makes the `views` of each.
 
-    Usually a run has one reader, whose records give the captions and all views. With self-supervision on images of
-    their own a run has two readers, which advance side by side. captions: how many are drawn of each record; 0 needs
-    none. drop_words: the share of their words that is left out. kept: what is kept of these views' outputs; records:
-    the source's, where they are known.
+    Usually a run has one reader, whose records give the captions and all views. If the self-supervised views have
+    images of their own, a run has two readers, which advance side by side. captions: how many to draw of each record;
+    with 0 a record needs none. drop_words: the share of the captions' words to leave out. kept: which outputs of the
+    views are kept; records: what is known of the source's records, if anything.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class SampleReader:
         """Return a view of record `index`, (3, S, S) uint8 of the view's own size, and its parameters (P,)."""
         config, (height, width) = self.configs[name], image.shape[:2]
         epoch = self.repeated(epoch) if name in self.kept.repeated else epoch
-        # Of a view like another the same numbers make the same box, which does not depend on the size.
+        # The box does not depend on the view's size: for views that are alike, the same numbers make the same box.
         box, parameters = draw(config, height, width, self.stream(epoch, index, self.numbers[name]))
         return crop(image, box, config.size, self.interpolation), parameters
 
@@ -118,9 +118,9 @@ class SampleReader:
     def sample(
         self, position: int, names: Collection[str], skipped: list[Skipped], tallies: Sequence[Tally]
     ) -> _Sample:
-        """Return the record at `position`, decoded for these views; or add it to `skipped` and return another one.
+        """Return the record at `position`, decoded for these views; or add it to `skipped` and return a stand-in.
 
-        What happens is counted in `tallies`, one for each of the source's parts.
+        `tallies`, one for each of the source's parts, count what happens.
         """
         epoch, index = self.order.locate(position)
         tally = tallies[self.order.part_number(index)]
@@ -136,7 +136,7 @@ class SampleReader:
         others = stand_ins(self.order, self._streams, drawn_in, index, self.replacement)
         for other in others:
             tally = tallies[self.order.part_number(other)]
-            # Nothing is kept of this row with a record that stands in only now; of that record's own row, there is.
+            # No output is kept of this row with a stand-in that is new; outputs are kept of the stand-in's own row.
             sample = self._read(epoch, other if lost else index, other, names)
             if isinstance(sample, _Sample):
                 tally.stood_in += 1
@@ -145,25 +145,24 @@ class SampleReader:
             lost = lost or self._lost(other)
         raise DataError(
             f"Record {index} of '{self.source.name}' and {len(others)} others drawn in its place cannot be used",
-            cause=f"The last one, '{sample.key}': {sample.reason}",
+            cause=f"The last record, '{sample.key}': {sample.reason}",
             fix="Check that the source, data.image_root and the columns are right"
             + (f"; {WITHOUT_CAPTIONS} trains without captions" if self.captions else "")
-            + ("; of pictures in folders of classes, labels:FOLDER makes captions" if self.captions else ""),
+            + ("; labels:FOLDER makes captions for pictures in folders of classes" if self.captions else ""),
         )
 
     def repeated(self, epoch: int) -> int:
-        """Return the epoch whose views, as far as outputs are kept of them, this one has."""
+        """Return the epoch whose views this epoch repeats, for views whose outputs are kept."""
         return epoch % self.kept.epochs
 
     def _lost(self, index: int) -> bool:
-        """Whether a record that cannot be read could be when outputs were kept."""
+        """Whether a record that cannot be read now could be read when outputs were kept."""
         return self.known is not None and index not in self.known.unusable
 
     def _read(self, epoch: int, index: int, candidate: int, names: Collection[str]) -> _Sample | Skipped:
         """Read record `candidate` for the row of record `index`, whose streams draw the caption and the views.
 
-        So a record that stands in for another gives other views than in its own row of the epoch. What is known of the
-        record is not read again.
+        So a stand-in gives other views than in its own row of the epoch. What is known of the record is not read again.
         """
         if self.known is not None and candidate in self.known.unusable:
             return self.known.unusable[candidate]
@@ -198,7 +197,7 @@ class SampleReader:
     def _draw_captions(self, captions: Sequence[str], epoch: int, index: int) -> list[int]:
         """Return which of a record's captions the row of record `index` gets.
 
-        They are different ones, as far as the record has so many; then each comes again as often as the others.
+        The captions differ, as far as the record has enough. Otherwise all of its captions are repeated in turn.
         """
         if not self.captions:
             return []
@@ -214,7 +213,7 @@ class SampleReader:
         return list(itertools.islice(itertools.cycle([first, *map(int, others)]), self.captions))
 
     def _drop_words(self, captions: Sequence[str], epoch: int, index: int) -> tuple[str, ...]:
-        """Return captions without the words that the row of record `index` is to learn without; one word stays."""
+        """Return captions without the words drawn to be dropped for the row of record `index`; one word stays."""
         if not self.drop_words:
             return tuple(captions)
         generator, left = self._streams.at(epoch, index, Stream.WORDS), []
@@ -230,17 +229,17 @@ class SampleReader:
 class Builder:
     """Builds the batch that starts at a position of the run's stream, or one process's rows of it.
 
-    data: where the records come from. The scheduled views are made of the pictures of `data.ssl` where there are any,
-    all others of those of `data.train`. views: which to make; config: how. tokenizer: None loads no captions; else
-    `captions` are drawn of each record, without the share `drop_words` of their words. labelled: whether classes are
-    wanted. batch: rows of the whole batch, of which this builds the `rank`-th of `world` equal shares. schedule: which
-    rows get the scheduled views; without one all do. Pictures of their own for these are gone through at the pace they
-    are used at, each once an epoch. decoder: see `openslip.data.decode`. early: applies the
-    parameters to the views right here, which leaves parameters that change nothing. kept: what outputs are kept of the
-    views. in_turn: `train` or `ssl`, the source whose records are gone through as they lie for that, epoch after epoch;
-    "": what is trained on.
+    data: where the records come from. Scheduled views are made of the pictures of `data.ssl`, if there are any; all
+    other views of the pictures of `data.train`. views: which views to make; config: how to make them. tokenizer: None
+    loads no captions; with one, `captions` are drawn of each record, without the share `drop_words` of their words.
+    labelled: whether to give classes. batch: rows of the whole batch, of which this builds the `rank`-th of `world`
+    equal shares. schedule: which rows get the scheduled views; without a schedule all rows do. The pictures of
+    `data.ssl` advance at the pace at which they are used, each once in an epoch. decoder: see `openslip.data.decode`.
+    early: applies the parameters to the views right here, which leaves parameters that change nothing. kept: which
+    outputs of the views are kept. in_turn: `train` or `ssl`, the source to go through in stored order, epoch after
+    epoch, to keep its outputs; "" builds the batches to train on.
 
-    Raises ConfigError where a view's kind is unknown, or two different views share a name.
+    Raises ConfigError if a view's kind is unknown, or if two different views share a name.
     """
 
     def __init__(
@@ -303,10 +302,10 @@ class Builder:
     def build(
         self, position: int, rows: range | None = None, allocate: Allocate = private_memory
     ) -> dict[str, Any]:
-        """Return the fields of the `Batch` that starts at `position`, with no more than this process's rows.
+        """Return the fields of the `Batch` that starts at `position`, for this process's rows or some of them.
 
-        rows: those of a worker batch; the fields of consecutive worker batches are together those of all. allocate:
-        where the views are put. Raises DataError when the batch cannot be filled.
+        rows: the rows of a worker batch; None: all rows of this process, in one. allocate: gives memory for the
+        views. Raises DataError when the batch cannot be filled.
         """
         rows = self.rows if rows is None else rows
         views = self.empty(position, rows, allocate)
@@ -386,7 +385,7 @@ class Builder:
         return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), memory)}
 
     def _reads(self, position: int) -> Iterator[tuple[SampleReader, int, tuple[str, ...]]]:
-        """Yield what is read for one sample of the run: a reader, the position in its order, the views to make."""
+        """Yield each read for one sample of the run: a reader, the position in its order, the views to make."""
         reader, *apart = self.readers
         if self.in_turn:
             yield reader, position, tuple(reader.configs)
@@ -404,7 +403,7 @@ class Builder:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """With several, sums are added up in another order: what is built must not depend on who builds it."""
+    """Compute with one thread: several add up sums in another order, and a batch must not depend on who builds it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

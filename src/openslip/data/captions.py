@@ -1,4 +1,4 @@
-"""What counts as a caption: the texts of a cell, field or sidecar of which the model gets to see something."""
+"""What counts as a caption: a text in a cell, field or sidecar of which the model sees something."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from openslip.data.limits import TEXT_BYTES
 from openslip.errors import encodable
 
 WITHOUT_CAPTIONS = "--objective.loss simclr"
-"""The option of `slip train` that is advised where there are no captions: a loss that needs none."""
+"""The option of `slip train` that errors advise for data without captions: a loss that needs none."""
 
 # What programs write where there is no text: pandas, databases, spreadsheets (also German ones), people.
 _PLACEHOLDER = re.compile(
@@ -47,9 +47,9 @@ _ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "b": " ", "f": " "}
 def texts(value: Any, keys: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the captions that a cell, field or sidecar holds: its texts that are captions, without outer blanks.
 
-    A text is one caption, a list several, also a list in lists; anything else is none. A text that spells a list of
-    texts, as JSON, Python and numpy write them (`["a", "b"]`), is that list. keys: of objects in the value, which lead
-    to the text: `("text",)` in `[{"text": "a dog"}]`; objects may be spelled in JSON. What is not there is none.
+    A text is one caption, a list (also in lists) several; anything else is none. A text that spells a list of texts, as
+    JSON, Python and numpy write them (`["a", "b"]`), is that list. keys: lead to the text through objects in the value,
+    such as `("text",)` in `[{"text": "a dog"}]`; objects may be spelled in JSON. A missing key gives no caption.
     Half characters, which JSON can spell but no encoding can write, become question marks.
     """
     if keys:
@@ -65,10 +65,10 @@ def texts(value: Any, keys: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def is_caption(text: str) -> bool:
-    """Whether something of a text is left for the model: more than blanks, control characters and names of them.
+    """Whether a text leaves something for the model: more than blanks, control characters and names of them.
 
-    What cannot be seen is judged as the tokenizer cleans it (HTML names such as `&nbsp;` are read, twice; blanks that
-    were read in a wrong encoding are mended), and zero-width characters, which it would leave, are nothing as well.
+    The text is judged after the tokenizer's cleaning: HTML names such as `&nbsp;` are read, twice, and blanks that were
+    read in a wrong encoding are mended. Zero-width characters, which the tokenizer would leave, count as nothing too.
     """
     if "&" in text:
         text = unescape(unescape(text))
@@ -121,7 +121,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _within(value: Any, keys: Sequence[str]) -> Any:
-    """Return what the objects in a value hold under these keys, one in the other: of a list, a list."""
+    """Return what the nested objects in a value hold under these keys; for a list, a list."""
     for key in keys:
         if isinstance(value, str):
             value = spelled(value.strip())
@@ -133,7 +133,7 @@ def _within(value: Any, keys: Sequence[str]) -> Any:
 
 
 def _unquoted(item: str) -> str:
-    """Return what a quoted text of Python says."""
+    """Return the content of a quoted text of Python."""
     body = item.removeprefix("u")[1:-1]
     if "\\" not in body:
         return body

@@ -1,4 +1,4 @@
-"""Choices between pictures and captions that are nearly alike: Winoground's, SugarCrepe's, and a table of one's own."""
+"""Choices between pictures and captions that are nearly alike: Winoground's, SugarCrepe's, and a user's own table."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _COCO = ("val2017", "images/val2017", "val2014", "images/val2014")
 
 @dataclass(frozen=True)
 class Choices:
-    """N examples. images: the distinct pictures, read when indexed. pictures: those of each example, indices of images.
+    """N examples. images: the distinct pictures, read when indexed. pictures: each example's, as indices of `images`.
 
-    captions: those of each example. Of one picture the first caption is right; of two pictures there are two captions,
-    and each is right for the picture of its place. categories: of each example, "" where there is none. left_out: how
-    many examples had no picture or captions, and are not among the N. notes: sentences for people.
+    captions: each example's. For one picture, the first caption is right. For two pictures there are two captions:
+    caption 0 is right for picture 0, and caption 1 for picture 1. categories: each example's, "" if it has none.
+    left_out: how many examples had no picture or captions, and are not among the N. notes: sentences for people.
     """
 
     images: Sequence[Any]
@@ -61,16 +61,16 @@ class Choices:
 def open_choices(
     spec: str, *, image_root: str = "", image_column: str = "", caption_column: str = ""
 ) -> Choices:
-    """Open what `spec` names: a file, a pattern, or a folder that holds such files, or has them in its `data`.
+    """Open what `spec` names: a file, a pattern, or a folder with such files in it or in its subfolder `data`.
 
     - Winoground: `.parquet`, or a table `.jsonl` beside the folder `images`, with image_0, image_1, caption_0,
       caption_1, and categories in `collapsed_tag` or `tag`
     - SugarCrepe: `.json` of {"0": {"filename": …, "caption": …, "negative_caption": …}}; each file is a category
-    - a table (`.csv`, `.tsv`, `.jsonl`, `.xlsx`) or `.parquet` of one's own, with the columns image, caption and
+    - any other table (`.csv`, `.tsv`, `.jsonl`, `.xlsx`) or `.parquet` with the columns image, caption and
       negative_caption (or several whose names begin so, or a list), perhaps category
 
-    image_root: the folder that paths are relative to. image_column: of the picture. caption_column: of the right
-    caption, then those of the wrong ones, with commas between. Each is guessed where empty.
+    image_root: the folder that paths are relative to. image_column: the picture's column. caption_column: the right
+    caption's column, then those of wrong captions, separated by commas. Each is guessed if empty.
 
     Raises DataError for data that cannot be used.
     """
@@ -148,14 +148,16 @@ class _Roles:
             cause = f"There is no column '{missing[0]}'"
         elif not (image and right and wrong):
             nothing = {"the picture": image, "the right caption": right, "a wrong caption": wrong}
-            cause = f"No column is called as that of {next(what for what, name in nothing.items() if not name)} is"
+            cause = (
+                f"No column has a known name for {next(what for what, name in nothing.items() if not name)}"
+            )
         else:
             return cls((image,), (right,), tuple(wrong), category)
         raise DataError(
-            "A pair choice needs a picture, its caption, and a caption that is wrong",
+            "A pair choice needs a picture, a right caption and a wrong caption",
             got=f"{where}, with the columns {', '.join(map(str, columns))}",
             cause=cause,
-            fix="Name the columns image, caption and negative_caption, or say which these are with "
+            fix="Name the columns image, caption and negative_caption, or name yours with "
             "--data.image-column COLUMN and --data.caption-column RIGHT,WRONG; Winoground's are "
             + ", ".join(BOTH),
         )
@@ -167,7 +169,7 @@ def _collected(
     picture: Callable[[int, Any, int], int | None],
     where: str,
 ) -> tuple[list[tuple[int, ...]], list[tuple[str, ...]], list[str], int, list[str]]:
-    """Return pictures, captions and categories of the examples that have them, how many have not, and what to say.
+    """Return pictures, captions and categories of complete examples, how many others were left out, and notes.
 
     rows: cells in the order of `roles.all`. picture: gives the number of a picture by row, cell and place.
     """
@@ -184,7 +186,7 @@ def _collected(
         if None in shown:
             reason = "it names no picture"
         elif any(len(each) != 1 for each in right):
-            reason = "it has no caption, or several, where one is right"
+            reason = "it has no right caption, or several"
         elif roles.wrong and not wrong:
             reason = "it has no wrong caption"
         else:
@@ -204,7 +206,7 @@ def _collected(
         notes.append(f"{left_out:,} of {total:,} examples left out; the first is {why}")
     if alike:
         notes.append(
-            f"Examples whose right caption is among the wrong ones, which counts against the model: {alike:,}"
+            f"Examples whose right caption is also a wrong one, which counts against the model: {alike:,}"
         )
     return pictures, captions, categories, left_out, notes
 
@@ -284,7 +286,7 @@ def _entries(file: str) -> list[Any]:
     raise DataError(
         "The .json file does not hold pair choices",
         got=file,
-        fix='SugarCrepe writes {"0": {"filename": "a.jpg", "caption": "…", "negative_caption": "…"}, …}; others write '
+        fix='Write {"0": {"filename": "a.jpg", "caption": "…", "negative_caption": "…"}, …} as SugarCrepe does, or '
         "a .jsonl or .csv with the columns image, caption and negative_caption",
     )
 
@@ -298,7 +300,7 @@ def _table(files: Sequence[str]) -> tuple[list[str], Iterator[Sequence[Any]]]:
         for file, sheet in zip(files, sheets):
             if missing := [name for name in columns if name not in sheet.columns]:
                 raise DataError(
-                    "Tables of one set have the same columns",
+                    "Tables of one set must have the same columns",
                     got=f"{file}, without '{missing[0]}' of {files[0]}",
                 )
             order = [sheet.columns.index(name) for name in columns]
@@ -308,7 +310,7 @@ def _table(files: Sequence[str]) -> tuple[list[str], Iterator[Sequence[Any]]]:
 
 
 def _files(spec: str) -> tuple[list[str], str]:
-    """Return the files that are meant, sorted, and the ending that they have. Raises DataError where there is none."""
+    """Return the files that `spec` names, sorted, and their common ending. Raises DataError if there is none."""
     path = str(expand(spec))
     if os.path.isdir(path):
         for folder in (path, os.path.join(path, "data")):
@@ -335,7 +337,7 @@ def _files(spec: str) -> tuple[list[str], str]:
 
 
 def _may_be(file: Path) -> bool:
-    """Whether a file of a folder may be one of SugarCrepe's, if it is JSON: others lie beside."""
+    """Whether a file in a folder may hold pair choices. A JSON file must be SugarCrepe's: others may lie beside it."""
     if file.suffix.lower() != ".json":
         return True
     try:

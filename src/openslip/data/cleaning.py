@@ -1,6 +1,6 @@
-"""Titles and descriptions of YFCC100M made readable, and the metadata of YFCC15M made of the raw data.
+"""Make titles and descriptions of YFCC100M readable, and make the metadata of YFCC15M from the raw data.
 
-What SLIP's authors do, with more kinds of tags and entities taken out, and real plus signs left in.
+The cleaning is that of SLIP's authors, but takes out more kinds of tags and entities, and leaves real plus signs in.
 """
 
 from __future__ import annotations
@@ -89,10 +89,10 @@ def make_metadata(rows: Iterable[Row], path: str | Path) -> tuple[int, int]:
 
 
 def raw_rows(path: str | Path, only: Sequence[str | Path] = ()) -> Iterator[Row]:
-    """Yield (index, title, description), as they are, of YFCC100M's table `yfcc100m_dataset`, line by line.
+    """Yield (index, title, description), uncleaned, from YFCC100M's table `yfcc100m_dataset`, line by line.
 
-    The table has tabs between its columns and no header; it may be plain, .gz or .bz2. `only`: files that each list
-    image indices, of which an image must be in all: tables whose first column they are (OpenAI's
+    The table has tabs between its columns and no header; it may be plain, .gz or .bz2. `only`: files that list image
+    indices; an image must be in all of them. Each is a table with the indices in its first column (OpenAI's
     `yfcc100m_subset_data.tsv` of the images with English text), or a .npy array (of the images that were downloaded).
 
     Raises DataError when a file cannot be read or a line is not of this form.
@@ -103,8 +103,8 @@ def raw_rows(path: str | Path, only: Sequence[str | Path] = ()) -> Iterator[Row]
     for number, columns in _table(Path(path)):
         if len(columns) <= DESCRIPTION:
             raise DataError(
-                f"Line {number} of {path} has {len(columns)} columns, {DESCRIPTION + 1} are needed",
-                fix="The table is yfcc100m_dataset as Flickr gave it, with the line number in front",
+                f"Line {number} of {path} has {len(columns)} columns, but {DESCRIPTION + 1} are needed",
+                fix="Pass the table yfcc100m_dataset as Flickr gave it, with the line number in front",
             )
         index = _index(columns, number, path)
         if wanted is None or wanted[index]:
@@ -129,7 +129,7 @@ def _listed(path: Path) -> np.ndarray:
         raise DataError(
             "The .npy file does not list image indices",
             got=f"{path}, of {indices.dtype}",
-            cause="They are whole numbers of at most 8 digits",
+            cause="Image indices are whole numbers of at most 8 digits",
         )
     found[indices.reshape(-1)] = True
     return found
@@ -141,7 +141,7 @@ def _index(columns: list[str], number: int, path: str | Path) -> int:
         raise DataError(
             f"Line {number} of {path} does not begin with an image's index",
             got=columns[INDEX][:100],
-            cause="It is a number of at most 8 digits, the line number in yfcc100m_dataset",
+            cause="An index is a number of at most 8 digits, the line number in yfcc100m_dataset",
         )
     return index
 

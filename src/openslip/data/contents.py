@@ -1,4 +1,4 @@
-"""What lies in a source: how much of it there is, how much is used, and why the rest is not."""
+"""The contents of a source: how much there is, how much is used, and why the rest is not used."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from openslip.data.record import Source
 from openslip.errors import printable
 
 BROKEN = "a whole shard, which is broken"
-"""Why a file is left out that `open_source` would else refuse, with `leave_broken`."""
+"""Why `leave_broken` leaves a file out that `open_source` would else refuse."""
 TOLD = 8
-"""Reasons that are told; the others are summed up. `to_dict` has all of them."""
+"""Reasons that are printed; the others are summed up. `to_dict` has all of them."""
 LARGE = 0.01
-"""Share of what a source holds from which on losing it is a warning."""
+"""The share of a source from which on its loss is a warning."""
 MOST_REASONS = 100
-"""That are told apart: names and endings of files may be part of them, and anybody may have chosen these."""
+"""Reasons that are counted apart: file names and endings may be part of a reason, and anybody may have chosen these."""
 _LONGEST = 200
 """Characters of a reason or example that are kept."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """So many things that are not used for one reason, and the name of one of them.
+    """How many things are not used for one reason, and the name of one of them.
 
-    lost: a person would expect them to be used: pictures, captions, annotations. Else they are what nobody misses, such
-    as hidden files and the files of another split.
+    lost: whether a person would expect them to be used, as pictures, captions and annotations. Nobody misses the
+    others, such as hidden files and the files of another split.
     """
 
     count: int
@@ -110,7 +110,7 @@ class Contents:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Contents:
-        """Return what `to_dict` was called on. Raises KeyError, TypeError, ValueError or AttributeError for else."""
+        """Return what `to_dict` was called on. Raises KeyError, TypeError, ValueError or AttributeError otherwise."""
         left_out = {
             str(reason): LeftOut(int(left["count"]), str(left["example"]), bool(left["lost"]))
             for reason, left in data["left_out"].items()
@@ -119,12 +119,12 @@ class Contents:
 
 
 def _line(text: str) -> str:
-    """Return text that data is part of as one line, which can pass for no other."""
+    """Return text that contains data as one line, which cannot pass for another line."""
     return printable(text[:_LONGEST]).replace("\n", "\\n")
 
 
 def described(source: Source) -> list[str]:
-    """Return what people should know of what lies in a source: a paragraph for each part that leaves something out."""
+    """Return for people a paragraph for each part of a source that leaves something out."""
     return [f"{name}: {text}" for name, found in source.contents_by_name() if (text := found.summary())]
 
 

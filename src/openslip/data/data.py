@@ -1,4 +1,4 @@
-"""What a run is trained on, as one object: from opening the data to the batches, and to what is noted of them."""
+"""The data of a run as one object: its sources, its batches, and its description."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class Data:
-    """The images and captions of `train`; and `ssl`, where the self-supervised views have images of their own.
+    """The images and captions of `train`, and the images of `ssl` if the self-supervised views have their own.
 
-    Either may be a source of a program's own class (see `openslip.data.record.Foreign`). Picklable as its sources are.
+    Either may be a source of a user's own class (see `openslip.data.record.Foreign`). Picklable if the sources are.
     """
 
     def __init__(self, train: Source, ssl: Source | None = None) -> None:
@@ -50,15 +50,15 @@ class Data:
 
     @property
     def longest_block(self) -> int:
-        """How many records are read in a row at most, of any part of the sources."""
+        """How many records the longest block has, in any part of the sources."""
         return max(part.block for source in self.sources.values() for part in source.parts)
 
     def identity(self, *, captioned: bool) -> Identity:
-        """Return what tells these data from others (see `identify`), with captions where they are used."""
+        """Return what tells these data from other data (see `identify`). captioned: whether captions are used."""
         return identify(self.sources, self.held_out, captioned=captioned)
 
     def described(self) -> dict[str, str]:
-        """Return in words, for each of `sources`, how much there is, what was guessed on opening, what is left out."""
+        """Return in words, for each of `sources`, its size, what was guessed on opening, and what is left out."""
         return {
             option: "\n".join(
                 [
@@ -94,12 +94,12 @@ class Data:
     ) -> Loader:
         """Return the batches of a run from a position of its stream on, as its configuration says (see `Loader`).
 
-        views: those to draw. captions: how many are drawn of each record; 0 reads none. labelled: whether classes are
-        used. batch: rows of one, if not those of the configuration. own_tokenizer: the bytes of the model's, none for
-        CLIP's. kept, in_turn, positions: see `Loader`. Without a view to draw there is no work for loader processes,
-        and there are none unless their number is given.
+        views: the views to draw. captions: how many to draw of each record; 0 reads none. labelled: whether classes are
+        used. batch: rows of a batch, if not as configured. own_tokenizer: the bytes of the model's own tokenizer; empty
+        for CLIP's. kept, in_turn, positions: see `Loader`. Without a view to draw, loader processes have no work, so
+        none start unless their number is configured.
 
-        Raises ConfigError and DataError as `Loader`, CheckpointError for bytes that are no tokenizer's.
+        Raises ConfigError and DataError as `Loader` does, CheckpointError for bytes that hold no tokenizer.
         """
         from openslip.data.augment import augment_early
         from openslip.data.loader import Loader

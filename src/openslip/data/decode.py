@@ -22,19 +22,19 @@ from openslip.data.sniff import looks_like
 from openslip.errors import ConfigError, DataError, did_you_mean
 
 DECODERS = ("auto", "pillow", "simplejpeg", "torchcodec")
-"""What decodes plain JPEGs; auto: simplejpeg, which takes half of Pillow's time."""
+"""The decoders of plain JPEGs; auto: simplejpeg, which takes half of Pillow's time."""
 
 _BAND = 1 << 18
 """Pixels that are converted at once, so that no step needs a copy of the whole."""
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
-"""Bytes a pixel of an image of some mode as Pillow keeps it; 4 of all others."""
+"""Bytes that Pillow keeps for a pixel, by the image's mode; 4 for all other modes."""
 _WORK = {"WEBP": 10, "AVIF": 8, "JPEG2000": 18}
-"""Bytes a pixel that the decoder of some format takes beside the results, rounded up from measurements."""
+"""Bytes a pixel that a format's decoder takes beside the results, rounded up from measurements."""
 _RUN = 300
-"""Values to visit that a run of a BMP counts for, of 2 bytes or more: what a loop of Python takes for it. A pixel
-counts for a tenth."""
+"""Values to visit that a run of a BMP (2 bytes or more) counts for: the cost of a Python loop. A pixel counts for a
+tenth."""
 _COPIES = {"WEBP": 4, "AVIF": 2}
-"""How often the decoder of some format holds the file, apart from us, rounded up from measurements."""
+"""How many copies of the file a format's decoder holds beside ours, rounded up from measurements."""
 _TURNING = 6
 """Bytes a pixel that turning an image takes."""
 
@@ -56,17 +56,17 @@ _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 def decode(image: bytes | np.ndarray, min_side: int = 0, decoder: str = "auto") -> np.ndarray:
     """Return the image as an RGB array (height, width, 3), uint8.
 
-    Rotated as its EXIF data says, transparency laid on white, 16 bits scaled to 8, the first frame of an animation.
-    An array that is RGB uint8 already is returned as it is.
+    The image is rotated as its EXIF data says, transparency is laid on white, 16 bits are scaled to 8, and the first
+    frame of an animation is taken. An array that is RGB uint8 already is returned as it is.
 
-    `min_side`: a JPEG may come back smaller, by a whole factor of 2, 4 or 8 that the decoder takes for free, as long
-    as its short side keeps at least this many pixels; 0 for full size. It can then be larger than what is refused
+    `min_side`: a JPEG may come back smaller, by a factor of 2, 4 or 8 that costs the decoder nothing, as long as its
+    short side keeps at least this many pixels; 0 for full size. Such a JPEG may have more pixels than are accepted
     otherwise.
 
     `decoder`: one of DECODERS, for plain JPEGs; all give the same pixels.
 
-    Raises DataError for anything that is not one whole image, as far as its format can tell (`openslip.data.jpeg.read`
-    says how far JPEGs can), of at most `limits.PIXELS` pixels, that can be decoded in at most `limits.MEMORY` bytes
+    Raises DataError unless the file is one whole image, as far as its format can tell (for JPEGs see
+    `openslip.data.jpeg.read`), has at most `limits.PIXELS` pixels, and can be decoded in at most `limits.MEMORY` bytes
     and by visiting at most `limits.SAMPLES` values.
     """
     if isinstance(image, np.ndarray):
@@ -97,10 +97,10 @@ def decode(image: bytes | np.ndarray, min_side: int = 0, decoder: str = "auto") 
 
 
 def strict() -> AbstractContextManager[None]:
-    """Half an image is an error, whatever the program has told Pillow; what it would warn of, we ignore or refuse.
+    """Make half an image an error, whatever the program has told Pillow, and silence Pillow's warnings.
 
-    Both are settings of the whole process: of several threads that are inside, the first changes them and the last one
-    puts them back.
+    What Pillow would warn of, we ignore or refuse. Both are settings of the whole process: the first thread inside
+    changes them, and the last thread puts them back.
     """
     return _STRICT
 
@@ -143,13 +143,13 @@ def is_jpeg(image: bytes) -> bool:
 
 
 def open_image(image: bytes, budget: Budget) -> ImageFile.ImageFile:
-    """Read the header of an image file. Raises Pillow's errors; they are best met within `strict`.
+    """Read the header of an image file. Raises Pillow's errors; best called within `strict`.
 
-    budget: what reading it is drawn from, but for a JPEG, which `jpeg.held` does. Raises DataError where it does not
-    suffice.
+    budget: pays for reading the header, except for a JPEG, where `jpeg.held` draws from it. Raises DataError if it does
+    not suffice.
     """
     if is_jpeg(image):
-        # Past Pillow's limit on pixels: ours is on what a JPEG is decoded to, which can be much less.
+        # This skips Pillow's limit on pixels: ours limits what a JPEG is decoded to, which can be much less.
         return JpegImagePlugin.jpeg_factory(io.BytesIO(image))
     if image.startswith(png.SIGNATURE):
         image = png.without_texts(image, budget)
@@ -160,7 +160,7 @@ def open_image(image: bytes, budget: Budget) -> ImageFile.ImageFile:
 
 
 def unknown(image: bytes) -> DataError:
-    """Return the error for what Pillow does not know. It says what the file looks like, and quotes nothing of it."""
+    """Return the error for a file that Pillow does not know. It says what the file looks like, but quotes nothing."""
     kind = looks_like(image)
     if kind.removeprefix("a ").removeprefix("an ").removesuffix(" picture") in _OURS:
         cause = f"It looks like {kind}: it is damaged, or of a kind that is not read"
@@ -198,7 +198,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def turned(pixels: np.ndarray, turn: int) -> np.ndarray:
-    """Return pixels that are stored in some EXIF orientation as they are to be seen."""
+    """Return upright pixels, given pixels that are stored in an EXIF orientation."""
     return _UPRIGHT[turn](pixels) if turn in _UPRIGHT else pixels
 
 
@@ -216,7 +216,7 @@ def check_decoder(decoder: str) -> None:
 def _jpeg(
     image: bytes, opened: Image.Image, min_side: int, decoder: str, budget: Budget, held: int
 ) -> np.ndarray:
-    """Decode a JPEG. Whatever does, libjpeg-turbo judges whether it is damaged: the others do not say so."""
+    """Decode a JPEG. Whichever decoder is used, libjpeg-turbo judges whether the file is damaged: others do not."""
     full = opened.size
     if held:
         budget.draw(samples=jpeg.visited(image))
@@ -313,7 +313,7 @@ def _size(width: int, height: int) -> str:
 
 
 def _rgb(image: Image.Image, levels: tuple[int, int]) -> Image.Image:
-    """Convert a loaded image of any mode to RGB. levels: what black and white are, of more than 8 bits."""
+    """Convert a loaded image of any mode to RGB. levels: black and white, in images of more than 8 bits."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode.startswith("I") or image.mode == "F":

@@ -1,4 +1,4 @@
-"""From a record's image to the bytes that are stored: as they are where they can stay, else encoded anew."""
+"""Turn a record's image into the bytes to store: unchanged where possible, else encoded anew."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from openslip.data.header import header
 from openslip.errors import ConfigError
 
 STORED = frozenset({"JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"})
-"""Formats that are stored as they come; the others, which fewer programs read or which are needlessly large, are
-encoded anew."""
+"""Formats that are stored as they come. The others are encoded anew: fewer programs read them, or they are needlessly
+large."""
 
 
 @dataclass(frozen=True)
 class Encoding:
     """How images are stored.
 
-    format, quality: of arrays and of pictures encoded anew. short_side: pictures whose short side has more pixels
-    are shrunk to that, keeping their shape; 0 shrinks none. verify: decode pictures that are stored as they come,
-    to find damaged ones. Raises ConfigError for values out of range.
+    format, quality: for arrays and for pictures encoded anew. short_side: pictures whose short side has more pixels
+    are shrunk to this many, keeping their shape; 0 shrinks none. verify: whether to decode pictures that are stored as
+    they come, to find damaged ones. Raises ConfigError for values out of range.
     """
 
     format: Literal["jpg", "png"] = "jpg"

@@ -1,7 +1,7 @@
 """One function over all records of a source: in processes, under a progress bar, and over the ranks of `torchrun`.
 
-The work is cut into spans, runs of neighbouring records. A process has one span at a time, so that a process that
-dies can be said to have died over these records, and so that there is nothing to take back when the user stops it.
+The work is cut into spans, runs of neighbouring records. A process has one span at a time. So an error can name the
+records over which a process died, and there is nothing to take back when the user stops the work.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ R = TypeVar("R")
 Tick = Callable[[int], None]
 """To be called with the number of records done since the last call."""
 SpanFunction = Callable[[Source, range, Tick], R]
-"""What is done to a span; in processes it must be a module's own function, or a `functools.partial` of one."""
+"""The work on a span. For other processes it must be a module's own function, or a `functools.partial` of one."""
 
 _TICK_SECONDS = 0.2
 _SPAN = 256
@@ -51,7 +51,7 @@ def fan_out(
     """Yield `work(source, span, tick)` for every span, in their order.
 
     processes: how many run at a time; 1 works in this process, -1 takes one for each core. The source is pickled once
-    for each process. title: of the progress on stderr; shown: whether there is any.
+    for each process. title: names the progress on stderr; shown: whether to print progress.
 
     Raises what `work` raises, ConfigError for a number of processes that makes no sense, and DataError when a process
     is killed. Whatever ends the iteration, Ctrl-C included, kills the processes at once.
@@ -81,7 +81,7 @@ class _Worker:
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, pickled), daemon=True)
         self.process.start()
-        theirs.close()  # with the process itself the only holder, its death ends the pipe
+        theirs.close()  # only the process itself holds this end now, so its death ends the pipe
 
     def give(self, number: int, span: range) -> None:
         self.span = number
@@ -177,13 +177,13 @@ def _send_error(pipe: Any, error: Exception) -> None:
 def _death(code: int, span: range) -> DataError:
     """Return the error for a process that ended with this exit code (negative: the signal that killed it)."""
     if code == -signal.SIGKILL:
-        cause, fix = "The system killed it, most likely because memory ran out", "Take fewer --processes"
+        cause, fix = "The system killed it, most likely because memory ran out", "Pass fewer --processes"
     elif code < 0:
         cause = f"A library crashed ({signal.Signals(-code).name}), perhaps over one of these records"
-        fix = "--processes 1 and a look at these records show which; leave it out of the source"
+        fix = "Find the record with --processes 1 and a look at these, and leave it out of the source"
     else:
-        cause = "It failed before it could work; what it printed is above"
-        fix = "A script that does this must do so under `if __name__ == '__main__':`, or with processes=1"
+        cause = "The process failed before it could work; its output is above"
+        fix = "In a script, do this under `if __name__ == '__main__':`, or with processes=1"
     return DataError(
         f"A process ended unexpectedly over the records {span.start} to {span.stop - 1}",
         got=f"exit code {code}",

@@ -54,14 +54,14 @@ _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\
 
 
 def is_picture(beginning: bytes) -> bool:
-    """Whether a file that begins so is a picture, whatever its name: of the formats that begin unmistakably."""
+    """Whether a file with this beginning is a picture, whatever its name: for formats that begin unmistakably."""
     boxed = beginning[4:8] == b"ftyp" and beginning[8:12] in (b"avif", b"heic", b"heix", b"mif1")
     webp = beginning[:4] == b"RIFF" and beginning[8:12] == b"WEBP"
     return beginning.startswith(_BEGINNINGS) or boxed or webp
 
 
 def why_not(extension: str) -> str:
-    """Return why files of an extension that is none of a picture's are not used."""
+    """Return why files with an extension that is not a picture's are not used."""
     if extension in NOT_READ:
         return f".{extension} is not read (make JPEGs of such pictures)"
     return f".{printable(extension[:20])} is not read" if extension else "a name without an ending"

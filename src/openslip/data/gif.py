@@ -1,19 +1,19 @@
-"""GIFs: the blocks before their pictures, which Pillow reads one by one, are counted before it does."""
+"""GIFs: count the blocks before a picture, before Pillow reads them one by one."""
 
 from __future__ import annotations
 
 from openslip.data.limits import Budget
 
 BLOCK = 1000
-"""Values to visit that a block counts for: what a loop of Python takes for it."""
+"""Values to visit that a block counts for: the cost of a Python loop."""
 _EXTENSION, _COMMENT, _IMAGE = 0x21, 0xFE, 0x2C
 
 
 def check_blocks(image: bytes, budget: Budget, pictures: int = 1) -> None:
     """Draw what reading the blocks up to the first, or another, picture takes. Raises DataError for far too many.
 
-    Pillow joins comments one by one, and copies all that it has for each. What is no GIF, or one that cannot be
-    followed, is left to Pillow.
+    Pillow joins comments one by one, and copies all earlier ones for each. A file that is no GIF, or a GIF that cannot
+    be followed, is left to Pillow.
     """
     if not image.startswith((b"GIF87a", b"GIF89a")) or len(image) < 13:
         return

@@ -1,4 +1,4 @@
-"""A picture as a Python program has it, a path, bytes of a file, a Pillow image or an array: the RGB pixels of each."""
+"""The RGB pixels of a picture as a Python program has it: a path, bytes of a file, a Pillow image or an array."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pixels_of(picture: Picture, min_side: int = 0) -> np.ndarray:
 
     A file, its bytes and the Pillow image opened from it give the same pixels.
 
-    Raises DataError for what is no picture, or none that can be used; the error does not name the picture.
+    Raises DataError for anything but a usable picture; the error does not name the picture.
     """
     if isinstance(picture, np.ndarray):
         check_array(picture)
@@ -36,15 +36,15 @@ def pixels_of(picture: Picture, min_side: int = 0) -> np.ndarray:
 
 
 def not_a_picture(thing: object) -> DataError:
-    """Return the error for what is no picture, with what to pass instead."""
+    """Return the error for a thing that is not a picture, with what to pass instead."""
     kind = type(thing).__name__
-    fix = "Pass a path, the bytes of an image file, a PIL image or an RGB uint8 array; or a list of such"
+    fix = "Pass a path, the bytes of an image file, a PIL image or an RGB uint8 array; or a list of these"
     if kind == "DataFrame":
-        fix = "Pass the column that holds the paths, `frame['path']` say"
+        fix = "Pass the column that holds the paths, such as `frame['path']`"
     elif hasattr(thing, "keys"):
         fix = "Pass the pictures that it holds: `list(pictures.values())`, or the field of a row that has the image"
     elif hasattr(thing, "read"):
-        fix = "Pass what the file holds: `file.read()`"
+        fix = "Pass the content of the file: `file.read()`"
     return DataError("This is not a picture", got=kind, fix=fix)
 
 
@@ -72,8 +72,8 @@ def _advice(array: np.ndarray) -> str:
         return "If 65535 is white, pass `PIL.Image.fromarray(array)`"
     if not (levels := _levels(array)):
         tensor = array.ndim > 2 and array.shape[-3] == 3 and array.dtype.kind == "f"
-        return "Scale its values to whole numbers from 0 (black) to 255 (white), as uint8" + (
-            "; if it is preprocessed already, pass `torch.from_numpy(array)`" if tensor else ""
+        return "Scale the values to whole numbers from 0 (black) to 255 (white), as uint8" + (
+            "; if the array is preprocessed already, pass `torch.from_numpy(array)`" if tensor else ""
         )
     picture = _laid_out(levels, array.shape)
     return f"Pass `{picture}`" if picture else ""
@@ -119,9 +119,9 @@ def _content(path: str | os.PathLike[str]) -> bytes:
 def _instead(path: str) -> str:
     """Return what to pass in place of a path that is no file's."""
     if os.path.isdir(path):
-        return "Pass the files in it: `openslip.find_pictures(folder)`"
+        return "Pass the files in the folder: `openslip.find_pictures(folder)`"
     if is_url(path):
-        return "Fetch it first, and pass its bytes: addresses are for `openslip.open_source`"
+        return "Fetch the file first, and pass its bytes: addresses are for `openslip.open_source`"
     if path.startswith("~"):
         return "Pass `os.path.expanduser(path)`"
     return (
@@ -148,9 +148,9 @@ def _of_pillow(image: Image.Image, min_side: int) -> np.ndarray:
 
 
 def _unread(image: Image.Image) -> bytes | None:
-    """Return the file of an image of which Pillow has read the header alone; None where more has become of it.
+    """Return the file of an image of which Pillow has read only the header; None if the image has changed since.
 
-    Pillow reads some files wrongly, which `decode` knows of; once they are loaded that cannot be put right.
+    Pillow reads some files wrongly. `decode` puts that right, but not once they are loaded.
     """
     if not isinstance(image, ImageFile.ImageFile) or not image.tile or image.fp is None:
         return None
@@ -164,7 +164,7 @@ def _unread(image: Image.Image) -> bytes | None:
         if len(content) > FILE_BYTES:
             return None
         opened = open_image(content, new_budget())
-    except Exception:  # what is wrong with it, loading it tells
+    except Exception:  # loading the image tells what is wrong with it
         return None
     same = (opened.mode, opened.size) == (image.mode, image.size)  # `draft` may have asked for less
     return content if same else None

@@ -1,4 +1,4 @@
-"""What an image file says of itself before it is decoded."""
+"""What the header of an image file tells, before decoding."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Kind(IntFlag):
     TURNED = 64
     """Its EXIF data says to turn or mirror it."""
     DARK = 128
-    """Nearly black, and of more than 8 bits a channel: no header says so, `check` does who has the pixels."""
+    """Nearly black, with more than 8 bits a channel. No header tells this; `check`, which has the pixels, does."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Header:
 
 
 def header(image: bytes) -> Header:
-    """Read the header of an image file. Raises DataError when there is none that is known."""
+    """Read the header of an image file. Raises DataError if the file has no known header."""
     if not image:
         raise DataError("The image file is empty (zero bytes)")
     try:
@@ -50,7 +50,7 @@ def header(image: bytes) -> Header:
             budget = new_budget()
             if is_jpeg(image):
                 jpeg.held(image, budget)
-            gif.check_blocks(image, budget, pictures=2)  # whether there is another is asked
+            gif.check_blocks(image, budget, pictures=2)  # to learn whether there is a second one
             return _read(open_image(image, budget))
     except DataError:
         raise

@@ -1,4 +1,4 @@
-"""What data a run was started with, in a few lines: enough to notice that they are others when it goes on."""
+"""Describe a run's data in a few lines: enough to notice other data when the run continues."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ HELD_OUT = "held_out"
 
 
 def identify(sources: Mapping[str, Source], held_out: HeldOut | None = None, *, captioned: bool) -> Identity:
-    """Return what tells the sources of a run from others: of each part (of a mixture) what its order depends on, and
-    digests of SAMPLED records, of the captions too where they are used (`captioned`) in `train`; and what is held out.
+    """Return what tells the sources of a run from other sources: for each part (of a mixture), what its order depends
+    on and digests of SAMPLED records; and what is held out. Digests for `train` include captions if `captioned`.
 
-    Reads these records. One that cannot be read is noted as UNREADABLE, and equals any.
+    Reads these records. A record that cannot be read is noted as UNREADABLE, which equals any digest.
     """
     found = {option: _parts(source, captioned and option == "train") for option, source in sources.items()}
     return found | ({HELD_OUT: [asdict(held_out)]} if held_out else {})
@@ -43,7 +43,7 @@ def differences(old: Identity, new: Identity) -> list[str]:
         before, now = (about[0] if about else "none" for about in held_out)
         return [
             f"records held out of data.train for data.val: {now}, were: {before}"
-            + ", others" * (before == now)
+            + ", but other records" * (before == now)
         ]
     if old.keys() != new.keys():
         return [f"data for {' and '.join(new)}, were for {' and '.join(old)}"]
@@ -92,7 +92,7 @@ def _of_record(record: Record, captioned: bool) -> str:
 
 def _differences(option: str, old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:
     if len(old) != len(new):
-        return [f"data.{option} is of {len(new)} sources, was of {len(old)}"]
+        return [f"data.{option} has {len(new)} sources, had {len(old)}"]
     found = []
     for before, now in zip(old, new):
         what = f"{now['name']} (data.{option})"

@@ -1,4 +1,4 @@
-"""JPEGs: their pixels by way of libjpeg-turbo, which says what is wrong with them, where Pillow keeps silent."""
+"""JPEGs: decode them with libjpeg-turbo, which reports damage where Pillow keeps silent."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from openslip.data.limits import Budget
 from openslip.errors import DataError
 
 SEGMENT, FILL = 5000, 400
-"""Values to visit that a segment counts for, and a byte between two: what loops of Python take for them."""
+"""Values to visit that a segment counts for, and a byte between two segments: the cost of Python loops."""
 
 SURPLUS = 8
-"""Bytes that may be left between the picture's last block and its end. Decoders read about as many ahead, so that
-they notice fewer by chance only."""
+"""Bytes that may be left between the picture's last block and its end. Decoders read about as many ahead, so they
+notice fewer only by chance."""
 
 HOLE = 512
-"""Zero bytes in a row that are too many: disks and file systems lose data in sectors of at least as many."""
+"""Zero bytes in a row that count as a hole: disks and file systems lose data in sectors of at least as many."""
 
 _LEFT_OVER = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
 _DAMAGED = ("Corrupt JPEG data", "Premature end of JPEG file")
@@ -33,18 +33,18 @@ _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 
 
 def read(image: bytes, colours: str = "RGB", height: int = 1, width: int = 1) -> np.ndarray | None:
-    """Decode a JPEG to (H, W, C) uint8 as stored, not turned: C is 3 for RGB and 4 for CMYK, which only CMYK files can.
+    """Decode a JPEG to (H, W, C) uint8 as stored, not turned: C is 3 for RGB and 4 for CMYK, only for CMYK files.
 
-    The result has at least `height` × `width` pixels, at an eighth, a quarter, … of the picture's size. Small ones
-    are the way to judge a file: all of its data are read, but hardly any pixels are made.
+    The result has at least `height` × `width` pixels, at an eighth, a quarter, … of the picture's size. A small result
+    is the way to judge a file: all of its data are read, but hardly any pixels are made.
 
-    Raises DataError where data of the picture are missing or wrong, as far as the code in which they are written
-    shows it: it breaks off, holds what means nothing, or has more or less than the picture's blocks; or there is a
-    `hole` in it. What follows the picture's end, and SURPLUS bytes before it, do not matter. A few flipped bits, or
-    by chance more, can make another valid picture: no decoder notices these.
+    Raises DataError where data of the picture are missing or wrong, as far as their code shows it: the data break off,
+    hold codes without meaning, hold more or fewer blocks than the picture has, or have a `hole`. What follows the
+    picture's end, and SURPLUS bytes before it, do not matter. A few flipped bits, or by chance more, can make another
+    valid picture: no decoder notices these.
 
-    Returns None for what libjpeg-turbo, as simplejpeg uses it, does not know or only wonders about (uncommon
-    subsampling, an unknown JFIF version, …): whether that is a picture is for others to say.
+    Returns None for files that libjpeg-turbo, as simplejpeg uses it, does not know or only warns about (uncommon
+    subsampling, an unknown JFIF version, …). Other decoders must judge whether that is a picture.
     """
     pixels = None
     try:
@@ -56,7 +56,7 @@ def read(image: bytes, colours: str = "RGB", height: int = 1, width: int = 1) ->
             raise _damaged(f"libjpeg-turbo says: {message}") from None
     start = hole(image)
     if start >= 0:
-        raise _damaged(f"From byte {start} on, it holds zeros, which mean nothing there")
+        raise _damaged(f"From byte {start} on, the file holds zeros, which mean nothing there")
     return pixels
 
 
@@ -71,11 +71,11 @@ def _damaged(cause: str) -> DataError:
 def held(image: bytes, budget: Budget | None = None) -> int:
     """Return the bytes that any decoder must hold beside the pixels, whatever size it decodes at.
 
-    Where a picture comes in several scans (progressive ones do), these are all its coefficients, 2 bytes each; the
-    usual single scan is decoded as it is read, 0 bytes. 0 as well for a header that cannot be followed.
+    If a picture comes in several scans (progressive ones do), these are all of its coefficients, 2 bytes each. The
+    usual single scan is decoded as it is read: 0 bytes. A header that cannot be followed gives 0 as well.
 
-    budget: what Pillow takes to read the segments before the picture is drawn from it. Raises DataError where there
-    are far too many. Pillow joins those of EXIF data one by one, and copies all that it has for each.
+    budget: pays for Pillow's reading of the segments before the picture. Raises DataError for far too many segments.
+    Pillow joins the segments of EXIF data one by one, and copies all earlier ones for each.
     """
     frame, progressive = b"", False
     samples, joined, last = 0, 0, 2
@@ -105,7 +105,7 @@ def visited(image: bytes) -> int:
     """Return how many samples a decoder visits for a picture in several scans, or more where they are few anyway.
 
     Each scan of a progressive picture goes over all samples of its components, however few bytes it has, and nothing
-    bounds how often the same one comes. Not to be asked of the usual single scan.
+    bounds how often the same scan comes. Do not call it for the usual single scan.
     """
     frame, samples = b"", 0
     for marker, segment, _ in _segments(image):
@@ -126,7 +126,7 @@ def hole(image: bytes) -> int:
     """Return where a scan's data were overwritten with zeros, or -1.
 
     A decoder makes something of zeros, too. Of photographs with one sector of 512 zeros, libjpeg-turbo decodes one in
-    seven without a word. But HOLE bytes of zeros are data only where the Huffman codes of the scan let zeros mean
+    seven without a warning. But HOLE bytes of zeros are data only where the Huffman codes of the scan let zeros mean
     blocks like the one before, as in white backgrounds; elsewhere they mean hundreds of coefficients of -1.
     """
     first: dict[int, int] = {}

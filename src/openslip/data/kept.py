@@ -1,7 +1,7 @@
-"""What data have to know where the outputs of models that do not change are kept: when views repeat, and the records.
+"""What the data must know if outputs of models that do not change are kept: when views repeat, and the records.
 
 The outputs of such models are computed once, for some epochs of views (`openslip.training.kept_features`). After these
-epochs the views repeat. So a batch names rows of what is kept, and views that nothing else needs are not drawn.
+epochs the views repeat. So a batch names rows of kept outputs, and views that nothing else needs are not drawn.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Known = Skipped | tuple[str, tuple[str, ...], int]
 
 
 class Records:
-    """The keys, captions and classes of a source's records, in memory that processes share; and which cannot be used.
+    """The keys, captions and classes of a source's records, in memory that processes share; and the unusable records.
 
-    The captions are those that something is left of (`openslip.data.captions.is_caption`). Records of equal captions,
-    as those of a class may be, share them. Captions are numbered in the order of the records that have them first.
+    Only texts that are captions count (`openslip.data.captions.is_caption`). Records with equal captions, such as
+    records of a class, share them. Captions are numbered in the order of the first records that have them.
     """
 
     def __init__(self, known: Iterable[Known]) -> None:
@@ -55,7 +55,7 @@ class Records:
         return self._keys[index], tuple(map(self._captions.__getitem__, rows)), int(self._labels.array[index])
 
     def caption_row(self, index: int, number: int) -> int:
-        """Return the number among all captions that caption `number` of record `index` has."""
+        """Return the number, among all captions, of caption `number` of record `index`."""
         return self._rows(index).start + number
 
     def every_caption(self) -> list[str]:
@@ -88,12 +88,12 @@ class _Texts:
 
 @dataclass(frozen=True)
 class Kept:
-    """Which outputs a batch names rows of, in place of what they are computed from.
+    """The kept outputs. A batch names rows of these outputs, in place of what they are computed from.
 
-    epochs: after how many the kept views repeat. views: those of whose outputs some are kept; `openslip.needs.TEXT` for
-    captions, whose outputs are kept once each. repeated: the same views, without TEXT, and those that show the same.
-    undrawn: what nothing but kept outputs is computed from. records: of each source by the option that names it what
-    its records are, once they have been gone through.
+    epochs: after how many epochs the kept views repeat. views: views with kept outputs; `openslip.needs.TEXT` for
+    captions, with one kept output each. repeated: the same views, without TEXT, and the views that show the same.
+    undrawn: views from which only kept outputs are computed. records: each source's records, by the option that names
+    the source, once a pass has gone through them.
     """
 
     epochs: int = 0
@@ -104,7 +104,7 @@ class Kept:
 
 
 class InTurn(Order):
-    """The order of a pass over all records: as they lie, again and again."""
+    """The order of a pass over all records: the stored order, again and again."""
 
     def locate(self, position: int) -> tuple[int, int]:
         return divmod(position, self.records)

@@ -1,9 +1,9 @@
-"""Batches of views and tokens, built in other processes: the same ones whatever the number of processes.
+"""Batches of views and tokens, built in other processes. The number of processes does not change the batches.
 
-A batch is a function of the source, the settings and its position in the run's stream of records
-(`openslip.data.order`) alone. Loader processes build worker batches of it in shared memory; torch's DataLoader hands
-them out and keeps the order. A batch of one worker batch is used where it was built; several are copied together, as is
-a batch for a GPU: into page-locked memory, from where it is sent while the GPU computes.
+A batch depends only on the source, the settings and the batch's position in the run's stream of records
+(`openslip.data.order`). Loader processes build worker batches in shared memory; torch's DataLoader hands them out in
+order. A batch of one worker batch is used where it was built. Several worker batches are copied together. A batch for a
+GPU is copied into page-locked memory, and sent while the GPU computes.
 """
 
 from __future__ import annotations
@@ -50,22 +50,22 @@ _MORE_SHARED = f"Give the container more of /dev/shm (docker run --shm-size=8g),
 class Loader:
     """An endless stream of batches; each `iter` starts anew at `position`.
 
-    data: where the records come from. views: which views to make of them; config: how. tokenizer: None loads no
-    captions; with one, as many `captions` as are wanted of each record are drawn among its non-empty ones, anew every
-    epoch, and the share `drop_words` of their words is left out. labelled: whether the records' classes are wanted.
-    batch: rows of a batch; with `world` processes this one, number `rank`, gets an equal share of each. seed, position:
-    of the run's stream; a batch's own `position` is where to go on. schedule, decoder, early: see `Builder`. workers:
-    loader processes; 0 builds batches in this process, -1 one fewer than there are cores, at most 8. prefetch: batches
-    that they keep ready in all; -1 as many as are of use and fit into memory
-    (`openslip.data.prefetch.choose_prefetch`). pinned: puts the views into page-locked memory, from where a GPU fetches
-    them by itself. kept, in_turn: see `Builder`. positions: where the batches begin, if not one after the other from
-    `position` on.
+    data: where the records come from. views: which views to make of each record; config: how to make them. tokenizer:
+    None loads no captions. captions: how many of a record's non-empty captions to draw, anew every epoch. drop_words:
+    the share of the captions' words to leave out. labelled: whether to give the records' classes. batch: rows of a
+    batch, of which each of `world` processes gets an equal share; this process is number `rank`. seed, position: of the
+    run's stream; each batch holds the `position` to continue from. schedule, decoder, early: see `Builder`. workers:
+    loader processes; 0 builds batches in this process, -1 takes one fewer than there are cores, at most 8. prefetch:
+    batches that the loader processes keep ready in all; -1 keeps as many as are of use and fit into memory
+    (`openslip.data.prefetch.choose_prefetch`). pinned: whether to put the views into page-locked memory, from which a
+    GPU fetches them by itself. kept, in_turn: see `Builder`. positions: where the batches begin, if not one after the
+    other from `position` on.
 
     A record that cannot be used (unreadable, or without a caption where one is needed) is replaced by another and
     listed in the batch's `skipped`.
 
-    Raises ConfigError for settings out of range; while iterating, DataError when a record and 20 drawn in its
-    place cannot be used, or when a loader process dies.
+    Raises ConfigError for settings out of range. While iterating, raises DataError when a record and all of its
+    stand-ins (`openslip.data.order.stand_ins`) cannot be used, or when a loader process dies.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Loader:
             prefetch_factor=self.prefetch.each or None,
             multiprocessing_context=start_context([__name__]) if self.workers else None,
             worker_init_fn=_start_worker,
-            # Without one of its own it draws from the global one, and a resumed run would not go on the same.
+            # Without its own generator, DataLoader draws from the global one, and a resumed run would differ.
             generator=torch.Generator(),
         )
         return self._batches(iter(worker_batches), allocate)
@@ -162,7 +162,7 @@ class Loader:
                 if count == 1 and not (self.workers and self.pinned):
                     yield Batch(**_next(worker_batches))
                 else:
-                    # Its memory has no name here, where it would outlive the step.
+                    # The batch gets no name here: a name would keep its memory beyond the step.
                     parts = (_next(worker_batches) for _ in range(count))
                     yield _joined(builder.empty(position, builder.rows, allocate), parts)
         finally:
@@ -182,10 +182,10 @@ class _Loading(DataLoader):
 
 
 class _Workers(_MultiProcessingDataLoaderIter):
-    """The loader processes, which end at once when nobody wants their batches any more; DataLoader has no public way.
+    """The loader processes. They end at once when nobody wants their batches any more; DataLoader has no public way.
 
-    DataLoader itself would wait for each of them for five seconds, and for good where one is killed while it holds
-    what they share. It would also fail at its end where it has not started all of them, which Ctrl-C may keep it from.
+    DataLoader itself would wait five seconds for each process, and forever if one is killed while it holds what they
+    share. DataLoader would also fail at its end if Ctrl-C has kept it from starting all processes.
     """
 
     def __init__(self, loader: DataLoader) -> None:
@@ -194,13 +194,13 @@ class _Workers(_MultiProcessingDataLoaderIter):
         except (EOFError, ConnectionError) as error:
             raise DataError(
                 "The loader processes could not be started",
-                cause=f"The process that starts them has ended ({type(error).__name__}): killed, most likely",
-                fix="Start again. --data.workers 0 loads without further processes",
+                cause=f"The process that starts them has ended ({type(error).__name__}), most likely killed",
+                fix="Start again, or pass --data.workers 0 to load without further processes",
             ) from None
 
     def _shutdown_workers(self) -> None:
         if sys is None or sys.is_finalizing() or getattr(self, "_shutdown", True):
-            return  # the interpreter ends, and so do they
+            return  # the interpreter ends, and the processes with it
         self._shutdown = True
         if self._worker_pids_set:  # else their end would be taken for a failure
             _remove_worker_pids(id(self))
@@ -224,8 +224,8 @@ class _WorkerBatches(Dataset):
     def __getitem__(self, index: tuple[int, range]) -> dict[str, Any]:
         """Return the fields, or an error to raise in the main process, without the worker's stack.
 
-        From a loader process the views come in shared memory. The rest is little and comes as arrays, through a pipe:
-        tensors would each take a file, of which a process may not have many open.
+        A loader process returns the views in shared memory. The rest is small and comes as arrays, through a pipe:
+        each tensor would take a file, and a process may not have many files open.
         """
         worker = get_worker_info()
         try:
@@ -240,7 +240,7 @@ class _WorkerBatches(Dataset):
 
 
 def _shared_memory(size: int) -> Tensor:
-    """Return memory that all processes see. Left to the queue, a lack of it would be noticed by nobody: a hang."""
+    """Return memory that all processes see. Raises DataError for a lack of it, at which torch's queue would hang."""
     if not size:
         return private_memory(size)
     try:
@@ -321,14 +321,14 @@ def _start_worker(worker: int) -> None:
 def _death(code: int) -> DataError:
     """Return the error for a loader process that ended with this exit code (negative: the signal that killed it)."""
     if code == -signal.SIGBUS:
-        cause = "Shared memory (/dev/shm), through which batches are handed over, is full"
+        cause = "Shared memory (/dev/shm), which hands batches over, is full"
         fix = _MORE_SHARED
     elif code < 0:
-        cause, fix = "The system killed it, most likely because memory ran out", f"Lower {_LESS}"
+        cause, fix = "The system killed the process, most likely because memory ran out", f"Lower {_LESS}"
     else:
-        cause = "It failed before it could work; what it printed is above"
+        cause = "The process failed before it could work; its output is above"
         fix = (
-            "A script that trains must be a file, and do so under `if __name__ == '__main__':`. "
-            "--data.workers 0 loads without further processes"
+            "Write a script that trains to a file, and let it train under `if __name__ == '__main__':`. "
+            "Or pass --data.workers 0 to load without further processes"
         )
     return DataError("A loader process ended unexpectedly", got=f"exit code {code}", cause=cause, fix=fix)

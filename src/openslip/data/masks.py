@@ -36,7 +36,7 @@ SCENES = {"train": 1_000, "test": 500}
 """Scenes to train on and to measure on, unless another number is asked for."""
 _MASKS = ("masks", "annotations", "labels")
 _LAYOUTS = (
-    "Two layouts are read: VOC's (JPEGImages, SegmentationClass, ImageSets/Segmentation/train.txt and val.txt), and "
+    "Use one of two layouts: VOC's (JPEGImages, SegmentationClass, ImageSets/Segmentation/train.txt and val.txt), or "
     "images/SPLIT/*.jpg with masks/SPLIT/*.png of the same names and classes.txt, one name a line"
 )
 
@@ -58,7 +58,7 @@ class Masked(Protocol):
 class MaskedSet:
     """Pictures with masks, by split: `train`, `val`, `test`, or `all` of a set without splits.
 
-    location: where they lie. class_names: C names, of the labels 0 to C - 1. notes: sentences for people.
+    location: where the set is. class_names: C names, for the labels 0 to C - 1. notes: sentences for people.
     """
 
     name: str
@@ -95,7 +95,7 @@ class MaskedSet:
 def open_masks(spec: str) -> MaskedSet:
     """Open `scenes[:test|heldout|val[:count]]`, or a folder in one of the layouts of the docs (docs/measuring.md).
 
-    Raises DataError for another folder, and one without masks or names of classes.
+    Raises DataError for any other folder, and for a folder without masks or names of classes.
     """
     name = dataset_name(spec)
     if spec.split(":")[0] == "scenes":
@@ -145,7 +145,7 @@ class Rendered:
 def read_mask(path: str, classes: int) -> np.ndarray:
     """Return the labels of a mask, (H, W) uint8: grey levels, or the indices of a palette, whatever its colours.
 
-    Raises DataError for what is no such picture, and labels of no class.
+    Raises DataError for any other picture, and for labels that are not a class.
     """
     data = read_image(path)
     try:
@@ -163,16 +163,16 @@ def read_mask(path: str, classes: int) -> np.ndarray:
         raise unknown(data) from None
     if labels.ndim != 2 or (mode not in ("P", "L", "1") and not mode.startswith("I")):
         raise DataError(
-            "A mask has one number a pixel, the class",
+            "A mask must have one number for each pixel, the class",
             got=f"{path}, a picture of mode {mode}",
-            cause="It has colours in place of numbers",
-            fix="Write it as a PNG with a palette or in grey, where 0 is the first class and 255 does not count",
+            cause="The mask has colours in place of numbers",
+            fix="Write the mask as a PNG with a palette or in grey, where 0 is the first class and 255 does not count",
         )
     labels = labels.astype(np.int64)
     wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= classes))]
     if len(wrong):
         raise DataError(
-            "A mask has a label of no class",
+            "A mask has a label that is not a class",
             got=f"{path}, label {wrong[0]}, and there are {classes} classes",
             fix="Name all classes in classes.txt, and give pixels that do not count the label 255",
         )
@@ -189,7 +189,7 @@ def _voc(folder: Path, name: str) -> MaskedSet:
             masks = {stem: folder / "SegmentationClass" / f"{stem}.png" for stem in stems}
             if away := next((stem for stem in stems if os.path.basename(stem) != stem or stem == ".."), None):
                 raise DataError(
-                    "A list names a picture that lies elsewhere",
+                    "A list names a picture outside of JPEGImages",
                     got=f"{file}, {shortened(away, 60)}",
                     fix="Write the names of files in JPEGImages, without .jpg, one a line",
                 )
@@ -206,9 +206,9 @@ def _folders(folder: Path, masks: Path, name: str) -> MaskedSet:
     names = _class_names(folder)
     if not names:
         raise DataError(
-            "Nothing says what the labels of the masks are",
+            "The names of the masks' classes are missing",
             got=str(folder),
-            fix="Put a classes.txt into it: one name a line, that of label 0 first",
+            fix="Put a classes.txt into the folder: one name a line, the name of label 0 first",
         )
     inside = [one.name for one in (folder / "images").iterdir() if one.is_dir()]
     called = {split: one for one, split in sorted(splits_called(inside).items())}
@@ -230,7 +230,7 @@ def _checked(
 ) -> MaskedSet:
     """Return the set. Raises DataError for too many classes, and where a split is empty."""
     if len(names) > IGNORED or len(names) < 2:
-        raise DataError("Masks have 2 to 255 classes", got=f"{folder}, {len(names)} classes")
+        raise DataError("Masks must have 2 to 255 classes", got=f"{folder}, {len(names)} classes")
     if empty := [split for split, some in splits.items() if not len(some)]:
         raise DataError(
             f"The split {empty[0]} of {name} has no picture with a mask", got=str(folder), fix=_LAYOUTS

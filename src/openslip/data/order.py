@@ -1,4 +1,4 @@
-"""Which record is next, and where its randomness comes from: pure functions of (seed, epoch, record).
+"""Which record comes next, and which random numbers it gets: pure functions of (seed, epoch, record).
 
 The run's data is an endless stream of positions. Position p lies in epoch p // length; each epoch visits every
 record once, in an order of its own. Batches may straddle epochs, so no record is dropped or repeated whatever the
@@ -55,8 +55,8 @@ _OF_VIEWS = {"image": Stream.IMAGE, "ssl_1": Stream.SSL_1, "ssl_2": Stream.SSL_2
 def stream_of(view: str) -> int:
     """Return the stream of a view's randomness, by the view's name.
 
-    Three names have a number of `Stream`. That of any other name is a hash of the name, from 2^63 to 2^64 - 1: the same
-    in every run and version, and none of `Stream`.
+    Three names have a number in `Stream`. Any other name has a hash of the name, from 2^63 to 2^64 - 1. The hash is the
+    same in every run and version, and never a number in `Stream`.
     """
     if view in _OF_VIEWS:
         return _OF_VIEWS[view]
@@ -88,7 +88,7 @@ class Streams:
 
 
 def generator(seed: int, epoch: int, index: int, stream: int) -> np.random.Generator:
-    """Return a generator of its own for one purpose (`Stream`) of record `index` in `epoch`.
+    """Return a new generator for one purpose (`Stream`) of record `index` in `epoch`.
 
     Raises ConfigError when the seed is not in [0, 2^64).
     """
@@ -98,9 +98,9 @@ def generator(seed: int, epoch: int, index: int, stream: int) -> np.random.Gener
 class Order:
     """The endless order of a source's records.
 
-    The parts are interleaved as evenly as their shares allow, so every batch has the same mixture. A part goes through
-    its own records again and again, each time in a new order, whatever its share: `locate` returns how often the
-    part has been through before as the record's epoch.
+    The parts are interleaved as evenly as their shares allow, so every batch has the same mixture. Whatever its share,
+    a part goes through its own records again and again, each time in a new order. `locate` returns the number of
+    earlier passes through the part as the record's epoch.
 
     Raises ConfigError when the seed is not in [0, 2^64) or there are no records.
     """
@@ -142,7 +142,7 @@ class Order:
         return range(first, min(first + block, part.stop))
 
     def since_block(self, position: int) -> int:
-        """Return how many positions ago the block began that a position is in, of an order of one part."""
+        """Return how many positions before `position` its block begins, in an order of one part."""
         (part,) = self.parts
         epoch, offset = divmod(position, part.length)
         if part.ends is None:
@@ -182,7 +182,7 @@ class Order:
         return block * part.block + within
 
     def _shuffled_blocks(self, offset: int, epoch: int, number: int, part: Part, ends: np.ndarray) -> int:
-        """`_shuffled` of a part whose blocks have sizes of their own: a list of them is kept, 16 bytes a block."""
+        """`_shuffled` for a part with blocks of different sizes: a list of blocks is kept, 16 bytes a block."""
         drawn = self._blocks_of(number, epoch, ends)
         drawn_at = int(np.searchsorted(drawn.ends, offset, side="right"))
         block = int(drawn.blocks[drawn_at])
@@ -228,10 +228,10 @@ def _block(ends: np.ndarray, block: int, start: int = 0) -> range:
 def stand_ins(order: Order, streams: Streams, epoch: int, index: int, stream: int) -> list[int]:
     """Return the records to try, in turn, in place of record `index`, which cannot be used in this epoch.
 
-    First those of its own block, which have been fetched with it; then those of other blocks of its part, so that a
-    mixture keeps its proportions; last, where a whole source of a mixture fails, those of the others. Of each
-    ATTEMPTS at most. The other blocks are drawn for the block, not for the record: where a whole block cannot be
-    read, all its records are stood in for by those of one other, at the same offsets, each fetched once.
+    First come records of its own block, which have been fetched with it. Then come records of other blocks of its part,
+    so that a mixture keeps its proportions. Last come records of any part, in case a whole source of a mixture fails.
+    Each of the three has at most ATTEMPTS records. The other blocks are drawn for the block, not for the record: if a
+    whole block cannot be read, records of one other block at the same offsets replace it, and each is fetched once.
     """
     block, part = order.block_of(index), order.part_of(index)
     generator = streams.at(epoch, index, stream)

@@ -1,4 +1,4 @@
-"""Own columns: what a source tells of its records beside image and captions, as Arrow tables of a row a record."""
+"""Own columns: what a source tells of its records beside image and captions, as Arrow tables, a row for each record."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from openslip.errors import encodable
 
 
 def without_columns(rows: int) -> pa.Table:
-    """Return a table of so many rows without a column: for `unify`, of records that tell nothing."""
+    """Return a table of this many rows without columns: for `unify`, for records without own columns."""
     return pa.table({"": pa.nulls(rows)}).select([])
 
 
 def told_apart(names: Iterable[str]) -> list[str]:
-    """Return names of which no two are equal and none is empty: `size`, `size_2`; `column`, `column_2` for empty ones.
+    """Return the names made distinct and not empty: `size`, `size_2`; `column`, `column_2` for empty names.
 
-    A name that is there already is nobody else's new one: of `a`, `a`, `a_2` the second is `a_3`.
+    A new name is never one of the given names: of `a`, `a`, `a_2` the second becomes `a_3`.
     """
     given = [name or "column" for name in names]
     taken, used, told = set(given), set[str](), []
@@ -35,11 +35,11 @@ def told_apart(names: Iterable[str]) -> list[str]:
 
 
 def rows_of(table: pa.Table, indices: Sequence[int]) -> pa.Table:
-    """Return rows of a table, in the order of `indices`; what lies in a row is not copied."""
+    """Return rows of a table, in the order of `indices`; neighbouring rows are not copied."""
     if not len(indices):
         return table.slice(0, 0)
     first, last = min(indices), max(indices)
-    part = table.slice(first, last - first + 1)  # of what is beyond it, `take` would make a copy
+    part = table.slice(first, last - first + 1)  # `take` would also copy what is beyond these rows
     if list(indices) == list(range(first, last + 1)):
         return part
     return part.take(pa.array([index - first for index in indices], pa.int64()))
@@ -50,10 +50,10 @@ def in_parts(
     part_of: Callable[[int], tuple[int, int]],
     columns_of: Callable[[int, list[int]], pa.Table | None],
 ) -> pa.Table | None:
-    """Return the columns of records that lie in several parts, a row each, in the order of `indices`.
+    """Return the columns of records in several parts, a row for each record, in the order of `indices`.
 
-    part_of: gives the part of an index, and the index there. columns_of: gives the columns of records of one part,
-    None where it has none. None: no part of these records has any.
+    part_of: returns the part of an index, and the index within the part. columns_of: returns the columns of records of
+    one part, None if the part has none. Returns None if no part of these records has columns.
     """
     rows: dict[int, list[int]] = {}
     places: dict[int, list[int]] = {}
@@ -74,15 +74,14 @@ def in_parts(
 
 
 def unify(tables: Sequence[pa.Table]) -> pa.Table:
-    """Return the rows of all tables, one table after the other, with the columns of all, in the order of their first.
+    """Return the rows of all tables, one table after the other, with all columns in the order of their first table.
 
-    A column that a table lacks is null there. Where the types of a column differ, nulls take the others' type, whole
-    numbers become wider ones or fractions, times finer ones, and all else becomes text, nested values JSON. Numbers
-    that a wider type cannot hold exactly become text, too. Numbers become text as they are, 3.0 as `3`.
+    A column that a table lacks is null there. Where the types of a column differ, nulls take the other type, whole
+    numbers become wider ones or fractions, times become finer, and all else becomes text, with nested values as JSON.
+    Numbers that a wider type cannot hold exactly become text, too. In text, 3.0 is `3`.
 
-    Whether a column becomes text depends on all tables: unify all of them at once rather than one after the other; what
-    does not fit into memory by `common_schema` and `conform`. Names that occur twice in one table are told apart
-    (`told_apart`).
+    Whether a column becomes text depends on all tables, so unify all of them at once. For tables that do not fit into
+    memory, use `common_schema` and `conform`. Names that occur twice in one table are made distinct (`told_apart`).
     """
     named = [table.rename_columns(told_apart(table.column_names)) for table in tables]
     schema = common_schema([table.schema for table in named], lambda number, name: named[number][name])
@@ -94,10 +93,10 @@ def unify(tables: Sequence[pa.Table]) -> pa.Table:
 def common_schema(
     schemas: Sequence[pa.Schema], column_of: Callable[[int, str], pa.ChunkedArray]
 ) -> pa.Schema:
-    """Return the columns of `unify(tables)`, of tables with these schemas, in which no name occurs twice.
+    """Return the columns of `unify(tables)` for tables with these schemas, in which no name occurs twice.
 
-    column_of: gives a column of a table, by the table's number and the column's name. It is asked for those whose
-    values the common type may not hold exactly.
+    column_of: returns a column by the table's number and the column's name. It is called for columns whose values the
+    common type may not hold exactly.
     """
     kinds: dict[str, pa.DataType] = {}
     for schema in schemas:
@@ -116,10 +115,10 @@ def common_schema(
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return a table with the columns and types of a schema that `common_schema` gave; columns that it lacks are null.
+    """Return a table with the columns and types of a schema from `common_schema`; columns that it lacks are null.
 
-    Raises pyarrow.ArrowInvalid where a column has values that the type cannot hold: none of the tables that
-    `common_schema` was asked about.
+    Raises pyarrow.ArrowInvalid if a column has values that the type cannot hold. No table that `common_schema` was
+    asked about has such values.
     """
     columns = []
     for field in schema:
@@ -159,7 +158,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _decoded(column: Any) -> Any:
-    """Return a column whose values lie as they are, not in a dictionary, in runs or as an extension."""
+    """Return a column with plain values, not in a dictionary, in runs or as an extension."""
     if isinstance(column, pa.ChunkedArray):
         return pa.chunked_array([_decoded(chunk) for chunk in column.chunks], plain_type(column.type))
     while True:
@@ -189,7 +188,7 @@ def as_text(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 def spelled(value: Any) -> str | None:
     """Return a value as text: numbers as they are spelled, 3.0 as `3`, dates in ISO 8601, nested values as JSON.
 
-    Bytes are hexadecimal digits, halves of characters `?`. None: what no program reads, a list within itself, say.
+    Bytes become hexadecimal digits, half characters `?`. What no program reads, such as a list in itself, becomes None.
     """
     try:
         text = _spelled(value)

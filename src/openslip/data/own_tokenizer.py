@@ -1,4 +1,4 @@
-"""Tokenizers that weights bring with them: their bytes, which travel among the weights, and what reads them.
+"""Tokenizers that come with weights: their bytes, which are stored among the weights, and their reader.
 
 The bytes are a JSON object: how texts are cleaned, the ids of padding, start and end, and the `tokenizer.json` of the
 library `tokenizers`, which does the work.
@@ -26,7 +26,7 @@ from openslip.errors import CheckpointError, ConfigError, DataError
 
 VERSION = 1
 LARGEST = 1 << 26
-"""Bytes of a tokenizer; that of Gemma, with 256,000 tokens, has about half as many."""
+"""The most bytes of a tokenizer; Gemma's, with 256,000 tokens, has about half as many."""
 LONGEST = 1 << 16
 """Characters of a text that are looked at: more than any context holds."""
 GROWTH = 1 << 10
@@ -39,9 +39,9 @@ OF_TEXT = (1, 4, 6)
 """The kinds of these pieces that stand for text: normal, a user's, bytes."""
 
 Cleaning = Literal["none", "whitespace", "lower", "canonicalize", "siglip"]
-"""What is done to a text first. `whitespace`, `lower` and `canonicalize` are open_clip's: odd characters and white
-space are put right, then letters made small, then punctuation dropped as well. `siglip` is what transformers'
-SiglipTokenizer does: small letters, without punctuation."""
+"""How a text is cleaned first. `whitespace`, `lower` and `canonicalize` are open_clip's: the first mends odd characters
+and white space, the second also makes letters small, the third also drops punctuation. `siglip` is transformers'
+SiglipTokenizer's: small letters, without punctuation."""
 Token = int | str
 """A token's id, or its text."""
 
@@ -66,7 +66,7 @@ class OwnTokenizer:
 
     @property
     def special(self) -> tuple[int, ...]:
-        """Ids that are not of the text: padding, start and end, as far as there are these."""
+        """Ids that stand for no text: padding, start and end, if the tokenizer has them."""
         return tuple(sorted({id for id in (self.pad, self.start, self.end) if id is not None}))
 
     @property
@@ -76,7 +76,7 @@ class OwnTokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the ids of the text, of its first 65,536 characters once cleaned, without start and end.
 
-        Raises DataError when it is no text, or the tokenizer gives up on it; ConfigError where the library `tokenizers`
+        Raises DataError if it is not a text, or the tokenizer gives up on it; ConfigError if the library `tokenizers`
         is missing.
         """
         if not isinstance(text, str):
@@ -87,9 +87,9 @@ class OwnTokenizer:
         return _ids(tokenizer, whole[:LONGEST])
 
     def __call__(self, texts: Sequence[str] | str) -> Tensor:
-        """Return (N, longest or context) int64: start, ids, end, as far as there are these, then padding.
+        """Return (N, longest or context) int64: start, ids and end, if the tokenizer has them, then padding.
 
-        Of a text that is too long, what is last is left out, but not its end. Raises as `encode`.
+        A text that is too long loses its last ids, but keeps its end. Raises as `encode`.
         """
         before = [] if self.start is None else [self.start]
         after = [] if self.end is None else [self.end]
@@ -102,9 +102,9 @@ class OwnTokenizer:
             row[: len(ids)] = ids
         if self.limit is not None and tokens.size and tokens.max() >= self.limit:
             raise DataError(
-                "The model has no such token as its tokenizer gives",
+                "The tokenizer gives a token that the model does not have",
                 got=f"id {tokens.max()}, of {self.limit:,} tokens",
-                cause="The tokenizer is another model's, or the text spells out a token that was added to it",
+                cause="The tokenizer is another model's, or the text spells out a token added to the tokenizer",
             )
         return torch.from_numpy(tokens)
 
@@ -139,12 +139,12 @@ def from_json(
 ) -> bytes:
     """Return the bytes of a tokenizer, given the content of a `tokenizer.json`.
 
-    pad: what fills rows up; None: what the file says. ends: start and end of a text, None for one that there is not;
-    without them, those that the file's post-processor adds. lowercase: letters are made small before all else, as
+    pad: the token that fills rows up; None takes the file's. ends: start and end of a text, each None if there is none;
+    by default, those that the file's post-processor adds. lowercase: whether to make letters small first, as
     transformers' Siglip2Tokenizer does whatever the file says.
 
-    Raises CheckpointError where the content is no tokenizer, or does not tell what is asked of it; ConfigError where
-    the library `tokenizers` is missing.
+    Raises CheckpointError if the content is no tokenizer, or lacks what is asked of it; ConfigError if the library
+    `tokenizers` is missing.
     """
     tokenizer = _parsed(text.decode("utf-8", "replace") if isinstance(text, bytes) else text)
     of = tokenizer.token_to_id
@@ -152,12 +152,12 @@ def from_json(
     if pad is None:
         pad = (tokenizer.padding or {}).get("pad_id")
     if pad is None:
-        raise CheckpointError("The tokenizer does not say which token fills rows up", fix="Name it: pad")
+        raise CheckpointError("The tokenizer does not say which token fills rows up", fix="Name it with pad")
     tokenizer.no_padding()
     tokenizer.no_truncation()
     if getattr(
         tokenizer.model, "dropout", None
-    ):  # it splits a text otherwise each time, as only training wants it
+    ):  # dropout splits a text anew each time, which only training wants
         tokenizer.model.dropout = None
     if lowercase:
         small = library().normalizers.Lowercase()
@@ -191,7 +191,7 @@ def from_sentencepiece(
     if not len(model.pieces) or model.trainer_spec.model_type != 1:
         raise CheckpointError(
             "The sentencepiece model is not of the kind 'unigram'",
-            fix="Use the tokenizer.json that lies beside it",
+            fix="Use the tokenizer.json beside it",
         )
     spec, normalizers, regex = model.normalizer_spec, tokenizers.normalizers, tokenizers.Regex
     steps: list[Any] = (
@@ -201,7 +201,7 @@ def from_sentencepiece(
         steps += [normalizers.Replace(regex(r"\A +| +\z"), ""), normalizers.Replace(regex(" {2,}"), " ")]
     steps.append(normalizers.Replace(" ", UNDERLINE))
     ids = {piece.piece: number for number, piece in enumerate(model.pieces)}
-    # Only what is a piece of text may be found in one: a caption that spells out "</s>" does not end there.
+    # Only pieces of text may be found in a text: a caption that spells out "</s>" does not end there.
     vocabulary = [(p.piece if p.type in OF_TEXT else f"\0{p.piece}", p.score) for p in model.pieces]
     unigram = tokenizers.models.Unigram(
         vocabulary, model.trainer_spec.unk_id, model.trainer_spec.byte_fallback
@@ -254,7 +254,7 @@ def _described(data: bytes) -> dict[str, Any]:
     if not any(data[:64]):
         raise CheckpointError(
             "The model's tokenizer is empty",
-            cause="A model that is built anew has none: it comes with the weights that it is a part of",
+            cause="A model that is built anew has no tokenizer: the tokenizer comes with the weights",
             fix="Load or start from the weights, or set model.text.tokenizer to 0 for CLIP's tokenizer",
         )
     try:
@@ -296,7 +296,7 @@ def _parsed(text: str) -> Any:
 
 
 def _growth(step: Any) -> int:
-    """Return how many characters a step of a tokenizer, as JSON, may make of one, and all that are within it."""
+    """Return how many characters a tokenizer's step (as JSON), with all steps within it, may make of one."""
     if isinstance(step, list):
         return math.prod(map(_growth, step))
     if not isinstance(step, dict):
@@ -358,10 +358,10 @@ def library() -> ModuleType:
 
 def _missing(names: str) -> ConfigError:
     return ConfigError(
-        f"The model has a tokenizer of its own, which needs {names}",
+        f"The model's own tokenizer needs {names}",
         fix="pip install 'openslip[transformers]'",
     )
 
 
 def _no_tokenizer(why: str) -> CheckpointError:
-    return CheckpointError("These are no tokenizer's bytes", cause=f"{why:.300}")
+    return CheckpointError("The bytes hold no tokenizer", cause=f"{why:.300}")

@@ -1,4 +1,4 @@
-"""PNGs: what is not of their pictures is left out before they are decoded, and transparent colours are put right."""
+"""PNGs: drop what does not belong to the picture before decoding, and put transparent colours right."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from openslip.data.limits import Budget
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHUNK = 3000
-"""Values to visit that a chunk counts for: what a loop of Python takes for it."""
+"""Values to visit that a chunk counts for: the cost of a Python loop."""
 ORIENTATION_BYTES = 1 << 20
 """Bytes of a text, unpacked, that may say how a picture is turned."""
 
 _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
-"""Chunks that Pillow unpacks and keeps, and refuses the picture for where they are too large; we use none."""
+"""Chunks that Pillow unpacks and keeps; if they are too large, it refuses the picture. We use none of them."""
 _TURNING = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
-"""But for these, which may say how the picture is turned."""
+"""Except these, which may say how the picture is turned."""
 
 
 def without_texts(image: bytes, budget: Budget) -> bytes:
-    """Return a PNG without its texts and colour profile, however large or damaged; the same where it has none.
+    """Return a PNG without its texts and colour profile, however large or damaged; a PNG without any is unchanged.
 
-    Texts in which the orientation may be are kept, unless they unpack to more than ORIENTATION_BYTES. Draws the
-    chunks and the copy. Raises DataError where there are more than the budget allows.
+    Texts that may hold the orientation are kept, unless they unpack to more than ORIENTATION_BYTES. Draws the cost of
+    the chunks and the copy. Raises DataError if there are more than the budget allows.
     """
     kept, start, position = [], 0, len(SIGNATURE)
     while position + 12 <= len(image):
@@ -65,9 +65,9 @@ def _has_orientation(kind: bytes, text: bytes) -> bool:
 
 
 def mend_transparency(opened: ImageFile.ImageFile) -> None:
-    """Put a transparent colour, which PNGs state in levels of the file, into those that Pillow has after loading.
+    """Convert a transparent colour from the levels of the PNG file to the levels that Pillow has after loading.
 
-    Grey of 2 or 4 bits comes as 8, colours of 16 bits by their upper 8. Grey of 16 bits stays as it is.
+    Grey of 2 or 4 bits becomes 8 bits, and colours of 16 bits keep their upper 8. Grey of 16 bits stays as it is.
     """
     colour = opened.info.get("transparency")
     raw = next((str(tile[3]) for tile in opened.tile), "")

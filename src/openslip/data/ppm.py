@@ -1,4 +1,4 @@
-"""PPMs whose levels Pillow reads one by one in Python, in minutes if they are large: the same pixels by NumPy."""
+"""PPMs: read with NumPy the levels that Pillow reads one by one in Python, which takes minutes for large files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOCK = 1 << 20
 """Bytes of text that are read at once, and levels that are scaled at once."""
 _BLANKS = b" \t\n\r\x0b\x0c"
 BYTE = 100
-"""Values to visit that a byte of a header counts for: what a loop of Python takes for it."""
+"""Values to visit that a byte of a header counts for: the cost of a Python loop."""
 _BLANK, _COMMENT, _NUMBER = (
     re.compile(pattern) for pattern in (rb"[ \t\n\r\x0b\x0c]*", rb"#[^\r\n]*", rb"-?[0-9][0-9.eE+-]*")
 )
@@ -28,7 +28,7 @@ _LAST = re.compile(rb"[^ \t\n\r\x0b\x0c]*\Z")
 def check_header(image: bytes, budget: Budget) -> None:
     """Draw the blanks and comments of a header, which Pillow reads byte by byte.
 
-    Raises DataError for far too many, and where the header is no numbers, which Pillow would quote.
+    Raises DataError for far too many, and if the header holds other than numbers, which Pillow would quote.
     """
     if not re.match(rb"P[1-6f]", image):
         return
@@ -83,7 +83,7 @@ def _bits(data: memoryview, count: int) -> np.ndarray:
     """Return levels of black and white, written as 0s and 1s; 1 is black."""
     bits = np.frombuffer(_without_comments(data).translate(None, _BLANKS), np.uint8, -1)[:count]
     if not np.isin(bits, (48, 49)).all():
-        raise _damaged("It holds other than 0 and 1")
+        raise _damaged("It holds other values than 0 and 1")
     return 49 - bits
 
 
@@ -119,7 +119,7 @@ def _numbers(text: bytes, most: int) -> np.ndarray:
 
 
 def _binary(data: memoryview, count: int, most: int) -> np.ndarray:
-    """Return levels of one or two bytes. Those beyond the largest count as that, as in Pillow."""
+    """Return levels of one or two bytes. Levels beyond the largest count as the largest, as in Pillow."""
     kind = np.dtype(np.uint8 if most < 256 else ">u2")
     return np.minimum(np.frombuffer(data, kind, min(count, len(data) // kind.itemsize)), most)
 
@@ -129,4 +129,4 @@ def _without_comments(data: memoryview) -> bytes:
 
 
 def _damaged(cause: str) -> DataError:
-    return DataError("The PPM is damaged", cause=cause, fix="Get it anew, or leave it out")
+    return DataError("The PPM is damaged", cause=cause, fix="Get the file anew, or leave it out")

@@ -2,7 +2,7 @@
 
 A worker batch is what one loader process builds at a time: a batch of the run, or some of its rows.
 
-Nothing here changes what is in a batch (`openslip.data.builder`), only how soon it is there and how much memory waits.
+Nothing here changes what is in a batch (`openslip.data.builder`), only how soon it is ready and how much memory waits.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from openslip.needs import View
 
 WORKER_BATCH = 256
 """Most rows of a worker batch: 115 MB of three views at 224 px, four blocks of remote records. A process builds that in
-about half a second, next to which handing it over takes no time."""
+about half a second; handing it over takes next to no time."""
 SMALLEST = 8
-"""Rows below which a worker batch is not made smaller for want of memory. Nor is it made smaller than a block of
-records that are fetched at once, while BLOCK_SHARE allows for it: several processes would fetch the block."""
+"""A lack of memory makes a worker batch no smaller than this. While BLOCK_SHARE allows, it also makes a worker batch no
+smaller than a block of records that are fetched at once, or several processes would fetch the block."""
 WORKER_BATCHES_EACH, BATCHES = 4, 2
 """Kept ready by default: so many worker batches by each process, or so many batches in all, whichever is more."""
 MEMORY_SHARE = 1 / 4
-"""The share of the free memory that this may take."""
+"""The share of the free memory that worker batches may take."""
 BLOCK_SHARE = 1 / 2
-"""The share that it may take rather than cut a block."""
+"""The share that they may take to avoid cutting a block."""
 
 _SHARED = Path("/dev/shm")
 _LIMITS = Path("/sys/fs/cgroup")
@@ -40,7 +40,7 @@ _MEMORY = Path("/proc/meminfo")
 class Prefetch:
     """How batches are built: each of `workers` processes has up to `each` worker batches of `rows` rows ready.
 
-    sample_bytes: what a row takes. scarce: whether less is kept than would be of use, for want of free memory.
+    sample_bytes: bytes of a row. scarce: whether a lack of free memory keeps less ready than would be of use.
     """
 
     workers: int
@@ -56,7 +56,7 @@ class Prefetch:
 
     @property
     def bytes(self) -> int:
-        """Shared memory that they take, at most, with the worker batch that has just been taken."""
+        """The most shared memory of all worker batches, with the worker batch that has just been taken."""
         return (self.samples + self.rows) * self.sample_bytes if self.workers else 0
 
 
@@ -65,10 +65,10 @@ def choose_prefetch(
 ) -> Prefetch:
     """Choose the worker batches of a process's `share` of a batch, whose samples take `sample_bytes` each.
 
-    prefetch: batches to keep ready in all, though no less than a worker batch for each of the `workers`, whatever it
-    takes; -1: enough that training need not wait, within a quarter of the free memory; but up to half of it rather
-    than cut a `block`, so many records that are fetched at once. Without loader processes a batch is built whole, and
-    nothing is kept.
+    prefetch: batches to keep ready in all, but at least one worker batch for each of the `workers`, whatever memory
+    they take. -1: enough that training need not wait, within a quarter of the free memory; up to half of it if that
+    avoids cutting a `block`, the number of records that are fetched at once. Without loader processes a batch is built
+    whole, and nothing is kept.
     """
     if not workers:
         return Prefetch(0, 0, share, sample_bytes)
@@ -89,16 +89,16 @@ def choose_prefetch(
 
 
 def sample_bytes(views: tuple[View, ...], config: ViewsConfig, share: float = 1.0) -> int:
-    """Return the bytes of a sample's views, of which a share of the samples gets the scheduled ones."""
+    """Return the mean bytes of a sample's views, if only `share` of the samples get the scheduled views."""
     sizes = ((view, 3 * config.of(view.kind, view.size).size ** 2) for view in views)
     return math.ceil(sum(size * (share if view.scheduled else 1) for view, size in sizes))
 
 
 def free_memory() -> int:
-    """Return the bytes free for a process of this machine: of memory, or of shared memory if that has less of it.
+    """Return the free bytes for a process of this machine: of memory, or of shared memory if less of that is free.
 
-    The processes of a run on one machine have equal parts of it. Where a system does not say what is free, it is all
-    the memory that there is; where it says nothing, more than anyone has.
+    The processes of a run on one machine have equal parts. If a system does not tell what is free, all of its memory
+    counts as free; if it tells nothing, the result is more than anyone has.
     """
     free = [_available(), _below_limit()]
     if _SHARED.is_dir():

@@ -1,4 +1,4 @@
-"""What a model takes of a picture: a square of normalised numbers."""
+"""Turn a picture into what a model takes: a square of normalised numbers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from openslip.errors import DataError
 class Preprocess:
     """Turn one picture into the (3, S, S) float32 tensor that a model takes.
 
-    Decoded to RGB; short side resized to S and centre cropped, or squashed to a square; normalised by mean and
-    deviation. It holds no weights: a data set with `transform=model.preprocess` goes to the worker processes of a
-    `DataLoader` with no more than these numbers.
+    The picture is decoded to RGB; its short side is resized to S and its centre cropped, or it is squashed to a square;
+    then it is normalised by mean and deviation. A `Preprocess` holds no weights: a data set with
+    `transform=model.preprocess` goes to the worker processes of a `DataLoader` with no more than these numbers.
     """
 
     size: int
@@ -63,7 +63,7 @@ class Preprocess:
 
 
 def path_of(picture: object) -> str:
-    """Return the path that a picture comes from, "" where it tells none."""
+    """Return the path that a picture comes from, "" if it is not known."""
     if isinstance(picture, str | os.PathLike):
         return str(picture)
     return str(getattr(picture, "filename", "")) if isinstance(picture, Image.Image) else ""

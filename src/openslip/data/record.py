@@ -35,7 +35,7 @@ class Record:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """Where a record's picture lies as a file of its own, and all of the record but the picture.
+    """The file of a record's picture, and all of the record but the picture.
 
     path: absolute, as it is read. size: bytes. changed: when it was last written, st_mtime_ns, nanoseconds since 1970.
     captions, key: those of the record.
@@ -52,11 +52,11 @@ class ImageFile:
 class Part:
     """A stretch of a source's records, with an order of its own.
 
-    length: its records. share: the positions that it gets in an epoch of the whole; as many as its records unless a
-    mixture weighs it. block: records that stay together, because they are read best so; the blocks are shuffled, and
-    the records of each among themselves, anew every epoch. as_they_lie: they are not, because it would cost reading.
-    ends: where each block ends, increasing, of a part whose blocks have lost some of their records (see
-    `openslip.data.subset`); None: each has `block`, the last what is left over.
+    length: how many records it has. share: how many positions it gets in an epoch of the whole source; its length
+    unless a mixture weighs it. block: how many records stay together, because they are best read together. Every epoch
+    shuffles the blocks, and the records within each block. as_they_lie: whether records keep their order within a
+    block, because shuffling them would cost reading. ends: where each block ends, increasing, if blocks have lost some
+    of their records (see `openslip.data.subset`); None: each has `block` records, and the last what is left over.
     """
 
     length: int
@@ -67,32 +67,32 @@ class Part:
 
 
 class Source(ABC):
-    """Captioned images with random access. Picklable, so that loader processes can have their own.
+    """Captioned images with random access. Picklable, so that each loader process can have a copy.
 
-    A source says what it is called, how many records it has, and what each of them is. All else has a default.
+    A source has a name, a length and records. All else has a default.
     """
 
     name: str
     block: int = 1
-    """How many records lie together and are read best in a row; 1: any order is as good."""
+    """How many neighbouring records are best read one after the other; 1: any order is as good."""
     as_they_lie: bool = False
-    """Whether a block is to be read in the order in which its records lie."""
+    """Whether the records of a block are read in their stored order."""
     note: str = ""
     """What was guessed on opening, for people."""
     contents: Contents | None = None
-    """What lies in the source, and what of it became no record."""
+    """What the source holds, and which of it became no record."""
     beside: Contents | None = None
-    """The same of the files that lie beside those of the source."""
+    """The same for the files beside those of the source."""
     options: tuple[str, ...] = ()
-    """Names of the options for data that the source heeds, such as `caption_column`."""
+    """Names of the data options that the source uses, such as `caption_column`."""
     held_out: HeldOut | None = None
-    """What was held out to measure on, where the source is one side of that."""
+    """What was held out to measure on, if the source is one of the two sides."""
     class_names: tuple[str, ...] = ()
-    """Names of the classes that `label` counts."""
+    """Names of the classes; `label` returns an index into them."""
     captions_name_classes: bool = False
-    """Whether captions say no more than the class, so that those of a class fit all its pictures."""
+    """Whether captions tell only the class, so that the captions of a class fit all pictures of the class."""
     columns_note: str = ""
-    """What `columns` leaves out or chooses among, for people; whole once `columns` was called for all records."""
+    """What `columns` leaves out or chooses among, for people; complete once `columns` was called for all records."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -107,28 +107,27 @@ class Source(ABC):
         return None
 
     def file(self, index: int) -> ImageFile | None:
-        """Return where the picture of record `index` lies as a file of its own, without reading the picture.
+        """Return the file of the picture of record `index`, without reading the picture.
 
-        None where it is no file of its own on this machine: it lies in a tar, in Parquet, at a URL, or is rendered.
-        Raises DataError where the record names a file that `source[index]` could not read, or whose captions it could
-        not.
+        None if the picture has no file of its own on this machine: it is in a tar, in Parquet, at a URL, or rendered.
+        Raises DataError if `source[index]` could not read the record's file or captions.
         """
         return None
 
     def columns(self, indices: Sequence[int]) -> pa.Table | None:
         """Return what the source has of these records beside image and captions, in the order of `indices`.
 
-        A table with a row for each record; None where the source has no such columns. Types are those of the data, or
-        are told by the cells; what cannot be read is null. Meant for some thousand increasing indices at a time, of
-        which types may differ (see `openslip.data.own_columns.unify`). No picture is read. What it takes to answer is
-        read at the first call, in each process anew.
-        Raises DataError where the data have changed since they were opened, or are gone.
+        Returns a table with a row for each record, or None if the source has no such columns. Types are those of the
+        data, or inferred from the cells; what cannot be read is null. Meant for some thousand increasing indices at a
+        time. Types may differ between calls (see `openslip.data.own_columns.unify`). No picture is read. The first call
+        in each process reads what the answers need.
+        Raises DataError if the data have changed since they were opened, or are gone.
         """
         return None
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The stretches of the source that have an order of their own: a mixture has several, else it is all of it."""
+        """The stretches of the source that have an order of their own: several for a mixture, else the whole source."""
         return (Part(len(self), len(self), self.block, self.as_they_lie),)
 
     @property
@@ -150,18 +149,18 @@ class Source(ABC):
         return self, index
 
     def whole_index(self, index: int) -> int:
-        """Return which record of the whole source record `index` is, where others have been left out of it."""
+        """Return the index that record `index` has in the whole source, before records were left out."""
         return index
 
     def contents_by_name(self) -> list[tuple[str, Contents]]:
-        """Return what lies in the source, with its name; of a mixture each of its sources, of a subset the whole."""
+        """Return the source's contents with its name: for a mixture those of each source, for a subset of the whole."""
         return [(self.name, found) for found in (self.contents, self.beside) if found is not None]
 
 
 class Foreign(Source):
-    """A source of a program's own, of another class: with a `name`, a length and records, and perhaps more.
+    """A source of a user's own class: with a `name`, a length and records, and perhaps more of `Source`.
 
-    What else of `Source` it has is taken over. Pickles as the program's source does.
+    All of `Source` that the user's class has is used. Pickles as the user's source does.
     """
 
     def __init__(self, source: Any) -> None:
@@ -235,9 +234,9 @@ def reasons(skipped: Iterable[Skipped], most: int = 5) -> list[str]:
 class Tally:
     """What became of the records of one source of a run; read = used + skipped.
 
-    read: records that the order gave. used: those of them that could be. skipped: those that could not.
-    stood_in: records used in place of skipped ones, of this source or of another of its mixture, beside their own
-    rows. failed: records tried for that which could not be used either.
+    read: records that the order gave. used: those that could be used. skipped: those that could not.
+    stood_in: this source's records that replaced skipped ones (of this source or another of the mixture), beside their
+    own rows. failed: records that were tried as stand-ins and could not be used either.
     """
 
     read: int = 0
@@ -254,20 +253,19 @@ class Tally:
 class Batch:
     """N records as the device needs them.
 
-    views: view name → (N, 3, size, size) uint8, cropped and resized to the size of the view, colours untouched. Those
-    that are scheduled may be of fewer rows, or absent (see `openslip.data.schedule`).
+    views: view name → (N, 3, size, size) uint8, cropped and resized to the size of the view, colours untouched.
+    Scheduled views may have fewer rows, or be absent (see `openslip.data.schedule`).
     parameters: view name → (as many rows, P) float32, the augmentations drawn for each (see `openslip.data.augment`).
     tokens: (N, length of the longest caption) int64, zero-padded, or None without captions. With several captions of
     each record they are its second dimension: (N, captions, length of the longest).
     keys: the N records' keys. skipped: the records that others stand in for.
     labels: (N,) int64 classes, -1 of a record without one, or None where no objective needs them.
-    records: (N,) int64, which records of the source these are, counted through all of it. Of a record that another
-    stands in for, it is the other.
+    records: (N,) int64, the records' indices in the whole source. A replaced record has the index of its stand-in.
     position: samples of the run consumed once this batch is done.
-    tallies: what became of this batch's (or this process's share of) records, a `Tally` for each of the `parts` of
-    the source, then for each of the source of the self-supervised views.
-    rows: view name → (as many rows,) int64, of views of which outputs are kept (`openslip.data.kept`): where these
-    stand. own_records: of a pass over all records, what each of them is.
+    tallies: what became of the records of this batch (or of this process's share): a `Tally` for each of the `parts`
+    of the source, then for each part of the source of the self-supervised views.
+    rows: view name → (as many rows,) int64, for views whose outputs are kept (`openslip.data.kept`): the rows of these
+    outputs. own_records: in a pass over all records, what is known of each record.
     """
 
     views: dict[str, Tensor]

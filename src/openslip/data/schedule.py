@@ -9,10 +9,10 @@ from openslip.errors import ConfigError
 
 @dataclass(frozen=True)
 class Schedule:
-    """Self-supervised views of a `share` of the batch, on every `every`-th step from the step `start` on.
+    """Self-supervised views of a `share` of the batch, on every `every`-th step from step `start` on.
 
     The rows that get the views are spread evenly over the batch, so each process and each micro-batch has its part.
-    Raises ConfigError when a value is out of its range or less than two rows are left to contrast.
+    Raises ConfigError if a value is out of its range, or if fewer than two rows are left to contrast.
     """
 
     batch: int
@@ -35,7 +35,7 @@ class Schedule:
             )
         if self.share < 1 and self.rows < 2:
             raise ConfigError(
-                "Self-supervised views are needed of at least two rows of a batch",
+                "At least two rows of a batch need self-supervised views",
                 got=f"objective.ssl_share {self.share:g} of training.batch {self.batch}",
                 fix="Raise objective.ssl_share or training.batch.",
             )
@@ -62,8 +62,8 @@ class Schedule:
     def before(self, position: int) -> int:
         """Return how many samples of the stream before `position` get self-supervised views.
 
-        The sample at `position` gets them if it is counted before the next position, and this is its number among
-        those that do.
+        The sample at `position` gets them if the count is higher at the next position. The count at `position` is then
+        its number among such samples.
         """
         step, row = divmod(position, self.batch)
         earlier = -(-max(0, step - self.start) // self.every) * self.rows

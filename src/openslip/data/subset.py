@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class HeldOut:
     """What is held out of a source to measure on: `records` of `total`, in `groups`, where `share` was asked for.
 
-    digest: of which records these are. notes: what else there is to say. by: what ties records of a group together.
+    digest: tells which records these are. notes: further sentences for people. by: what the records of a group share.
     """
 
     share: float
@@ -34,7 +34,7 @@ class HeldOut:
     by: str = "captions or pictures"
 
     def summary(self) -> str:
-        """Return it in words, a line for each note."""
+        """Return the share in words, with a line for each note."""
         reached = _percent(self.records / self.total)
         head = (
             f"{_percent(self.share)} of train held out: {self.records:,} of {self.total:,} records ({reached}), "
@@ -44,13 +44,12 @@ class HeldOut:
 
 
 class Subset(Source):
-    """The records of `source` but those at `left_out`, in their order. Memory: 8 bytes a record, which the processes
-    of a run share.
+    """The records of `source` except those at `left_out`, in their order. Takes 8 bytes of memory a record, which the
+    processes of a run share.
 
-    `parts` are those of the source: each keeps its weight, and its blocks, of which fewer records are left.
-    `fingerprint` is another for other records left out. held_out: what was held out of the source to measure on, if
-    this is one side of that.
-    Raises DataError when one of them is not there, or none would be left.
+    `parts` are those of the source: each keeps its weight and its blocks, with fewer records. `fingerprint` depends on
+    the records left out. held_out: what was held out of the source to measure on, if this is one of the two sides.
+    Raises DataError if a record to leave out does not exist, or if none would be left.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class Subset(Source):
             raise DataError(
                 f"There is no record {index} to leave out of {source.name}",
                 got=f"{len(source):,} records",
-                cause="The list was made of another source",
+                cause="The list was made for another source",
             )
         keep[indices] = False
         self.fingerprint = hashlib.blake2b(np.packbits(keep).tobytes(), digest_size=8).hexdigest()
@@ -113,7 +112,7 @@ class Subset(Source):
 
 
 def _parts(source: Source, indices: np.ndarray) -> Iterator[Part]:
-    """Yield what is left of the parts of a source where only the records at `indices` are, those that have any."""
+    """Yield the parts of a source with only the records at `indices`, without the parts that have none."""
     first = 0
     for part in source.parts:
         here = indices[slice(*np.searchsorted(indices, [first, first + part.length]))] - first
@@ -130,7 +129,7 @@ def _parts(source: Source, indices: np.ndarray) -> Iterator[Part]:
 
 
 def ends_of_blocks(blocks: np.ndarray) -> np.ndarray:
-    """Return where each block ends, of records that lie in these blocks, (N,) increasing (see `Part.ends`)."""
+    """Return where each block ends, given the block of each record, (N,) increasing (see `Part.ends`)."""
     return np.append(np.flatnonzero(np.diff(blocks)) + 1, len(blocks))
 
 

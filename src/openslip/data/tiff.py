@@ -1,4 +1,4 @@
-"""TIFFs: those that Pillow would make something wrong of are read in another way, or refused; none takes too much.
+"""TIFFs: those that Pillow would read wrongly are read in another way or refused, and none takes too much.
 
 Numbers of tags, compressions and so on are those of TIFF 6.0.
 """
@@ -15,7 +15,7 @@ from openslip.data.limits import Budget
 from openslip.errors import DataError
 
 STRIP_OR_TILE = 5000
-"""Values to visit that a strip or tile counts for, beside its pixels: what a loop of Python takes for it."""
+"""Values to visit that a strip or tile counts for, beside its pixels: the cost of a Python loop."""
 NUMBER = 160
 """Bytes that a number in a directory takes in Python, with what Pillow makes of a strip's."""
 FEW = 1 << 16
@@ -58,9 +58,9 @@ def check_directory(image: bytes, budget: Budget) -> None:
 
 
 def prepare(opened: ImageFile.ImageFile, budget: Budget) -> None:
-    """Make a TIFF that has been opened load right, and draw what its strips or tiles take.
+    """Prepare an opened TIFF so that it loads correctly, and draw what its strips or tiles take.
 
-    Raises DataError for one of a kind that Pillow loads wrongly, or where parts of it are missing.
+    Raises DataError for a kind of TIFF that Pillow loads wrongly, or if parts of the file are missing.
     """
     tags = opened.tag_v2  # type: ignore[attr-defined]
     planar = tags.get(_PLANAR, 1) == 2
@@ -78,7 +78,7 @@ def prepare(opened: ImageFile.ImageFile, budget: Budget) -> None:
 
 
 def levels(opened: Image.Image) -> tuple[int, int]:
-    """Return what black and white are stored as in a grey picture of more than 8 bits; Pillow says neither."""
+    """Return the stored levels of black and white in a grey picture of more than 8 bits; Pillow tells neither."""
     tags = getattr(opened, "tag_v2", {})
     bits = min(16, max(tags.get(_BITS, (16,))))
     most = (1 << bits) - 1
@@ -127,5 +127,5 @@ def _refused(cause: str) -> DataError:
     return DataError(
         "The TIFF is of a kind that cannot be read",
         cause=cause,
-        fix="Store it as grey or RGB of 8 or 16 bits a channel, without a sign, its colours side by side",
+        fix="Store it as grey or RGB of 8 or 16 bits a channel, without a sign, with its colours side by side",
     )

@@ -50,7 +50,7 @@ class Tokenizer:
     start = START
     end = END
     special = (0, START, END)
-    """Ids that are not of the text: rows are filled up with 0, which is also the id of an exclamation mark."""
+    """Ids that stand for no text: rows are filled up with 0, which is also the id of an exclamation mark."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Tokenizer:
                 "A text context holds at least 3 tokens",
                 got=context,
                 cause="Two of them are the start and the end of the text",
-                fix="CLIP's is 77.",
+                fix="Pass 3 or more; CLIP's is 77.",
             )
         if truncation not in ("keep-end", "reference"):
             choices = did_you_mean(str(truncation), ("keep-end", "reference"))
@@ -102,8 +102,8 @@ class Tokenizer:
 
 
 class _Forgetful(dict):
-    """A cache that stays empty. Merging's own would grow without bound, and takes a caption that spells out a special
-    token ("<end_of_text>") for that token; emptying it would take an entry from under another thread."""
+    """A cache that stays empty. The cache of open_clip's merging would grow without bound, and takes a caption that
+    spells out a special token ("<end_of_text>") for that token. Emptying it would take an entry from another thread."""
 
     def __setitem__(self, key: object, value: object) -> None:
         pass

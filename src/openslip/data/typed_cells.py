@@ -26,7 +26,7 @@ _FORMS = {
     "time": _TIME,
     "moment": rf"{_TIME}(Z|[+-]\d{{2}}(:?\d{{2}})?)",
 }
-"""What a text that spells a value looks like, by kind; no text fits two."""
+"""The form of a text that spells a value, by kind; no text fits two forms."""
 _TYPES = {
     frozenset({"whole"}): pa.int64(),
     frozenset({"number"}): pa.float64(),
@@ -39,17 +39,17 @@ _TYPES = {
     frozenset({"time", "midnight"}): pa.timestamp("us"),
     frozenset({"moment"}): pa.timestamp("us", "UTC"),
 }
-"""The type of a column by the kinds of its cells; of any others it is text."""
+"""The type of a column by the kinds of its cells; for any other kinds it is text."""
 
 
 class Cells:
     """A table that grows by rows, each a sequence of the cells of the columns `names`, or an object: name → cell.
 
-    spelled: cells are texts, as in CSV, and a column has the type that all of them spell: int64, float64, bool
-    (`true`), date32 (`2026-11-30`), timestamp in microseconds (ISO 8601; UTC where all tell their zone), else text.
-    Empty cells are null. Zeros in front (`00123`), whole numbers beyond 2^63, or beyond 2^53 beside fractions, and
-    days that are in no calendar make a column text. Otherwise a column has the type that all cells have: also dates, of
-    which those at midnight alone are days; those of several types become text, and nested values JSON.
+    spelled: whether cells are texts, as in CSV. Then a column has the type that all of its texts spell: int64, float64,
+    bool (`true`), date32 (`2026-11-30`), timestamp in microseconds (ISO 8601; UTC if all tell their zone), else text.
+    Empty cells are null. Leading zeros (`00123`), whole numbers beyond 2^63, or beyond 2^53 beside fractions, and days
+    that are in no calendar make a column text. If not spelled, a column has the type that all of its cells have. Times
+    that are all at midnight become days. A column of several types becomes text, with nested values as JSON.
     """
 
     def __init__(self, names: Sequence[str] = (), *, spelled: bool = False) -> None:
@@ -68,7 +68,7 @@ class Cells:
             self._flush()
 
     def unequal(self, row: int, other: Sequence[Any] | Mapping[str, Any]) -> str:
-        """Return the name of a column in which a row has another cell than `other` has, "" where there is none."""
+        """Return the name of a column in which row `row` and `other` differ, "" if there is none."""
         if row >= self._count:
             own = self._rows[row - self._count]
             cells = own if isinstance(own, Mapping) else dict(enumerate(own))
@@ -83,14 +83,14 @@ class Cells:
 
     @staticmethod
     def digest(row: Sequence[Any] | Mapping[str, Any]) -> int:
-        """Return a number that tells rows apart, and is the same for those in which `unequal` finds nothing."""
+        """Return a hash of a row. Rows between which `unequal` finds no difference have the same hash."""
         if isinstance(row, Mapping):
             texts = ((name, spelled(cell)) for name, cell in row.items())
             return hash(frozenset((name, text) for name, text in texts if text is not None))
         return hash(tuple(map(spelled, row)))
 
     def table(self) -> pa.Table:
-        """Return the rows so far, names told apart (see `own_columns.told_apart`), without nameless empty columns."""
+        """Return the rows so far, with distinct names (`own_columns.told_apart`), without nameless empty columns."""
         self._flush()
         named = [(n, column.typed()) for n, column in zip(self._names, self._columns)]
         named = [(name, column) for name, column in named if name or column.null_count < len(column)]
@@ -119,7 +119,7 @@ class Cells:
 
 
 class _Column:
-    """The texts of a column's cells, and of which kinds they are. missing: rows before the column's first."""
+    """The texts of a column's cells, and their kinds. missing: rows before the column's first cell."""
 
     def __init__(self, spelled: bool, missing: int) -> None:
         self._spelled, self._missing = spelled, missing
@@ -166,7 +166,7 @@ class _Column:
         found = texts.cast(kind)
         if pa.types.is_floating(kind):
             if "whole" in self._kinds:
-                # This raises where a whole number has no fraction that equals it.
+                # This raises if no float equals a whole number.
                 texts.filter(_fits(texts, _WHOLE)).cast(pa.int64()).cast(kind)
             if self._spelled and pc.any(pc.is_inf(found)).as_py():  # type: ignore[missing-attribute]
                 raise ValueError("there is no such number")

@@ -32,7 +32,7 @@ class Parameter(IntEnum):
     FLIP = 0
     """1: mirrored left to right."""
     JITTER = 1
-    """1: the four colour operations are applied; else their columns hold what changes nothing."""
+    """1: the four colour operations are applied; else their columns hold values that change nothing."""
     ORDER = 2
     """Number of the operations' order in `ORDERS`."""
     BRIGHTNESS = 3
@@ -54,7 +54,7 @@ ORDERS = tuple(itertools.permutations(JITTERS))
 MOST_RATIO = 100.0
 """Of a crop's sides."""
 LEAST_AREA = 1e-4
-"""Share of the image that a crop has at least: a hundredth of each side."""
+"""The smallest share of the image that a crop has: a hundredth of each side."""
 _TRIES = 10
 _LONGEST = 16
 UNCHANGED = (0, 0, 0, 1, 1, 1, 0, 0, 0)
@@ -65,8 +65,8 @@ def draw(config: ViewConfig, height: int, width: int, rng: np.random.Generator) 
     """Draw one view of an image of `height` × `width` pixels: its crop box, and its parameters (P,) float32.
 
     Distributions are those of torchvision's RandomResizedCrop, ColorJitter in RandomApply, RandomGrayscale,
-    GaussianBlur in RandomApply and RandomHorizontalFlip. The numbers taken from `rng` are always as many, so what
-    is drawn for one augmentation does not hang on the settings of another.
+    GaussianBlur in RandomApply and RandomHorizontalFlip. The count of numbers taken from `rng` is always the same, so
+    the settings of one augmentation do not change what is drawn for another.
     """
     uniforms = rng.random(10 + 4 * _TRIES).tolist()
     return _box(config, height, width, uniforms[10:]), _parameters(config, uniforms[:10])
@@ -76,7 +76,7 @@ def crop(image: np.ndarray, box: Box, size: int, interpolation: Interpolation = 
     """Cut `box` out of an RGB (H, W, 3) uint8 image and resize it: (3, size, size) uint8.
 
     Antialiased; within 2 grey levels of what torchvision's RandomResizedCrop gives on a Pillow image, in a third of the
-    time. Bicubic, this is so of pictures, and not of noise: where both overshoot, they clip in another order.
+    time. With bicubic this holds for pictures but not for noise: where both overshoot, they clip in another order.
     """
     left, upper, right, lower = box
     part = torch.from_numpy(image[upper:lower, left:right]).permute(2, 0, 1)[None]
@@ -90,16 +90,16 @@ def center(
     """Return the view for evaluation of an RGB (H, W, 3) uint8 image: (3, size, size) uint8.
 
     crop: the short side is resized to `size`, and the centre is cropped: the same pixels as torchvision's Resize and
-    CenterCrop give on a Pillow image. squash: both sides are resized to `size`, as its Resize((size, size)) does.
+    CenterCrop give on a Pillow image. squash: both sides are resized to `size`, as Resize((size, size)) does.
     """
     resampling = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[interpolation]
     return _planes(_fitted(image, size, resampling, fit))
 
 
 def center_labels(labels: np.ndarray, size: int, fit: Fit = "crop") -> np.ndarray:
-    """Return labels of pixels (H, W) uint8 as `center` lays out the image that they are of: (size, size) uint8.
+    """Return labels of pixels, (H, W) uint8, laid out as `center` lays out their image: (size, size) uint8.
 
-    Each takes the label of the nearest pixel, so that no label is made up between two others.
+    Each pixel takes the label of the nearest pixel, so that no label is made up between two others.
     """
     return np.array(_fitted(labels, size, Image.Resampling.NEAREST, fit))
 
@@ -130,12 +130,12 @@ def smallest_crop(config: ViewConfig) -> float:
 def check_views(views: ViewsConfig, *, drawn: bool = False) -> None:
     """Raise ConfigError when a value of the configuration of the views is out of its range.
 
-    drawn: views are about to be drawn, so that their size may not be left to weights any more.
+    drawn: whether views are about to be drawn; then their size may no longer be left to weights.
     """
     check_ranges(views, "views.")
     if drawn and not views.size:
         raise ConfigError(
-            "The size of the pictures is that of weights, and there are none here",
+            "The size of the pictures comes from weights, and there are none here",
             got="views.size 0",
             fix="Set views.size to a number of pixels, such as 224",
         )

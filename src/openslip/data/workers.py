@@ -1,4 +1,4 @@
-"""How worker processes are started, how many, and how they end: for the loader, for finetuning, and for `fan_out`."""
+"""How many worker processes there are, how they start and how they end: for the loader, finetuning and `fan_out`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def reading_threads() -> int:
 
 
 def start_context(modules: Iterable[str]) -> Any:
-    """Return how processes are started: from a server that has `modules` loaded, never by forking this process.
+    """Return a context that starts processes from a server with `modules` loaded, never by forking this process.
 
-    The server is started here. Neither it nor a process that it starts ever hears of Ctrl-C or of a terminal that is
-    closed, which reach the whole process group: the process that started them decides what it means, and ends them.
+    The server is started here. The server and its processes ignore Ctrl-C and a closed terminal, which reach the whole
+    process group: the process that started them decides what such a signal means, and ends them.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -42,13 +42,13 @@ def start_context(modules: Iterable[str]) -> Any:
 
 
 def _start_server() -> None:
-    """Start the server, if none runs, deaf from its first instruction on: it imports for seconds before it could make
-    itself so, and its processes inherit what it does not hear."""
+    """Start the server, if none runs, with these signals blocked from its first instruction on. It imports for seconds
+    before it could block them itself, and its processes inherit what is blocked."""
     from multiprocessing import forkserver, resource_tracker
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
     try:
-        resource_tracker.ensure_running()  # deaf to Ctrl-C by itself, which it lets through for others when it starts
+        resource_tracker.ensure_running()  # ignores Ctrl-C by itself, and unblocks it for others when it starts
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         forkserver.ensure_running()
     finally:
@@ -58,10 +58,10 @@ def _start_server() -> None:
 
 @functools.cache
 def _end_server_at_exit(owner: int) -> None:
-    """Let the workers and their server end with this process, first of all.
+    """Make the workers and their server end with this process, before anything else does.
 
-    By itself the server would notice only when it has imported everything. Without its server `multiprocessing` takes
-    each worker for dead: it would neither end nor await the worker, and remove the folder that the worker cleans up.
+    By itself, the server would notice only after it has imported everything. Without its server, `multiprocessing`
+    takes each worker for dead: it would not end or await the worker, and would remove the folder that the worker uses.
     Processes that a program starts in another way are left to `multiprocessing`.
     """
     from multiprocessing import forkserver
@@ -84,7 +84,7 @@ def _end_server_at_exit(owner: int) -> None:
 
 
 def settle() -> None:
-    """Make this process, a worker, heed nothing but the process that started it, and end when that one is gone."""
+    """Make this worker process obey only the process that started it, and end when that process is gone."""
     # Ctrl-C reaches the whole process group; the process that started this one decides what it means, and ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _quiet_about_a_parent_that_left
@@ -94,17 +94,17 @@ def settle() -> None:
 def _quiet_about_a_parent_that_left(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Print an error's traceback, but not where the other end of a connection is gone.
+    """Print an error's traceback, unless the other end of a connection is gone.
 
-    `multiprocessing.resource_sharer` hands tensors over in a thread, and prints what it meets by this hook. A run that
-    is told to stop while it takes a batch leaves the worker in the middle of that.
+    `multiprocessing.resource_sharer` hands tensors over in a thread, and prints its errors by this hook. A run that
+    is told to stop while it takes a batch leaves the worker in the middle of handing it over.
     """
     if not issubclass(kind, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, trace)
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, killed perhaps."""
+    """End this process when the process that started it is gone, perhaps killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

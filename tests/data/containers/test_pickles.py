@@ -347,7 +347,7 @@ def test_npy_of_numbers_or_cut_off_or_with_another_length(tmp_path):
     with pytest.raises(DataError, match="cut off"):
         list(read_object_array(path))
     path.write_bytes(whole.replace(b"(12,)", b"(13,)", 1))
-    with pytest.raises(DataError, match="announces 13 entries and holds 12"):
+    with pytest.raises(DataError, match="announces 13 entries but holds 12"):
         list(read_object_array(path))
 
 
@@ -376,5 +376,5 @@ def test_a_header_that_announces_countless_entries(tmp_path):
     path.write_bytes(
         content[:8] + len(header).to_bytes(2, "little") + header + content[content.index(b"\n") + 1 :]
     )
-    with pytest.raises(DataError, match="countless entries and holds 1"):
+    with pytest.raises(DataError, match="countless entries but holds 1"):
         list(read_object_array(path))

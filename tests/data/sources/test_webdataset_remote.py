@@ -152,7 +152,9 @@ def test_a_shard_that_is_away_is_taken_by_its_index(server, shards, spec, fault)
 
 def test_a_shard_that_is_away_and_was_never_indexed_is_an_error(server, shards, spec):
     server.faults["/set/a-1.tar"] = [404, "always"]
-    with pytest.raises(DataError, match=r"no such file on the server.*a-1\.tar.*one inside is left out so"):
+    with pytest.raises(
+        DataError, match=r"no such file on the server.*a-1\.tar.*leave a missing file out like this"
+    ):
         open_source(spec)
     server.faults.clear()
     open_source(spec)

@@ -281,7 +281,7 @@ def test_senseless_addresses(server, url, monkeypatch):
 def test_a_missing_package_is_named(server, monkeypatch):
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     monkeypatch.setitem(sys.modules, "fsspec.implementations.http", None)
-    with pytest.raises(DataError, match="package is missing"):
+    with pytest.raises(DataError, match="package that reads such addresses is missing"):
         remote.stat(server.url + "/a.tar")
     assert server.asked == []
 

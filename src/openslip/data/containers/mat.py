@@ -27,16 +27,16 @@ _CELL, _STRUCT, _CHAR = 1, 2, 4
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
 """What MATLAB has in an array: numbers are often stored in a smaller type."""
 _ARRAY = 400
-"""Bytes that an array, or a struct, takes at least when it is read, of which a file need have 8 or none."""
+"""Bytes that an array, or a struct, takes at least when it is read. In the file it may take 8 or none."""
 _DEEP = 16
-"""Cells and structs in each other."""
+"""How deep cells and structs may be nested."""
 
 
 def read_mat(path: str | Path, *names: str) -> dict[str, Any]:
     """Return the variables called `names` of a MAT-file, by name.
 
-    Arrays of numbers are in MATLAB's shape, which has two axes or more, with the first axis running fastest in memory,
-    and uncopied where they are stored as they are. A text is a str. A cell array is a list of its elements, the first
+    Arrays of numbers have MATLAB's shape of two axes or more, with the first axis running fastest in memory. They are
+    not copied if they are stored in their own type. A text is a str. A cell array is a list of its elements, the first
     axis running fastest. A struct array is a list of dicts by field.
 
     Raises DataError for a file that cannot be read, is of another version, or lacks a variable.
@@ -91,7 +91,7 @@ class _Reader:
         return found
 
     def unpacked(self, data: memoryview) -> memoryview:
-        """Return what an element is compressed of, which cannot be more than the budget has."""
+        """Return an element decompressed, at most as large as the budget allows."""
         unpacker = zlib.decompressobj()
         whole = unpacker.decompress(data, self.budget.memory + 1)
         self.budget.draw(memory=len(whole))
@@ -117,7 +117,7 @@ class _Reader:
     ) -> tuple[str, Any]:
         """Return the name and the value of an array. names: those wanted; the value of others is None."""
         if deep > _DEEP:
-            raise ValueError(f"arrays lie in each other more than {_DEEP} deep")
+            raise ValueError(f"arrays are nested more than {_DEEP} deep")
         if not len(data):
             return "", np.zeros((0, 0))
         parts = self.elements(data)
@@ -165,7 +165,7 @@ class _Reader:
         return np.frombuffer(content, f"{self.order}{_NUMBERS[kind]}")
 
     def array(self, kind: int, content: memoryview, shape: tuple[int, ...], wanted: str) -> np.ndarray:
-        """Return an array of numbers of the type that MATLAB has them in."""
+        """Return an array of numbers in MATLAB's type."""
         stored = self.numbers(kind, content)
         if stored.dtype != np.dtype(f"{self.order}{wanted}"):
             self.budget.draw(memory=stored.size * np.dtype(wanted).itemsize)

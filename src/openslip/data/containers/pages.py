@@ -1,7 +1,7 @@
-"""What the columns of a Parquet row group unpack to at most, as the headers of their pages say.
+"""The most that the columns of a Parquet row group unpack to, by the headers of their pages.
 
-The footer's sizes are a promise that nobody checks, and a dictionary makes a value of 20 MB out of every few bits. What
-pyarrow allocates follows from the pages: each unpacks to what its header says, and a value is no longer than its page.
+The footer's sizes are a promise that nobody checks, and a dictionary makes a value of 20 MB out of every few bits. The
+pages decide what pyarrow allocates: each unpacks to what its header says, and a value is no longer than its page.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Chunk:
 class Weight:
     """What chunks unpack to.
 
-    sure: bytes that they do unpack to. most: bytes that they may, values of dictionaries written out. value: bytes of
-    the longest value that there can be. delta: values may be spelled by those before them.
+    sure: bytes that they do unpack to. most: bytes that they may unpack to, with values of dictionaries written out.
+    value: bytes of the longest possible value. delta: whether values may be written by their difference from others.
     """
 
     sure: int = 0
@@ -58,7 +58,7 @@ class Weight:
 
 
 def chunk_of(metadata: Any, group: int, leaf: int) -> Chunk:
-    """Return where a column of a row group lies. Raises ValueError where the footer says what cannot be."""
+    """Return where a column of a row group lies. Raises ValueError if the footer states a negative size."""
     column, schema = metadata.row_group(group).column(leaf), metadata.schema.column(leaf)
     start, size = column.data_page_offset, column.total_compressed_size
     if column.has_dictionary_page and 0 < (column.dictionary_page_offset or 0) < start:

@@ -22,17 +22,17 @@ from openslip.data.storage.spool import shared
 from openslip.errors import DataError
 
 BATCH = 4096
-"""Rows that are looked at together when all are."""
+"""Rows that are read together when all rows are read."""
 LARGE = 512 << 20
-"""Bytes that rows which are looked at together may unpack to before their texts are read as dictionaries."""
+"""Bytes that rows read together may unpack to before their texts are read as dictionaries."""
 HOLE, SPAN, FETCHES = 8192, 32 << 20, 8
-"""Of what is fetched: bytes between two columns that are fetched with them, of a request that is joined from several,
-requests at once. As pyarrow does it."""
+"""Limits of a fetch, as in pyarrow: bytes between two columns that are fetched with them, bytes of a request that is
+joined from several, and requests at once."""
 _TEXT_OR_BYTES = re.compile(r"(large_)?(string|binary)(_view)?")
 
 
 class Opened:
-    """A Parquet file that some columns are read of, row group by row group."""
+    """A Parquet file of which some columns are read, row group by row group."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Opened:
         columns: Sequence[str],
         leaves: list[int],
     ) -> None:
-        """`leaves`: those of the schema that the columns consist of."""
+        """`leaves`: the leaves of the schema that the columns consist of."""
         self.path, self.columns, self.handle, self.leaves = path, list(columns), handle, leaves
         self.far = is_url(path)
         status = status or reading.stat(path)
@@ -52,7 +52,7 @@ class Opened:
         self.nested = any(schema.column(leaf).max_repetition_level for leaf in self.leaves)
 
     def group(self, group: int) -> Group:
-        """Return a row group, what it may unpack to being known; of a file elsewhere it is fetched."""
+        """Return a row group with what it may unpack to; from a remote file it is fetched."""
         metadata = self.handle.metadata
         chunks = [chunk_of(metadata, group, leaf) for leaf in self.leaves]
         source = _fetched(self.file, chunks) if self.far else None
@@ -90,9 +90,9 @@ class Group:
     weight: Weight
 
     def read(self) -> pa.Table:
-        """Return it whole, with texts in dictionaries where it could be too large without them.
+        """Return the whole row group, with texts in dictionaries if it could be too large without them.
 
-        Raises DataError where it unpacks to more than TABLE_BYTES.
+        Raises DataError if it unpacks to more than TABLE_BYTES.
         """
         budget = Budget(f"Row group {self.group} of {shown(self.opened.path)}", memory=TABLE_BYTES)
         budget.draw(memory=self.weight.sure)
@@ -154,7 +154,7 @@ def _decoded(array: Any) -> int:
 
 
 class _Fetched:
-    """A file elsewhere of which the parts that are needed are in memory."""
+    """A remote file with the parts that are needed in memory."""
 
     path = ""
 

@@ -55,10 +55,10 @@ def read_list(path: str | Path) -> Iterator[Any]:
 
     Elements are made of tuple, list, dict, str, bytes, int, float, bool and None; numpy's numbers and strings come as
     Python's. Protocols 0 to 5. The whole list is in memory before its first element is given: some four times the
-    size of a file of short texts, and a hundred times at worst. Elements are let go of as they are given.
+    size of a file of short texts, and a hundred times at worst. Elements are released as they are given.
 
     Raises DataError when the file cannot be read, is larger than PICKLE_BYTES, is damaged, is no pickle, holds
-    something else than one list, or asks for anything but plain data: nothing of it is executed.
+    anything but one list, or asks for anything but plain data: nothing of it is executed.
     """
     with _Mapped(path, "pickle") as data:
         head = data[:16]
@@ -80,13 +80,13 @@ def read_object_array(path: str | Path) -> Iterator[Any]:
             raise DataError(
                 "The .npy file holds no object array",
                 got=f"{path}, an array of {dtype}",
-                fix="Captions are kept as an array of dicts, each with the image and its captions",
+                fix="Store captions as an array of dicts, each with the image and its captions",
             )
         elements = _load(data, str(path))
     if len(elements) != prod(shape):
         announced = f"{prod(shape):,}" if prod(shape) < 10**18 else "countless"
         raise DataError(
-            f"The .npy file announces {announced} entries and holds {len(elements):,}", got=str(path)
+            f"The .npy file announces {announced} entries but holds {len(elements):,}", got=str(path)
         )
     yield from _given(elements)
 
@@ -118,14 +118,14 @@ def _text(value: Any) -> Any:
 
 
 def _given(elements: list[Any]) -> Iterator[Any]:
-    """Yield the elements, which the list then no longer holds."""
+    """Yield the elements, dropping each from the list."""
     elements.reverse()
     while elements:
         yield elements.pop()
 
 
 def _load(data: mmap.mmap, path: str) -> list[Any]:
-    """Return the list in the pickle that begins where `data` stands, and ends with it."""
+    """Return the list in the pickle that begins at the position of `data` and ends with the data."""
     top = _top(_Unpickler(data, path), path)
     if not isinstance(top, list):
         raise DataError(
@@ -136,14 +136,14 @@ def _load(data: mmap.mmap, path: str) -> list[Any]:
         raise DataError(
             f"After the list, the file goes on for {rest:,} bytes",
             got=path,
-            cause="It may hold several pickles, of which one is read",
+            cause="The file may hold several pickles, of which only one is read",
             fix="Write all entries as one list",
         )
     return top
 
 
 def _top(unpickler: _Unpickler, path: str) -> Any:
-    """Return what the pickle holds that begins where the unpickler's data stand."""
+    """Return what the pickle holds that begins at the position of the unpickler's data."""
     try:
         return unpickler.load()
     except DataError:
@@ -165,10 +165,10 @@ class _Unpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {}  # by opcode; filled below
 
     def __init__(self, data: mmap.mmap, path: str) -> None:
-        """data: gives no more than the file has, whatever length is asked for, which a file object would reserve."""
+        """data: gives no more than the file has, whatever length is asked for; a file object would reserve it all."""
         super().__init__(data, encoding="bytes")
         self.data, self.path = data, path
-        # Of what stand-ins copy, which may be one text any number of times.
+        # For what stand-ins copy, which may be one text any number of times.
         self.copies = Budget("The pickle", path, memory=8 * len(data) + MEMORY)
 
     def find_class(self, module: str, name: str) -> _StandIn:

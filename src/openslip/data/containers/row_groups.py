@@ -1,8 +1,8 @@
 """The reader of Parquet files: random access to rows, on disk or behind URLs.
 
-Parquet is written in row groups, runs of rows whose columns lie together. A row group's column is the least that
-pyarrow reads, so a row costs the reading of its row group, and rows that lie together should be read in a row. All
-loader processes of a machine are likely to need the same one at about the same time: it is fetched once for all.
+Parquet is written in row groups, runs of rows whose columns lie together. The least that pyarrow reads is a column of a
+row group. So a row costs the reading of its row group, and neighbouring rows should be read one after the other. All
+loader processes of a machine are likely to need a row group at about the same time: it is fetched once for all.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from openslip.errors import DataError
 from openslip.files import check_regular
 
 CACHE_BYTES = 256 * 2**20
-"""Decoded row groups that each process keeps, beside the latest one, which is kept however large, or the latest two."""
+"""Bytes of decoded row groups that each process keeps; the latest one, or two, are kept however large they are."""
 FAILED_FOR = 300.0
 """Seconds for which a row group that could not be read is not tried again: its other rows fail at once."""
 OPEN_FILES = 16
 FOOTERS_AT_ONCE = 16
 GROWTH = 20
-"""How many times its size a file may unpack to, beyond TABLE_BYTES, where all of it is looked at."""
+"""How many times its size a file may unpack to, beyond TABLE_BYTES, if all of it is read."""
 MAX_ROWS = 2**40
 """Rows from which on a footer is taken for damaged."""
 
@@ -45,15 +45,15 @@ class RowGroups:
     """Some columns of the rows of Parquet files, one row group read at a time, the latest ones kept. Picklable.
 
     Takes 8 bytes of memory a row group. `usual`: rows in the median row group; `largest` and `total`: bytes of the
-    columns, uncompressed, in the largest row group and in all. Raises DataError when a file cannot be read, or
-    lacks a column or holds something else in it than the first file.
+    columns, uncompressed, in the largest row group and in all. Raises DataError when a file cannot be read, lacks a
+    column, or holds something else in a column than the first file does.
     """
 
     def __init__(
         self, files: Sequence[str], columns: Sequence[str], *, cache_bytes: int = CACHE_BYTES
     ) -> None:
-        """`files`: local paths or URLs, whose rows follow each other in this order. Of the row groups, `kept.least`,
-        which may be set later, are kept whatever their size, and more as `cache_bytes` allows."""
+        """`files`: local paths or URLs, whose rows follow each other in this order. `kept.least` row groups (which may
+        be set later) are kept whatever their size, and more as `cache_bytes` allows."""
         self.files, self.columns = tuple(files), tuple(columns)
         self.name = shown(self.files[0]) + (", …" if len(self.files) > 1 else "") if files else ""
         self.kept: Recent[pa.Table] = Recent(weight=cache_bytes)
@@ -168,7 +168,7 @@ class RowGroups:
                 f"{len(failed)} of {len(self.files)} Parquet files cannot be read",
                 got=", ".join(map(os.path.basename, list(failed)[:20])) + (", …" if len(failed) > 20 else ""),
                 cause=str(next(iter(failed.values()))),
-                fix="Fetch them again, or name the others",
+                fix="Fetch these files again, or name only the others",
             )
         if failed:
             raise next(iter(failed.values()))
@@ -212,11 +212,11 @@ class RowGroups:
 
 
 def open_file(path: str, status: Stat | None = None) -> pq.ParquetFile:
-    """Open a Parquet file at a local path or URL, whose large reads the processes of this machine share.
+    """Open a Parquet file at a local path or URL; the processes of this machine share its large reads.
 
-    status: of a file at a URL, from when it was opened before. Without it the server is asked for it, even if it
-    failed lately; with it, a file that was given up is left alone. Raises DataError when it cannot be read, is no
-    Parquet file, or has columns whose names are no texts.
+    status: of a file at a URL, from an earlier opening. Without a status the server is asked, even if it failed lately.
+    With one, a file that was given up is left alone. Raises DataError when the file cannot be read, is no Parquet file,
+    or has columns whose names are no texts.
     """
     try:
         if not is_url(path):
@@ -287,7 +287,7 @@ def is_list(kind: pa.DataType) -> bool:
 class _Footer:
     """What is needed of a file's footer: rows and bytes of its row groups, what each of the columns holds.
 
-    status: which version of the file it is of, for one at a URL.
+    status: the version of the file that the footer is from, for a file at a URL.
     """
 
     rows: list[int]
@@ -316,7 +316,7 @@ def _footer(path: str, columns: Sequence[str]) -> _Footer:
     except (OSError, ValueError, LookupError, RecursionError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
     if min(rows, default=0) < 0 or sum(rows) > MAX_ROWS or min(sizes, default=0) < 0:
-        raise _unreadable(path, ValueError("its footer has sizes that cannot be"))
+        raise _unreadable(path, ValueError("its footer has impossible sizes"))
     return _Footer(rows, sizes, kinds, status)
 
 
@@ -327,10 +327,10 @@ def _leaves(metadata: pq.FileMetaData, columns: Sequence[str]) -> list[int]:
 
 
 def _plan(metadata: pq.FileMetaData, columns: Sequence[str]) -> None:
-    """Raise OSError when a footer describes columns that cannot be.
+    """Raise OSError when a footer describes impossible columns.
 
-    Asked for such a column, pyarrow ends the process; planning to read it, pyarrow raises. So it plans to read them
-    all from a file that gives nothing.
+    pyarrow ends the process when it reads such a column, but raises when it plans to. So pyarrow plans to read all
+    columns from a file that gives nothing.
     """
     if not metadata.num_row_groups or not columns:
         return
@@ -344,7 +344,7 @@ def _plan(metadata: pq.FileMetaData, columns: Sequence[str]) -> None:
 
 
 class _Nothing:
-    """A file of any size that nothing can be read of."""
+    """A file of any size from which nothing can be read."""
 
     SAYS = "the plan is made"
     path, size = "", 2**62
@@ -355,7 +355,7 @@ class _Nothing:
 
 def _compare(columns: Sequence[str], files: Sequence[str], footers: Sequence[_Footer]) -> None:
     """Raise DataError when a file lacks a column, or when two files hold different things in one."""
-    fix = "Files of different kinds are different sources"
+    fix = "Name files of different kinds as different sources"
     for column, name in enumerate(columns):
         kinds = [footer.kinds[column] for footer in footers]
         if "missing" in kinds:
@@ -368,7 +368,7 @@ def _compare(columns: Sequence[str], files: Sequence[str], footers: Sequence[_Fo
         seen = {kind.removesuffix("s"): file for kind, file in zip(kinds, files) if kind != "nothing"}
         if len(seen) > 1:
             one, other = map(shown, list(seen.values())[:2])
-            raise DataError(f"Column '{name}' of {other} holds something else than that of {one}", fix=fix)
+            raise DataError(f"Column '{name}' of {other} holds something else than in {one}", fix=fix)
 
 
 def _unreadable(path: str, error: Exception) -> DataError:

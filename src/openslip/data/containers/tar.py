@@ -22,7 +22,7 @@ MAX_EXTENDED = 1 << 20
 """Bytes of an extended header beyond which it is taken for damage, not read into memory."""
 
 RECORD = 20 * BLOCK
-"""What tar programs fill up to with zeros unless told otherwise."""
+"""The size up to which tar programs fill with zeros unless told otherwise."""
 LONG_PADDING = 1 << 20
 """Bytes of zeros at a file's end from which on they are worth a remark."""
 
@@ -48,8 +48,8 @@ _COMPRESSED = {
 class Member(NamedTuple):
     """A file: `size` bytes at `offset`. `extended`: its name is not the one in the header just before.
 
-    link: the name of the member that has the data, of a hard or symbolic link, which has none itself. sparse: its data
-    lie in pieces, and are not to be had by `offset` and `size`.
+    link: for a hard or symbolic link, which has no data itself, the name of the member that has the data. sparse: the
+    data lie in pieces, and cannot be read by `offset` and `size`.
     """
 
     name: str
@@ -63,9 +63,9 @@ class Member(NamedTuple):
 def members(file: File, remark: Callable[[str], None] = lambda text: None) -> Iterator[Member]:
     """Yield the files and links of an uncompressed tar file. Several tar files one after the other count as one.
 
-    The end mark is two blocks of zeros. `remark` is told, at the end, of what is odd behind one, but no damage for
-    sure. Raises DataError when the file cannot be read, is no tar file, is cut off or damaged (after the members
-    before).
+    The end mark is two blocks of zeros. At the end, `remark` is called with what is odd behind an end mark, but no sure
+    damage. Raises DataError when the file cannot be read, is no tar file, is cut off or damaged (after the members
+    before the damage).
     """
     total = file.size
     if total < BLOCK:
@@ -145,7 +145,7 @@ def _data(file: File, header: bytes, start: int, pax: dict[str, str]) -> tuple[i
 
 
 def _file(pax: dict[str, str], header: bytes, start: int, size: int) -> Member:
-    """Return a regular file that extended headers tell of."""
+    """Return a regular file that extended headers describe."""
     sparse = "GNU.sparse.major" in pax or "GNU.sparse.map" in pax
     name = pax.get("GNU.sparse.name") or pax.get("path")
     return Member(name or header_name(header), start, size, name is not None, sparse=sparse)
@@ -224,11 +224,11 @@ def _after_zeros(file: File, offset: int) -> int:
 
 
 def _refuse_lost_sector(file: File, offset: int, end: int, begin: int, count: int, *, pending: bool) -> None:
-    """Raise DataError when zeros from `offset` to `end` are no end mark, but where headers and data were.
+    """Raise DataError when zeros from `offset` to `end` are no end mark, but replace headers and data.
 
-    They are none after an extended header (`pending`), nor a single block of them before anything else, nor any where
-    no header follows at once but later. Where one follows at once, they are as many as some program writes at the end
-    of a tar file, which began at `begin`: two, or what fills it up to whole records.
+    Zeros are no end mark after an extended header (`pending`), nor is a single block of zeros before anything else, nor
+    are zeros that a header follows later but not at once. If a header follows at once, an end mark has as many zeros as
+    some program writes at the end of a tar file, which began at `begin`: two blocks, or a fill up to whole records.
     """
     blocks = (end - offset) // BLOCK
     follows = end if end < file.size and is_header(file.read(end, min(BLOCK, file.size - end))) else -1
@@ -241,7 +241,7 @@ def _refuse_lost_sector(file: File, offset: int, end: int, begin: int, count: in
     raise DataError(
         f"The tar shard is damaged at byte {offset:,}",
         got=file.path,
-        cause=f"The {count:,} files before it are readable; then {end - offset:,} bytes of zeros stand in the place of "
+        cause=f"The {count:,} files before it are readable; then {end - offset:,} bytes of zeros replace "
         f"what was there{after}",
         fix="Fetch it again, or remove it"
         + ("; if these are archives joined with cat, join them with tar --concatenate" if blocks > 1 else ""),

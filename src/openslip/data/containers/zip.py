@@ -1,8 +1,8 @@
 """One file out of a zip archive of many.
 
-Python's zipfile makes an object of every member before it gives one: with a thousand of them that takes longer than to
-decode a photograph. Of the plain archives that sets of images come in, a member's place is found by searching their
-directory for its name; all else is left to zipfile.
+Python's zipfile makes an object of every member before it gives one: with a thousand members that takes longer than
+decoding a photograph. In the plain archives that sets of images come in, a member is found by a search of the directory
+for its name. All else is left to zipfile.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TAIL = 1 << 16
 """Bytes read from the end at first: the directory of a thousand short names fits."""
 
 _DIRECTORY = 32 << 20
-"""Bytes of a directory that is read at all. zipfile makes half a GB of objects of one that is as long."""
+"""Bytes of the longest directory that is read. zipfile makes half a GB of objects of a directory of this length."""
 
 _STEP = 1 << 20
 """Bytes of a large member that are packed or unpacked at a time."""
@@ -88,7 +88,7 @@ def _plain(descriptor: int, name: str) -> bytes | None:
 
 
 def _all(member: IO[bytes]) -> bytes:
-    """Return what a member unpacks to, which no number in the archive need say. Raises ValueError for too much."""
+    """Return a member unpacked, whatever size the archive states. Raises ValueError if it is too large."""
     whole = io.BytesIO()
     while part := member.read(_STEP):
         if whole.tell() + len(part) > FILE_BYTES:
@@ -100,7 +100,7 @@ def _all(member: IO[bytes]) -> bytes:
 
 
 class _Guarded:
-    """A file as zipfile reads it: its directory with one call, in which it is not read if it is too long."""
+    """A file for zipfile, which reads the directory with one call. The call raises if the directory is too long."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

@@ -18,15 +18,15 @@ MAX_SHARDS = 1_000_000
 """The most paths that a brace range may stand for."""
 
 SHARDS = ("*.tar", "*.parquet")
-"""What a folder behind a URL is taken for: its shards of the first of these kinds."""
+"""A folder behind a URL stands for its shards of the first of these kinds."""
 
 
 def find_paths(spec: str) -> list[str]:
     """Return what `spec` stands for: itself, a glob, a brace range, the shards of a folder elsewhere; at least one.
 
-    Local paths exist. The part of a spec that exists as it is written is no pattern, whatever is in it: in
-    `photos [2021]/*.tar` only the star. URLs need not exist: a web server is asked when its files are opened. Of a URL
-    on a file system that can list (not `http://`), globs and folders are understood as well.
+    Local paths exist. The part of a spec that exists as it is written is no pattern: in `photos [2021]/*.tar` only the
+    star is one. URLs need not exist: a web server is asked when its files are opened. In URLs on a file system that can
+    list files (not `http://`), globs and folders work as well.
     Raises DataError when there is no such path, or the spec makes no sense.
     """
     if "\0" in spec:
@@ -50,7 +50,7 @@ def find_paths(spec: str) -> list[str]:
 
 
 def stands_for_something(path: str) -> bool:
-    """Whether there is such a local path, or any that it matches as a pattern (but one that searches all below)."""
+    """Whether a local path exists, or matches anything as a pattern; a pattern with `**` counts as matching nothing."""
     if "**" in path or "\0" in path:
         return False
     path = os.path.expanduser(path)
@@ -106,7 +106,7 @@ def _find_urls(url: str) -> list[str]:
 
 
 def _unhidden(urls: list[str]) -> list[str]:
-    """Return those that are not hidden, as a local pattern does: macOS leaves `._a.tar` beside `a.tar`."""
+    """Return the URLs that are not hidden, as a local pattern does: macOS leaves `._a.tar` beside `a.tar`."""
     return [url for url in urls if not url.rpartition("/")[2].startswith(".")]
 
 
@@ -140,7 +140,7 @@ def _glob(there: str, pattern: str) -> list[str]:
 
 
 def _matches(there: str, pattern: str) -> list[str]:
-    """Return the paths in a folder that match a pattern; a part of it that exists as it is written stands for that."""
+    """Return the paths in a folder that match a pattern; a part of it that exists as written stands for itself."""
     found, parts = [there], pattern.split("/")
     for i, part in enumerate(parts):
         if "**" in part:
@@ -182,7 +182,7 @@ def expand_braces(spec: str) -> list[str]:
         count *= len(choice)
     if count > MAX_SHARDS:
         raise DataError(
-            f"The braces stand for {count:,} files", got=spec, fix=f"At most {MAX_SHARDS:,} are possible"
+            f"The braces stand for {count:,} files", got=spec, fix=f"Name at most {MAX_SHARDS:,} files"
         )
     return ["".join(parts) for parts in product(*choices)]
 
@@ -203,7 +203,9 @@ def _choices(inside: str, spec: str) -> Sequence[str]:
         raise DataError(f"The range {{{inside}}} runs backwards", got=spec, fix=f"Write {{{last}..{first}}}")
     if int(last) - int(first) >= MAX_SHARDS:
         raise DataError(
-            f"The range {{{inside}}} is too long", got=spec, fix=f"At most {MAX_SHARDS:,} files are possible"
+            f"The range {{{inside}}} is too long",
+            got=spec,
+            fix=f"Name at most {MAX_SHARDS:,} files in a spec",
         )
     width = len(first) if first.startswith("0") or len(first) == len(last) else 0
     return [str(number).zfill(width) for number in range(int(first), int(last) + 1)]

@@ -1,4 +1,4 @@
-"""The bytes of a file somewhere: on a disk of this machine, or behind a URL; and what of them is kept at hand."""
+"""Read the bytes of a file on a disk of this machine or behind a URL, and keep some of them at hand."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ V = TypeVar("V")
 
 
 class File(Protocol):
-    """A file that is read at random places; closed with its last user."""
+    """A file that is read at random places; it closes with its last user."""
 
     path: str
     size: int
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return `size` bytes from `offset` on. Raises DataError when they cannot be had."""
+        """Return `size` bytes from `offset` on. Raises DataError when they cannot be read."""
         ...
 
 
@@ -47,12 +47,12 @@ def stat(path: str) -> Stat:
     answer = remote.stat(path)
     if answer.size >= 0:
         return answer
-    # The server does not say how long the file is: only having it tells. Nor, perhaps, whether it is another one now.
+    # The server does not say how long the file is: only a copy tells. Perhaps it does not say either if it has changed.
     return answer._replace(size=_copy(path, answer, again=not answer.version).stat().st_size)
 
 
 def open_file(path: str, status: Stat) -> File:
-    """Open a file of which `stat` is known. What a server gives only whole is fetched into the cache folder first."""
+    """Open a file whose `stat` is known. A file that a server gives only whole is fetched into the cache folder."""
     if not is_url(path):
         return LocalFile(path)
     return RemoteFile(path, status) if status.ranges else LocalFile(_copy(path, status), shown(path))
@@ -87,7 +87,7 @@ class LocalFile:
 
 
 class RemoteFile:
-    """A file behind a URL, read by ranges; fetched whole should its server stop serving them."""
+    """A file behind a URL, read by ranges; fetched whole if its server stops serving ranges."""
 
     def __init__(self, url: str, status: Stat) -> None:
         self.path, self.size = shown(url), status.size
@@ -236,7 +236,7 @@ def _copy(url: str, status: Stat, again: bool = False) -> Path:
         raise DataError(
             "A file cannot be kept in the cache folder",
             got=str(path),
-            cause=f"{error}. It is needed there because the server of {shown(url)} does not serve parts of files",
+            cause=f"{error}. The file is needed there because the server of {shown(url)} does not serve parts of files",
             fix="Make room, or name another folder in the environment variable OPENSLIP_CACHE",
         ) from None
     return path

@@ -4,7 +4,7 @@ Every request has an end: a server that is silent for PATIENCE seconds, or slowe
 is asked again (see `retry`).
 
 HTTP goes through the session of fsspec's file system, so that fsspec's configuration (headers, proxies, certificates)
-holds, but not through its `cat_file`, which takes a whole file for the range that was asked for.
+applies. It does not go through fsspec's `cat_file`, which takes a whole file for the range that was asked for.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _VERSIONS = (
 
 
 class Stat(NamedTuple):
-    """A file's size in bytes, what tells its content from an earlier one's, whether parts of it can be asked for."""
+    """A file's size in bytes, the version of its content, and whether parts of the file can be asked for."""
 
     size: int
     version: str
@@ -69,11 +69,11 @@ def stat(url: str) -> Stat:
 
 
 def read(url: str, offset: int, size: int, total: int, version: str = "", *, announce: bool = True) -> bytes:
-    """Return `size` bytes from `offset` on of a file of `total` bytes, of this version where a web server says which.
+    """Return `size` bytes from `offset` on of a file of `total` bytes, of this version if a web server tells versions.
 
-    announce: whether it is said when the file is given up, see `persist`.
-    Raises DataError when they cannot be had or the file has changed, NoRanges when the server does not serve parts of
-    files.
+    announce: whether to print a line when the file is given up, see `persist`.
+    Raises DataError when the bytes cannot be read or the file has changed, NoRanges when the server does not serve
+    parts of files.
     """
     seconds = PATIENCE + size / SLOWEST
     if not is_http(url):
@@ -104,8 +104,8 @@ def read(url: str, offset: int, size: int, total: int, version: str = "", *, ann
 def download(url: str, file: IO[bytes], size: int, version: str = "", *, announce: bool = True) -> int:
     """Write the whole of a web server's file into `file`; return its size, which is `size` unless that is -1.
 
-    announce: as for `read`. Raises DataError when it cannot be had or is another `version`, DiskError when it cannot be
-    written.
+    announce: as for `read`. Raises DataError when the file cannot be fetched or has another `version`, DiskError when
+    it cannot be written.
     """
 
     async def take(response: ClientResponse) -> int:
@@ -197,12 +197,12 @@ async def _stat_of(response: ClientResponse) -> Stat:
 
 
 def _versions(response: ClientResponse) -> Iterator[str]:
-    """Return what the server says that tells the content from an earlier one's, the best first."""
+    """Return what the server tells of the content's version, the best first."""
     return filter(None, (response.headers.get(name, "") for name in ("ETag", "Last-Modified")))
 
 
 def _check_version(response: ClientResponse, version: str) -> None:
-    """Raise Changed when the answer says that it is of another version, if that is known."""
+    """Raise Changed when the answer is of another version, if the version is known."""
     versions = list(_versions(response))
     # A proxy may call the same ETag a weak one.
     if version and versions and version.removeprefix("W/") not in (v.removeprefix("W/") for v in versions):

@@ -1,8 +1,8 @@
-"""Requests to servers: what may pass is tried again, longer and longer apart; what failed for good is remembered.
+"""Requests to servers: failures that may pass are tried again, at growing intervals; lasting failures are remembered.
 
-Lost connections, time-outs, short answers and the statuses 5xx and 429 may pass. A file that failed for good is not
-asked for again for GIVEN_UP_FOR seconds by this process, longer each time: its next records fail at once, are
-skipped, and training goes on.
+Lost connections, time-outs, short answers and the statuses 5xx, 408, 425 and 429 may pass. This process does not ask
+for a file that failed for good again for GIVEN_UP_FOR seconds, longer each time. The file's next records fail at once
+and are skipped, and training goes on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TypeVar
 from urllib.parse import unquote
 
-# Taken from here by those who ask for files.
+# Code that asks for files imports these from here.
 from openslip.addresses import is_http as is_http
 from openslip.addresses import is_url as is_url
 from openslip.addresses import shown as shown
@@ -27,7 +27,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
 GIVEN_UP_FOR, LONGEST_GIVEN_UP = 300.0, 3600.0
 """Seconds for which a file that failed for good is not asked for again: doubled each time, until it is read again."""
 DOWN_AFTER = 2
-"""Files in a row that failed for good after which their server's other files get a single try each for as long."""
+"""After so many files in a row failed for good, their server's other files get a single try each, for as long."""
 
 T = TypeVar("T")
 _given_up: dict[str, tuple[float, float, DataError]] = {}  # URL → until when, for how long, and why
@@ -52,11 +52,11 @@ NO_SUCH_FILE = "There is no such file on the server"
 
 
 class DiskError(Exception):
-    """What was fetched cannot be written down."""
+    """What was fetched cannot be written to disk."""
 
 
 class Status(Exception):
-    """A status that is no success; `after`: seconds to wait, where the server says so."""
+    """A status other than success; `after`: seconds to wait, if the server tells."""
 
     def __init__(self, code: int, reason: str, after: float = 0.0) -> None:
         self.code, self.after = code, after
@@ -68,7 +68,7 @@ class Changed(ValueError):
 
 
 def forget(url: str) -> None:
-    """Ask again even if the file or its server failed lately: a person opens it anew, and may have mended it."""
+    """Forget that the file or its server failed lately: a person opens the file anew, and may have mended it."""
     _given_up.pop(url, None)
     _down.pop(_host(url), None)
 
@@ -76,8 +76,8 @@ def forget(url: str) -> None:
 def persist(url: str, ask: Callable[[], T], *, announce: bool = False) -> T:
     """Return what `ask` returns, asking again when it fails in a way that may pass.
 
-    With `announce`, a line on the standard error output tells when the file is given up: for records that are skipped
-    then, where whoever catches the error says nothing.
+    With `announce`, a line on the standard error output tells when the file is given up. It is for records that are
+    then skipped by a caller that prints nothing.
     Raises DataError; NoRanges and DiskError as they come.
     """
     until, waited, known = _given_up.get(url, (0.0, 0.0, None))
@@ -123,7 +123,7 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _hidden(text: str, url: str) -> str:
-    """Return what a library says of a URL without what the URL is opened with, however the library spells it."""
+    """Return a library's message without the secrets that the URL is opened with, however the library spells them."""
     for part in url.split("::"):
         user, at, _ = part.partition("://")[2].partition("/")[0].rpartition("@")
         secrets = [part.partition("?")[2], user, user.partition(":")[2]] if at else [part.partition("?")[2]]
@@ -142,21 +142,21 @@ def _explain(url: str, error: Exception, tries: int) -> DataError:
         what = NO_SUCH_FILE
         fix = (
             "Check the address, and that a range {00000..00099} ends at the last file there; "
-            "one inside is left out so: 'https://…/{000..100}.tar + https://…/{102..331}.tar'"
+            "leave a missing file out like this: 'https://…/{000..100}.tar + https://…/{102..331}.tar'"
         )
     elif code in (401, 403) or isinstance(error, PermissionError):
         what = "The server does not let the file be read"
-        fix = "Check your access rights; a signed address may have run out"
+        fix = "Check your access rights; a signed address may have expired"
     elif isinstance(error, ImportError):
-        what, cause, fix = "A package is missing that reads such addresses", "", str(error)
+        what, cause, fix = "A package that reads such addresses is missing", "", str(error)
     elif isinstance(error, Changed) or code == 416:
-        what, fix = "The file has changed since it was opened", "Start again, so that it is indexed anew"
+        what, fix = "The file has changed since it was opened", "Start again to index the file anew"
     elif not _may_pass(error):
-        what, fix = "The address cannot be read", "Check it; it is used as fsspec understands it"
+        what, fix = "The address cannot be read", "Check the address; fsspec interprets it"
     else:
         what, fix = (
             "The file cannot be fetched",
-            "Check the server and the network, then try again; a run goes on with --resume",
+            "Check the server and the network, then try again; continue a run with --resume",
         )
         cause += f" ({tries} tries)" if tries > 1 else ""
     return DataError(what, got=shown(url), cause=cause, fix=fix)

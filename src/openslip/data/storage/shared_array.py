@@ -1,4 +1,4 @@
-"""Large arrays that the processes of a run share, where each would have a copy of its own."""
+"""Large arrays that the processes of a run share, in place of a copy for each process."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SMALL = 4 << 20
 class SharedArray:
     """An array that is pickled as the path of a file which all processes map into their memory.
 
-    The file has no name on Linux (it is memory of the process that pickled first), elsewhere it is a temporary one;
-    it is gone when that process ends. So a pickle is for the processes that it starts, not for keeping.
+    On Linux the file has no name: it is memory of the process that pickled first. Elsewhere it is a temporary file.
+    The file is gone when that process ends. So a pickle is for the processes that it starts, not for keeping.
     """
 
     def __init__(self, array: np.ndarray) -> None:

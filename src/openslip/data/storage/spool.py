@@ -1,7 +1,8 @@
 """Large reads of remote files, fetched once for all processes of a machine, and handed on through the cache folder.
 
-What a process fetches it puts there as a file; the next one that wants the same bytes of the same version of the file
-takes them from it. While one fetches, others that want the same wait. The files may be deleted at any time.
+A process puts what it fetches there as a file. The next process that wants the same bytes of the same version takes
+them from this file. While one process fetches, others that want the same bytes wait. The files may be deleted at any
+time.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from openslip.data.storage.remote import Stat
 from openslip.files import whole_or_not
 
 SMALLEST = 1 << 20
-"""Bytes of a read from which on it is shared. Smaller ones cost a server little more than asking."""
+"""Reads of at least this many bytes are shared. Smaller reads cost a server little more than the request."""
 SPOOL_BYTES = 8 << 30
 """Bytes that the shared reads of a machine take on the disk at most; the oldest are removed for new ones."""
 SPARE = 1 << 30
-"""Bytes of the disk that are left free by all means."""
+"""Bytes of the disk that are left free in any case."""
 LEFT_ALONE = 60.0
 """Seconds for which a process keeps nothing after something could not be written."""
 WRITERS = 10.0
-"""Seconds to wait for others that write there. What cannot be written by then is not kept; nor is anything where files
-cannot be locked."""
+"""Seconds to wait for other processes that write there. What cannot be written by then is not kept. If files cannot be
+locked, nothing is kept."""
 _CHECKSUM = 4
 
 _refused = -LEFT_ALONE  # when that was
@@ -46,7 +47,7 @@ def shared(file: File, url: str, status: Stat) -> File:
 
 
 class _SharedFile:
-    """A remote file that reads of SMALLEST bytes and more are shared of."""
+    """A remote file whose reads of SMALLEST bytes and more are shared."""
 
     def __init__(self, file: File, identity: str) -> None:
         self.path, self.size = file.path, file.size
@@ -62,7 +63,7 @@ class _SharedFile:
         if _surplus(path.parent, size) is None:
             return self._file.read(offset, size)
         with only_fetcher(path.with_suffix(".lock"), remote.PATIENCE + size / remote.SLOWEST):
-            data = _load(path, size)  # by whom this one waited for
+            data = _load(path, size)  # by the process that this one waited for
             if data is None:
                 data = self._file.read(offset, size)
                 _keep(path, data)
@@ -82,7 +83,7 @@ def _load(path: Path, size: int) -> bytes | None:
 def _keep(path: Path, data: bytes) -> None:
     """Keep the bytes at `path`, if there is space for them.
 
-    A file that goes for it stays readable for its users. What killed processes have left goes like any other file.
+    A file that is removed for it stays readable for its users. Files that killed processes left are removed alike.
     """
     global _refused
     try:
@@ -92,7 +93,7 @@ def _keep(path: Path, data: bytes) -> None:
                 return
             for old in surplus:
                 Path(old).unlink(missing_ok=True)
-            # Not synced: that takes long, and what a power failure makes of it is noticed by the checksum.
+            # Not synced: that takes long, and the checksum reveals what a power failure makes of the file.
             with whole_or_not(path, durable=False) as file:
                 file.write(data)
                 file.write(_checksum(data))
@@ -105,7 +106,7 @@ def _checksum(data: bytes) -> bytes:
 
 
 def _surplus(folder: Path, size: int) -> list[str] | None:
-    """Return the oldest files, without which `size` more bytes fit; None when they do not fit even so."""
+    """Return the oldest files to remove so that `size` more bytes fit; None when they do not fit even then."""
     if time.monotonic() - _refused < LEFT_ALONE:
         return None
     try:
@@ -130,11 +131,11 @@ def _surplus(folder: Path, size: int) -> list[str] | None:
 
 @contextmanager
 def only_fetcher(path: Path, seconds: float) -> Iterator[None]:
-    """Be the one process within the block; or wait until another that is has left it, for so many seconds at most.
+    """Be the only process within the block, or wait at most `seconds` until the process within it has left.
 
-    Who has waited goes on beside others: what it waited for is there, or the other one has failed, which all should
-    find out for themselves at once rather than one after the other. A process that dies has left. The lock's file is
-    removed by who had it; who makes it anew meanwhile fetches the same at worst.
+    A process that has waited goes on beside others. What it waited for is there; or the other process has failed, and
+    all should find that out for themselves at once rather than one after the other. A process that dies has left. The
+    process that had the lock removes its file. At worst, a process that makes the file anew meanwhile fetches the same.
     """
     descriptor = _lock(path, seconds)
     try:
@@ -173,7 +174,7 @@ def _lock(path: Path, seconds: float) -> int | None:
 
 
 def _acquire(descriptor: int, seconds: float) -> bool:
-    """Lock the file, waiting so long at most; return whether that is done. Its closing lets go of it."""
+    """Lock the file, waiting at most `seconds`; return whether it is locked. Closing the file releases the lock."""
     end, pause = time.monotonic() + seconds, 0.01
     while True:
         try:
