@@ -334,7 +334,7 @@ def unreadable(spec):
 @pytest.mark.parametrize(
     ("read", "words"),
     [
-        (text_missing, "has no text tower, and its text embeddings are wanted"),
+        (text_missing, "has no text tower, and the objective needs its text embeddings"),
         (shorter, "reads shorter captions"),
         (other_words, "with another tokenizer"),
         (unreadable, "The model that follow learns from cannot be read: There is no such file"),

@@ -317,7 +317,7 @@ class Fickle(ToySource):
 
 
 def test_a_source_that_changes_is_refused(tmp_path) -> None:
-    with pytest.raises(DataError, match="others when they are read again.*--training.keep-features"):
+    with pytest.raises(DataError, match="records differ when they are read again.*--training.keep-features"):
         Case("", frozen(), Fickle(24)).train(tmp_path / "run")
 
 
