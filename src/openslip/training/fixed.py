@@ -304,7 +304,7 @@ def _resolved(named: str, config: Config, term: Term) -> str:
         return named
     if not config.init:
         raise ConfigError(
-            f"The objective {term.kind.name} learns from the model that a run starts from; this run starts from none",
+            f"The objective {term.kind.name} learns from the model that the run starts from, and this run has none",
             got="random weights, no --init",
             fix=f"Give --init the model to start from, or leave {term.kind.name} out of --objective.loss",
         )
