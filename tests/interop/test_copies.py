@@ -303,8 +303,8 @@ def test_a_header_that_someone_has_made_up_is_refused(tmp_path, monkeypatch, hea
     [
         (0, "It is empty"),
         (5, "It begins with b"),
-        (60, r"Its header would have [\d,]+ bytes, 52 are there"),
-        (-1, r"Its weights would have [\d,]+ bytes, [\d,]+ are there"),
+        (60, r"Its header should have [\d,]+ bytes, and 52 are there"),
+        (-1, r"Its weights should have [\d,]+ bytes, and [\d,]+ are there"),
     ],
 )
 def test_a_file_that_is_cut_off_says_so(tmp_path, kept, told) -> None:
