@@ -142,7 +142,7 @@ def test_a_run_that_is_not_there_is_asked_for_by_near_names(tmp_path, monkeypatc
 def test_checkpoints_without_a_configuration_are_named(tmp_path) -> None:
     (tmp_path / "checkpoints" / "step-00000010").mkdir(parents=True)
     with pytest.raises(
-        ConfigError, match=r"no config\.toml that says of what run\. Put its config\.toml back"
+        ConfigError, match=r"no config\.toml of their run\. Put the run's config\.toml back"
     ):
         resolve(["--resume", "--out", str(tmp_path)])
 

@@ -268,7 +268,7 @@ def test_a_resumed_run_computes_again_what_is_lost_or_of_others(tmp_path, monkey
     damages = {
         "of other weights": ("about.json", json.dumps(about)),
         "about.json cannot be read": ("about.json", "{"),
-        "image.feature.npy is not whole": ("image.feature.npy", "short"),
+        "image.feature.npy is incomplete": ("image.feature.npy", "short"),
     }
     for number, (words, (name, content)) in enumerate(damages.items()):
         again = shutil.copytree(tmp_path / "run", tmp_path / f"again-{number}")

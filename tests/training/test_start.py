@@ -261,12 +261,12 @@ def test_a_run_without_a_checkpoint_notes_the_weights_that_it_starts_from_after_
     note = tmp_path / "run" / "init.json"
     before = note.read_text()
     _, told = run_from(somebodys(), tmp_path / "run", sized(), resume=True)
-    assert "not what it was" not in told
+    assert "has changed since" not in told
     assert note.read_text() == before
     begun(sized(), tmp_path / "again", monkeypatch, saved=False)
     other = replace(somebodys(), origin=Origin("their.pt", "another test"))
     _, told = run_from(other, tmp_path / "again", sized(), resume=True)
-    assert "their.pt is not what it was when the run was begun" in told
+    assert "their.pt has changed since the run was begun" in told
     assert json.loads((tmp_path / "again" / "init.json").read_text())["format"] == "another test"
 
 
