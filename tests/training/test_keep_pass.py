@@ -266,7 +266,7 @@ def test_a_resumed_run_computes_again_what_is_lost_or_of_others(tmp_path, monkey
     about = json.loads((tmp_path / "run" / folder / "about.json").read_text())
     about["of"]["weights"]["image.feature"] = "another tower's"
     damages = {
-        "of other weights": ("about.json", json.dumps(about)),
+        "with other weights": ("about.json", json.dumps(about)),
         "about.json cannot be read": ("about.json", "{"),
         "image.feature.npy is incomplete": ("image.feature.npy", "short"),
     }
