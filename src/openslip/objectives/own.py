@@ -460,7 +460,7 @@ def _check_inputs(kind: type[Objective], config: Any, refuse: Any) -> None:
         several = text and need.out in ("feature", "embedding", "ids")
         if need.captions < 1 or (need.captions > 1 and not several):
             raise refuse(
-                "Several captions are possible only for needs of features and ids of captions; one is the least", need
+                "Several captions are only for features and ids of captions, and `captions` is at least 1", need
             )
         if need.by == "teacher" and (need.out not in OF_TOWERS or need.masked):
             raise refuse("A teacher gives only features of whole views and of captions", need)
