@@ -407,7 +407,7 @@ def test_one_command_trains_on_folders_of_classes(tmp_path, monkeypatch, capsys)
     argv = [*photos(tmp_path), "--data.val", "25%", "--evaluation.tasks", "--out", out]
     assert main(argv) == 0
     said = capsys.readouterr()
-    assert "clip: all pairs of a batch that are of one of 3 classes" in said.err
+    assert "clip: all pairs of a batch that have the same class, of 3 classes" in said.err
     assert "Captions: 4 templates" in said.err
     assert "zero-shot classification of them" in said.err
     assert "(equal pictures stay together)" in said.err
@@ -428,7 +428,9 @@ def test_positives_are_what_somebody_says(tmp_path, capsys) -> None:
     out = ["--evaluation.tasks", "--out", str(tmp_path / "run")]
     assert main([*photos(tmp_path), *out, "--objective.clip.positives", "pairs"]) == 0
     assert toml.load(tmp_path / "run/config.toml").objective.options["clip"]["positives"] == "pairs"
-    assert "clip: each pair alone, although captions of one of 3 classes are alike" in capsys.readouterr().err
+    assert (
+        "clip: each pair alone, although captions of the same class, of 3 classes" in capsys.readouterr().err
+    )
 
 
 def test_of_a_mixture_captions_are_measured_as_captions(tmp_path, monkeypatch) -> None:

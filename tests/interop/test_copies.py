@@ -135,7 +135,7 @@ def test_parts_that_processes_wrote_are_put_together(run, tmp_path, alike) -> No
     with pytest.raises(CheckpointError, match=f"one part of several.*Give the folder they lie in: {step}"):
         openslip.load(step / "model-00002-of-00002.safetensors")
     (step / "model-00001-of-00002.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="There are 1 of its 2 parts"):
+    with pytest.raises(CheckpointError, match="Only 1 of its 2 parts are there"):
         openslip.load(step)
 
 
@@ -303,8 +303,8 @@ def test_a_header_that_someone_has_made_up_is_refused(tmp_path, monkeypatch, hea
     [
         (0, "It is empty"),
         (5, "It begins with b"),
-        (60, r"Its header would have [\d,]+ bytes, 52 are there"),
-        (-1, r"Its weights would have [\d,]+ bytes, [\d,]+ are there"),
+        (60, r"Its header should have [\d,]+ bytes, and 52 are there"),
+        (-1, r"Its weights should have [\d,]+ bytes, and [\d,]+ are there"),
     ],
 )
 def test_a_file_that_is_cut_off_says_so(tmp_path, kept, told) -> None:

@@ -152,5 +152,5 @@ def test_several_captions_are_told_apart_from_those_of_their_own_place(options) 
 
 
 def test_the_running_numbers_are_of_one_caption() -> None:
-    with pytest.raises(ConfigError, match="of one caption in a step"):
+    with pytest.raises(ConfigError, match="room for one caption in a step"):
         make("clip", captions=2, negatives="global")

@@ -278,7 +278,7 @@ def test_what_it_needs() -> None:
         ({"equal": "ignore", "gradient": "reference"}, "reference implementation.*equal ignore"),
         ({"smoothing": 0.1, "gradient": "reference"}, "reference implementation.*smoothing 0.1"),
         ({"smoothing": 0.1, "negatives": "global"}, "no target that could be smoothed"),
-        ({"temperature_rule": "divergence"}, "only where these are global.*negatives global"),
+        ({"temperature_rule": "divergence"}, "only with global negatives.*negatives global"),
     ],
 )
 def test_options_that_do_not_go_together(options, message) -> None:

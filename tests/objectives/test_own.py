@@ -136,13 +136,13 @@ def test_a_class_on_the_import_path_is_found_and_neighbours_can_be_imported(here
         (("class Mine(Objective)", "class Mine"), "no subclass of openslip.objectives.Objective"),
         (("class Mine(Objective)", "Mine = Objective\nclass Other(Objective)"), "no subclass"),
         (("class Mine(Objective)", "class Mime(Objective)"), r"mylosses\.py has no class 'Mine'.*'Mime'"),
-        (('name = "mine"', 'name = "clip"'), "Got: .clip.*that of one of ours"),
+        (('name = "mine"', 'name = "clip"'), "Got: .clip.*that of one of openslip's objectives"),
         (('name = "mine"', 'name = "ssl_every"'), "that of an option"),
         (('name = "mine"', 'name = "My-Loss"'), "a word of small letters"),
         (('    name = "mine"\n', ""), "a word of small letters"),
         (('    title = "Mine"\n', ""), "no `title`"),
-        (("views = (IMAGE,)", 'views = "image"'), "`views` are to be a tuple of openslip.needs.View"),
-        (("views = (IMAGE,)", "views = (IMAGE, IMAGE)"), "one name twice"),
+        (("views = (IMAGE,)", 'views = "image"'), "`views` must be a tuple of openslip.needs.View"),
+        (("views = (IMAGE,)", "views = (IMAGE, IMAGE)"), "a name twice"),
         (("    views = (IMAGE,)\n", ""), "lacks `views` or `needs`"),
         (
             ("views = (IMAGE,)", "from openslip.needs import View; views = (View('a', 'big'),)"),
@@ -160,8 +160,8 @@ def test_a_class_on_the_import_path_is_found_and_neighbours_can_be_imported(here
         (("views = (IMAGE,)", "views = (IMAGE,); teacher_heads = ('head',)"), "no method `momentum`"),
         (('needs = (Need("image"),)', "needs = ()"), "`needs` are empty"),
         (("views = (IMAGE,)", "views = ()"), "`views` are empty"),
-        (("@dataclass(frozen=True, kw_only=True)", ""), "`Config` is to be a dataclass"),
-        (("frozen=True, kw_only=True", "kw_only=True"), "is to be frozen"),
+        (("@dataclass(frozen=True, kw_only=True)", ""), "`Config` must be a dataclass"),
+        (("frozen=True, kw_only=True", "kw_only=True"), "must be frozen"),
         (("= 2.0", ""), "an option without a default"),
         (("Annotated[float, ABOVE_0] = 2.0", "Path = None"), "a configuration cannot hold"),
         (("Annotated[float, ABOVE_0] = 2.0", "list[int] = ()"), "a configuration cannot hold"),
@@ -190,7 +190,7 @@ def test_two_classes_of_one_name_are_refused() -> None:
         ("mylossse:Mine", r"no module 'mylossse' in the current folder.*'mylosses'"),
         ("elsewhere/x.py:Mine", "file of an objective is not there"),
         ("./mylossse.py:Mine", r"not there.*'mylosses\.py'"),
-        ("math:Mine", "is no file of Python"),
+        ("math:Mine", "is no Python file"),
         ("clip + mylosses", "Unknown objective 'mylosses'"),
         ("clip + mylosses.py", r"Unknown objective.*path/to/mylosses\.py:Mine"),
         ("mylosses:", "cannot be understood"),
@@ -234,7 +234,7 @@ def test_an_error_in_the_file_is_shown_with_its_line(line, message, capsys) -> N
 
 def test_a_module_of_that_name_may_be_loaded_already() -> None:
     write("elsewhere/json.py")
-    with pytest.raises(ConfigError, match="'json' is loaded already, from elsewhere"):
+    with pytest.raises(ConfigError, match="'json' is loaded already, from another file"):
         load("elsewhere/json.py:Mine")
 
 
@@ -293,16 +293,14 @@ def test_a_run_notes_the_file_and_goes_on_with_it(here, toy_source) -> None:
     run.path.rename("elsewhere")
     Path("mylosses.py").rename("elsewhere/mylosses.py")  # what somebody sends along is not run
     with pytest.raises(
-        ConfigError, match="elsewhere/mylosses.py lies in the run folder|no 'mylosses' in the current"
+        ConfigError, match="elsewhere/mylosses.py is in the run folder|no 'mylosses' in the current"
     ):
         resolve(["--resume", "--out", "elsewhere"])
     sys.path.insert(0, str(here / "elsewhere"))
     try:
-        with pytest.raises(
-            ConfigError, match=r"mylosses\.py lies in the run folder, whose files are not run"
-        ):
+        with pytest.raises(ConfigError, match=r"mylosses\.py is in the run folder, whose code is not run"):
             resolve(["--resume", "--out", "elsewhere"])
-        with pytest.raises(ConfigError, match=r"mylosses\.py lies in a run folder, whose files are not run"):
+        with pytest.raises(ConfigError, match=r"mylosses\.py is in a run folder, whose code is not run"):
             resolve(["--config", "elsewhere/config.toml", "--out", "new"])
     finally:
         sys.path.remove(str(here / "elsewhere"))
@@ -336,7 +334,7 @@ def test_a_run_goes_on_with_other_code_where_it_is_named_anew(toy_source, capsys
     folder.check_config(options.config)
     forget()
     (run.path / RECORD).unlink()
-    with pytest.raises(ConfigError, match=r"objective\.json does not say of what file it is"):
+    with pytest.raises(ConfigError, match=r"objective\.json does not name the file of the class"):
         resume(run.path, LOSS)
 
 

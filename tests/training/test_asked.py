@@ -59,9 +59,9 @@ def test_a_configuration_goes_by_a_recipes_name_or_a_files(tmp_path, table, monk
         openslip.train("smal-data", table, console=QUIET)
     with pytest.raises(ConfigError, match="batch of 128 is larger"):  # the recipe's
         openslip.train("small-data", table, console=QUIET)
-    with pytest.raises(ConfigError, match="configuration comes first, then the data"):
+    with pytest.raises(ConfigError, match="configuration first, then the data"):
         openslip.train(table, "small-data", console=QUIET)
-    with pytest.raises(ConfigError, match="That is a run.*config.toml"):
+    with pytest.raises(ConfigError, match="This is a run folder.*config.toml"):
         openslip.train(run.path, table, console=QUIET)
 
 
@@ -99,14 +99,14 @@ class Column(dict):
     [
         (
             {"config": {"training": {"batch": 8}}},
-            r"configuration is none. Got: .dict: .*openslip.recipes.get",
+            r"This is no configuration. Got: .dict: .*openslip.recipes.get",
         ),
         (
             {"config": Config(training=TrainingConfig(batch="8"))},
             "'training.batch' takes a value of type int",
         ),
         ({"config": Config(views=None)}, "'views' is a section"),
-        ({"config": None}, "configuration is none. Got: 'NoneType: None"),
+        ({"config": None}, "This is no configuration. Got: 'NoneType: None"),
         (
             {"source": ["a.tar", "b.csv"]},
             "no source of records.*one text, 'a.tar \\+ b.csv'.*openslip.open_source",
@@ -114,7 +114,7 @@ class Column(dict):
         ({"source": Column(image=[1], caption=["a"])}, "no source of records.*Column"),
         ({"source": b"pairs.csv"}, "no source of records.*bytes"),
         ({"source": None}, "no source of records"),
-        ({"ssl": 3}, "Where the self-supervised views come from is no source"),
+        ({"ssl": 3}, "`ssl` is no source of records"),
         ({"out": 3}, "run folder is no path. Got: 'int: 3'"),
         ({"evaluate": ["knn:photos"]}, "no function.*suite.Suite"),
     ],
@@ -130,7 +130,7 @@ def test_anything_else_is_told_in_words(tmp_path, arguments, message) -> None:
 def test_what_is_no_result_is_told_when_the_weights_are_saved(tmp_path, toy_source, returned) -> None:
     config = make_tiny_config(epochs=1)
     with pytest.raises(
-        EvaluationError, match="are no results.*list of openslip.evaluation.Result.*resume=True"
+        EvaluationError, match="no list of results.*list of openslip.evaluation.Result.*resume=True"
     ):
         openslip.train(config, toy_source, tmp_path, evaluate=lambda _: returned, console=QUIET)
     run = openslip.train(

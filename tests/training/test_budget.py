@@ -100,7 +100,7 @@ def test_anything_else_is_refused(text) -> None:
     ("text", "cause"),
     [
         ("2", "A number alone may be hours"),
-        ("12M", "It does not say of what"),
+        ("12M", "It does not say what the number counts"),
         ("12 m samples", "M for millions"),
         ("1,5 h", "write 1.5 for one and a half"),
         ("-1h", "below zero"),
@@ -161,9 +161,9 @@ def test_a_budget_that_is_overrun_by_half_is_warned_of(tmp_path, toy_source, mon
         train(config, toy_source, tmp_path / "run", console=console)
     assert said.getvalue().count("of a budget of 3 s") == 1
     assert "steps have taken 4.7 s of a budget of 3 s" in said.getvalue()
-    assert "and 10 are to come" in said.getvalue()
+    assert "10 steps are left" in said.getvalue()
     train(config, toy_source, tmp_path / "run", resume=True, console=console)
-    assert said.getvalue().count("they became slower after they had been timed\n") == 1
+    assert said.getvalue().count("they became slower after they were timed\n") == 1
 
 
 def test_a_forecast_is_made_of_the_first_steps() -> None:

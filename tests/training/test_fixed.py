@@ -250,7 +250,7 @@ def test_a_run_refuses_another_model_under_the_same_name(config, tmp_path) -> No
     ):
         run(config, done.path, resume=True)
     (done.path / "fixed.json").write_text("[")
-    with pytest.raises(CheckpointError, match="What models the run learns from cannot be read"):
+    with pytest.raises(CheckpointError, match="note of the models that the run learns from cannot be read"):
         run(config, done.path, resume=True)
 
 
@@ -334,7 +334,7 @@ def unreadable(spec):
 @pytest.mark.parametrize(
     ("read", "words"),
     [
-        (text_missing, "has no text tower, and its text embeddings are wanted"),
+        (text_missing, "has no text tower, and the objective needs its text embeddings"),
         (shorter, "reads shorter captions"),
         (other_words, "with another tokenizer"),
         (unreadable, "The model that follow learns from cannot be read: There is no such file"),

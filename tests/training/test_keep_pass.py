@@ -266,9 +266,9 @@ def test_a_resumed_run_computes_again_what_is_lost_or_of_others(tmp_path, monkey
     about = json.loads((tmp_path / "run" / folder / "about.json").read_text())
     about["of"]["weights"]["image.feature"] = "another tower's"
     damages = {
-        "of other weights": ("about.json", json.dumps(about)),
+        "with other weights": ("about.json", json.dumps(about)),
         "about.json cannot be read": ("about.json", "{"),
-        "image.feature.npy is not whole": ("image.feature.npy", "short"),
+        "image.feature.npy is incomplete": ("image.feature.npy", "short"),
     }
     for number, (words, (name, content)) in enumerate(damages.items()):
         again = shutil.copytree(tmp_path / "run", tmp_path / f"again-{number}")
@@ -317,15 +317,15 @@ class Fickle(ToySource):
 
 
 def test_a_source_that_changes_is_refused(tmp_path) -> None:
-    with pytest.raises(DataError, match="others when they are read again.*--training.keep-features"):
+    with pytest.raises(DataError, match="records differ when they are read again.*--training.keep-features"):
         Case("", frozen(), Fickle(24)).train(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (frozen(image="none"), "no model stays as it is.*--model.image.freeze all"),
-        (frozen(image="-1"), "no model stays as it is"),
+        (frozen(image="none"), "no tower is frozen, and no model is fixed.*--model.image.freeze all"),
+        (frozen(image="-1"), "no tower is frozen, and no model is fixed"),
         (frozen(epochs=-1), "keep-features must be at least 0"),
     ],
 )
@@ -357,7 +357,7 @@ def test_the_plan_says_what_is_kept_and_where_that_does_no_good(tmp_path) -> Non
     plan = " ".join(said.getvalue().split())
     assert "features of image by the frozen tower: 72 × 16 in fp16" in plan
     assert "image repeats after 3 epochs" in plan
-    assert "keep_features 3 is no less than the 3 epochs: no view repeats" in plan
+    assert "keep_features 3 is at least as much as the 3 epochs of the run: no view repeats" in plan
 
 
 def test_an_image_tower_alone_is_kept_by_its_feature() -> None:

@@ -95,10 +95,11 @@ def test_patch_tokens_and_masked_patches_are_computed_at_every_step() -> None:
     assert {output.name for output in found.outputs} == {"image.feature", "ssl_2.feature"}
     assert found.kept.undrawn == {"image", "ssl_2"}
     assert found.computed == (
-        "ssl_1 is computed at every step all the same: patch tokens, and what is computed of masked patches, are not "
-        "kept",
+        "ssl_1 is still computed at every step: patch tokens, and outputs of masked patches, are not kept",
     )
-    with pytest.raises(ConfigError, match=r"no features to keep\. Got.*image is computed at every step"):
+    with pytest.raises(
+        ConfigError, match=r"no features to keep\. Got.*image is still computed at every step"
+    ):
         keeping(*run_of("clip", Hidden), ssl=False)
 
 
@@ -113,14 +114,14 @@ def test_captions_that_differ_in_every_epoch_are_computed_at_every_step() -> Non
     }
     assert TEXT not in found.kept.undrawn
     assert found.computed == (
-        "text is computed at every step all the same: of several captions of a record nothing is kept",
+        "text is still computed at every step: outputs of several captions of a record are not kept",
     )
     config, student = run_of("clip + distil", text="all")
     config = replace(config, data=replace(config.data, drop_words=0.1))
     found = keeping(config, student, ssl=False)
     assert {output.name for output in found.outputs} == {"image.feature", "distil.image@24.embedding"}
     assert found.computed == (
-        "text is computed at every step all the same: with data.drop_words captions differ in every epoch",
+        "text is still computed at every step: with data.drop_words captions differ in every epoch",
     )
 
 
@@ -129,7 +130,7 @@ def test_nothing_is_kept_where_nothing_is_asked_for_or_nothing_is_frozen() -> No
     assert not keeping(
         replace(config, training=replace(config.training, keep_features=0)), student, ssl=False
     )
-    with pytest.raises(ConfigError, match="no model stays as it is"):
+    with pytest.raises(ConfigError, match="no tower is frozen, and no model is fixed"):
         keeping(*run_of("clip", freeze="1"), ssl=False)
 
 

@@ -242,7 +242,7 @@ def test_rates_that_cannot_be(model) -> None:
         build_optimizer(stored_parameters(model), OptimizerConfig(fresh_epochs=1))
     model.model.image_tower = nn.Sequential(nn.Linear(2, 2))
     with pytest.raises(
-        ConfigError, match="no layers that are known.*optimizer.image.layer_decay 0.5, of a Seq"
+        ConfigError, match="layers have no known order.*optimizer.image.layer_decay 0.5, of a Seq"
     ):
         rate_factors(model.model, RATES)
     assert set(rate_factors(model.model, replace(RATES, image=TowerRateConfig(lr=1e-4))).values()) >= {0.1}

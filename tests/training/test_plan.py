@@ -156,7 +156,7 @@ def test_what_is_kept_ready_is_said(tmp_path, toy_source, monkeypatch) -> None:
     assert "0.00 GiB of shared memory for what 3 loader processes keep ready: 96 samples, 6 batches\n" in told
     monkeypatch.setattr("openslip.data.prefetch.free_memory", lambda: 300_000)  # a sample takes 2,304
     told = told_memory(tmp_path, toy_source, workers=2)
-    assert "32 samples, 2 batches; more would be of use, but" in told
+    assert "32 samples, 2 batches; more would help, but" in told
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ def test_what_is_frozen_is_told(tmp_path, toy_source) -> None:
     told = describe(plan_of(config, 64), student, tmp_path, Data(toy_source), fresh=())
     assert f"  model      {learning:,} parameters are trained (image_tower " in told
     assert f"text_tower {text / 1e6:.1f} M\n" in told
-    assert "frozen are image_tower " in told
+    assert "frozen: image_tower " in told
     assert "WARNING" not in told
     told = describe(plan_of(config, 64), student, tmp_path, Data(toy_source))
     assert "frozen tensors of image_tower and text_tower have random weights, and keep them" in told
@@ -277,7 +277,7 @@ def test_a_term_that_changes_nothing_of_the_model_is_warned_of(tmp_path, toy_sou
         config = tuned(with_loss(make_tiny_config(batch=16), loss), image="all")
         student = make_student(config, torch.float32)
         told = describe(plan_of(config, 64), student, tmp_path, Data(toy_source), fresh=())
-        assert ("WARNING    what is frozen is all that simclr looks at" in told) == warned
+        assert ("WARNING    frozen towers are all that simclr takes" in told) == warned
         assert ("WARNING" in told) == warned
 
 
@@ -319,7 +319,7 @@ def test_rates_of_their_own_are_told(tmp_path, toy_source) -> None:
     told = describe(plan_of(config, 64), make_student(config, torch.float32), tmp_path, Data(toy_source))
     assert "image tower: learning rate 1e-05, in each layer 0.7 of the rate above it\n" in told
     assert "text tower: learning rate 0\n" in told
-    assert "in the first 2 steps only fresh weights learn; the others warm up after\n" in told
+    assert "in the first 2 steps only fresh weights learn; the other weights warm up afterwards\n" in told
     still = tuned(config, image="all")
     told = describe(plan_of(still, 64), make_student(still, torch.float32), tmp_path, Data(toy_source))
     assert "image tower: learning rate" not in told

@@ -47,10 +47,10 @@ def test_fp16_is_refused_on_a_cpu() -> None:
 @pytest.mark.parametrize(
     ("device", "capability", "installed", "missing"),
     [
-        (CPU, None, True, "needs a CUDA device, where this run's is cpu. "),
-        (CUDA, (8, 0), True, "needs compute capability 8.9, where this device has 8.0. "),
+        (CPU, None, True, r"needs a CUDA device \(this run's is cpu\). "),
+        (CUDA, (8, 0), True, r"needs compute capability 8.9 \(this device has 8.0\). "),
         (CUDA, (9, 0), False, r"needs the torchao package \(`pip install torchao`\). "),
-        (CPU, None, False, "needs a CUDA device, where this run's is cpu and the torchao package"),
+        (CPU, None, False, r"needs a CUDA device \(this run's is cpu\) and the torchao package"),
         (CUDA, (9, 0), True, None),
     ],
 )

@@ -120,7 +120,7 @@ def test_a_shorter_context_may_be_asked_for() -> None:
     assert adopted.model.text.context == 5
     assert start.adopted(adopted, somebodys()) == adopted
     assert start.adopted(sized(), somebodys()).model.text.context == 9
-    with pytest.raises(ConfigError, match=r"--model\.text\.context does not fit.*12, where their\.pt has 9"):
+    with pytest.raises(ConfigError, match=r"--model\.text\.context does not fit.*12, and their\.pt has 9"):
         start.adopted(sized(), somebodys(), {"model.text.context"})
 
 
@@ -187,7 +187,7 @@ def test_a_part_that_is_there_in_part_is_refused() -> None:
         name: tensor.repeat(2) if name == "text_tower.norm.weight" else tensor
         for name, tensor in found.weights.items()
     }
-    with pytest.raises(CheckpointError, match=r"text_tower\.norm\.weight is \(16,\), where \(8,\) is wanted"):
+    with pytest.raises(CheckpointError, match=r"text_tower\.norm\.weight is \(16,\), and should be \(8,\)"):
         filled(replace(found, weights=wide))
 
 
@@ -198,11 +198,11 @@ def test_a_run_starts_from_them_says_so_and_notes_it(tmp_path: Path) -> None:
     assert all(
         torch.equal(weights[name], tensor) for name, tensor in found.weights.items() if name != "logit_scale"
     )
-    for words in ("their.pt (a test): image tower, ", "fresh, because it has none: head of simclr",
+    for words in ("their.pt (a test): image tower, ", "fresh, because the model has none: head of simclr",
                   "not used: classifier.weight (a classifier)", "8 px, mean 0.5 0.5 0.5", "a note"):  # fmt: skip
         assert words in told
     _, told = run_from(found, tmp_path / "larger", replace(still, views=replace(still.views, size=16)))
-    assert "16 px (the weights have seen 8), mean" in told
+    assert "16 px (the weights were trained with 8), mean" in told
     noted = json.loads((tmp_path / "run/init.json").read_text())
     assert noted["spec"] == "their.pt"
     assert set(noted["taken"]) == set(found.weights)
@@ -261,12 +261,12 @@ def test_a_run_without_a_checkpoint_notes_the_weights_that_it_starts_from_after_
     note = tmp_path / "run" / "init.json"
     before = note.read_text()
     _, told = run_from(somebodys(), tmp_path / "run", sized(), resume=True)
-    assert "not what it was" not in told
+    assert "has changed since" not in told
     assert note.read_text() == before
     begun(sized(), tmp_path / "again", monkeypatch, saved=False)
     other = replace(somebodys(), origin=Origin("their.pt", "another test"))
     _, told = run_from(other, tmp_path / "again", sized(), resume=True)
-    assert "their.pt is not what it was when the run was begun" in told
+    assert "their.pt has changed since the run was begun" in told
     assert json.loads((tmp_path / "again" / "init.json").read_text())["format"] == "another test"
 
 

@@ -101,7 +101,9 @@ def test_a_run_folder_that_is_not_shared(run, tmp_path, monkeypatch) -> None:
     for name in ("config.toml", "data.json"):
         shutil.copy(run / name, tmp_path / "run" / name)
     monkeypatch.setattr(Processes, "from_first", lambda self, number: 8)
-    with pytest.raises(CheckpointError, match=r"not there for this one.*step-00000008.*all machines share"):
+    with pytest.raises(
+        CheckpointError, match=r"not there for this process.*step-00000008.*all machines share"
+    ):
         train(make_tiny_config(epochs=1), ToySource(), tmp_path / "run", resume=True, console=QUIET)
 
 

@@ -419,7 +419,7 @@ def test_a_run_without_its_checkpoints_begins_once_more_and_says_so(
     shutil.rmtree(run.checkpoints)
     said = io.StringIO()
     train(tiny_config, toy_source, run.path, resume=True, console=Console(file=said, width=300))
-    assert "has no checkpoint to go on from, and begins once more" in said.getvalue()
+    assert "has no checkpoint to continue from, and begins again" in said.getvalue()
     assert (run.path / "metrics-of-failed-start.jsonl").read_text() == logged
     assert same(weights(run), before)
 

@@ -55,7 +55,7 @@ def test_non_finite_losses_are_skipped_then_stop_the_run(
 
     monkeypatch.setattr(trainer, "backward", poisoned)
     config = replace(tiny_config, training=replace(tiny_config.training, max_nonfinite=3))
-    with pytest.raises(TrainingError, match=r"3 steps in a row, the last one step 11.*records toy/"):
+    with pytest.raises(TrainingError, match=r"3 steps in a row, the last of them step 11.*records toy/"):
         train(config, toy_source, tmp_path / "run", console=QUIET)
     lines = read_lines(tmp_path / "run" / "metrics.jsonl")
     assert lines[1]["nonfinite"] == 1
@@ -220,7 +220,7 @@ def test_overflow_lowers_the_scale_and_is_no_strike(tmp_path, toy_source, tiny_c
     monkeypatch.setattr(trainer, "backward", too_high)
     scale_losses(monkeypatch, init_scale=8.0, growth_interval=1000)
     config = replace(tiny_config, training=replace(tiny_config.training, max_nonfinite=3))
-    with pytest.raises(TrainingError, match="3 steps in a row, the last one step 13"):
+    with pytest.raises(TrainingError, match="3 steps in a row, the last of them step 13"):
         train(config, toy_source, tmp_path / "run", console=QUIET)
     # Numbers are read every third step here, so the run learns of the strikes two steps late.
     assert calls[:13] == [8, 4, 2, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25, 0.125]

@@ -1,7 +1,7 @@
-"""What training minimises: one file an objective, each with its views, needs, heads, state, loss, curves and options.
+"""What training minimises: one file for each objective, with its views, needs, heads, state, loss, curves and options.
 
-`objective` is the contract, `combine` the sum of several and the text it is written as, `contrast` and `heads` what
-several share. A new objective is one file here and one name in `combine.REGISTRY`.
+`objective` is the contract. `combine` has the sum of several objectives, and the text that it is written as. Objectives
+share `contrast` and `heads`. A new objective is one file here and one name in `combine.REGISTRY`.
 """
 
 from openslip.objectives.byol import Byol

@@ -1,4 +1,4 @@
-"""BYOL: one view of an image predicts what a slow average of the model makes of the other."""
+"""BYOL: from one view of an image the model predicts how a slow average of itself sees the other view."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from openslip.ranges import FROM_1, SHARE
 class Byol(Objective):
     """L = mean over images of (2 − 2 cos(q₁, z'₂)) + (2 − 2 cos(q₂, z'₁)) (Grill et al. 2020, section 3.1, eq. 2).
 
-    q is the student's predictor of its projection; z' the teacher's projection, a constant. Each of the two terms is
-    in [0, 4], hence their sum in [0, 8]. There are no negatives: what keeps all images from becoming one point is
-    the predictor and the teacher, and `byol_std` tells whether they do.
+    q is the output of the student's projector and predictor; z' is the teacher's projection, a constant. Each of the
+    two terms is in [0, 4], so their sum is in [0, 8]. There are no negatives: the predictor and the teacher keep the
+    images from becoming one point, and `byol_std` shows whether they do.
     """
 
     name = "byol"
@@ -50,7 +50,7 @@ class Byol(Objective):
         dim: Annotated[int, FROM_1] = 256
         """Dimension of the projections."""
         momentum: Annotated[float, SHARE] = 0.996
-        """Share of itself that the teacher keeps in the first step; rises to 1 in the last."""
+        """Share of its weights that the teacher keeps in the first step; it rises to 1 in the last."""
 
     config: Config
 
@@ -62,8 +62,8 @@ class Byol(Objective):
     def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
         """Return for each view `projected_…` and `predicted_…` by the student, `target_…` by the teacher, (N, dim).
 
-        The views pass the heads one after the other: in training each is normalised by its own batch statistics, the
-        teacher's by those of the teacher's features.
+        The views pass the heads one after the other. So in training each view is normalised by its own batch
+        statistics, and the teacher's by the statistics of the teacher's features.
         """
         if self.teacher is None:
             raise TrainingError("BYOL has no teacher", fix="Train it with openslip.train, which makes one.")
@@ -80,8 +80,8 @@ class Byol(Objective):
         """Return `loss`, `byol_loss` (the same, detached) and `byol_std` for a batch.
 
         `embeddings` are those of `embed`, of any length (normalised here). `byol_std` is the standard deviation of the
-        student's projections of length 1 over both views of the batch, as a mean over dimensions, times √dim: near 1
-        where they point everywhere, 0 where they have collapsed into one.
+        student's projections of length 1 over both views of the batch, as a mean over dimensions, times √dim. It is
+        near 1 where the projections point everywhere, and 0 where they have collapsed into one.
         """
         one, two = (view.name for view in SSL_VIEWS)
         units = {name: unit(rows) for name, rows in embeddings.items()}
@@ -94,7 +94,7 @@ class Byol(Objective):
         return {"loss": loss, "byol_loss": loss.detach(), "byol_std": spread}
 
     def momentum(self, at: At) -> float:
-        """Return τ of the step, which rises to 1 (section 3.3)."""
+        """Return τ of the step; τ rises to 1 (section 3.3)."""
         return cosine_momentum(self.config.momentum, at)
 
 

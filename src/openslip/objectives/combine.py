@@ -36,11 +36,11 @@ REGISTRY: dict[str, type[Objective]] = {
     kind.name: kind
     for kind in (Clip, SigLip, SimClr, MoCoV3, Byol, Dino, Ibot, LeJepa, Words, Distil, Preserve)
 }
-"""Name in configuration → objective. A new one of ours is a file and its place in this line."""
+"""Name in configuration → objective. A new objective of ours is a file and a name in this line."""
 
 
 def known() -> dict[str, type[Objective]]:
-    """Return the objectives by the name that their options go by: ours, and those of a user's own that are loaded."""
+    """Return the objectives by the name that their options go by: ours, and the user's own ones that are loaded."""
     return {kind.name: kind for kind in REGISTRY.values()}
 
 
@@ -50,7 +50,7 @@ TITLES = {frozenset({"clip", "simclr"}): "SLIP", frozenset({"clip", "words"}): "
 
 @dataclass(frozen=True)
 class Term:
-    """An objective as a sum holds it: weight, name as written, class, and options of the class's own `Config`."""
+    """An objective in a sum: weight, name as written, class, and options of the class's own `Config`."""
 
     weight: float
     written: str
@@ -63,7 +63,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Loss:
-    """What a run minimises, as its configuration writes it: no module yet. Made by `parse`."""
+    """What a run minimises, as its configuration writes it: `parse` makes it, and it holds no modules yet."""
 
     terms: tuple[Term, ...]
 
@@ -79,12 +79,12 @@ class Loss:
 
     @property
     def views(self) -> tuple[View, ...]:
-        """All views that are drawn, each once: those that go with the caption first."""
+        """All views that are drawn, each once. Views that go with the caption come first."""
         return joined(view for term in self.terms for view in term.kind.views_for(term.config))
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """All that any of the terms needs, each once."""
+        """The needs of all terms, each once."""
         return tuple(dict.fromkeys(need for term in self.terms for need in term.kind.needs_for(term.config)))
 
     @property
@@ -106,7 +106,7 @@ class Loss:
 
     @property
     def shared_space(self) -> bool:
-        """Whether images and texts are trained into one space, as retrieval and zero-shot classification take it."""
+        """Whether images and texts are trained into one space, as retrieval and zero-shot classification require."""
         own = [need for need in self.needs if need.out == "embedding" and need.by != "fixed"]
         return {need.view == TEXT for need in own} == {True, False}
 
@@ -130,13 +130,13 @@ class Loss:
 
     @property
     def options(self) -> dict[str, dict[str, Any]]:
-        """The options of every term, complete: what `ObjectiveConfig.options` holds of a run."""
+        """The complete options of every term: what `ObjectiveConfig.options` holds in a run."""
         return {term.kind.name: toml.to_dict(term.config) for term in self.terms}
 
     def build(self, dims: Dims, fixed: Mapping[str, Dims] | None = None) -> Sum:
         """Return the modules, freshly initialised from torch's global generator.
 
-        fixed: of each term that learns from a fixed model, that model's sizes.
+        fixed: for each term that learns from a fixed model, the sizes of that model.
         """
         own = {name: dataclasses.replace(dims, fixed=sizes) for name, sizes in (fixed or {}).items()}
         kinds = {term.kind.name: term for term in self.terms}
@@ -175,8 +175,8 @@ class Sum(nn.ModuleDict):
     def forward(self, features: Mapping[str, Mapping[Need, Tensor]], at: At) -> dict[str, Tensor]:
         """Return `loss`, the weighted sum, and every term's own named values, unweighted.
 
-        features: for each term by name at least what it needs; it gets no more. Raises ConfigError where a feature is
-        missing, or no term takes part; TrainingError where a term returns something else than it is to.
+        features: for each term, by name, at least what the term needs; the term gets no more. Raises ConfigError if a
+        feature is missing or no term takes part, and TrainingError if a term's return value breaks the contract.
         """
         losses, values = [], {}
         for weight, name, objective in self.taking_part(at):
@@ -196,13 +196,13 @@ class Sum(nn.ModuleDict):
     def after_step(self, model: Model, at: At, taken: Tensor) -> None:
         """Do what every term of the step does after the optimiser's step.
 
-        taken: a scalar bool on the device, false where that step was left out because its loss or gradient was not
-        finite. The buffers of the objectives then stay what they were; nobody waits for the device to know.
+        taken: a scalar bool on the device, false if the step was left out because its loss or gradient was not
+        finite. The buffers of the objectives then stay what they were, and nothing waits for the device.
         """
         for _, _, objective in self.taking_part(at):
             teacher = {id(buffer) for buffer in objective.teacher.buffers()} if objective.teacher else set()
             own = {name: buffer for name, buffer in objective.named_buffers() if id(buffer) not in teacher}
-            # Of what is kept by record, which may be large, the rows of the batch.
+            # Buffers by record may be large, so only the rows of the batch are copied.
             rows = {name: objective.touched for name in objective.by_record if objective.touched is not None}
             before = {
                 name: buffer[rows[name]] if name in rows else buffer.clone() for name, buffer in own.items()
@@ -219,7 +219,9 @@ def _check_result(name: str, result: Any) -> None:
     """Raise TrainingError unless an objective returned `loss` and values of its own, each a tensor of one number."""
 
     def refuse(what: str, got: object) -> TrainingError:
-        fix = f"Let `loss` of the objective return {{'loss': loss, '{name}_loss': loss.detach()}}, say"
+        fix = (
+            f"Let `loss` of the objective return, for example, {{'loss': loss, '{name}_loss': loss.detach()}}"
+        )
         return TrainingError(f"The objective {name} {what}", got=got, fix=fix)
 
     if not isinstance(result, Mapping) or "loss" not in result:
@@ -247,10 +249,10 @@ _TERM = re.compile(
 
 
 def parse(config: ObjectiveConfig) -> Loss:
-    """Return what the text `config.loss` says: names joined by `+`, each after an optional weight and `*`.
+    """Return the loss that the text `config.loss` names: names joined by `+`, each after an optional weight and `*`.
 
-    `config.options` holds options by the term's name; those of other objectives are left alone. Nothing is imported: a
-    class of a user's own must be known already (see `openslip.objectives.own`). Raises ConfigError on a syntax error,
+    `config.options` holds options by the term's name; options of other objectives are left alone. Nothing is imported:
+    a user's own class must be loaded already (see `openslip.objectives.own`). Raises ConfigError on a syntax error,
     an unknown or repeated name, options that are unknown or out of range, and options of an unknown objective.
     """
     text = config.loss
@@ -262,7 +264,7 @@ def parse(config: ObjectiveConfig) -> Loss:
             raise ConfigError(f"The weight of {name!r} is too large", got=text)
         kind = REGISTRY[name]
         if kind.name in terms:
-            raise ConfigError(f"The objective {name!r} appears twice", got=text, fix="Add its weights up.")
+            raise ConfigError(f"The objective {name!r} appears twice", got=text, fix="Add the weights up.")
         options = config.options.get(kind.name, {})
         own = toml.from_dict(dict(options), kind.Config, kind.Config(), f"objective.{kind.name}.")
         check_ranges(own, f"objective.{kind.name}.")
@@ -296,16 +298,16 @@ def _unknown(name: str, text: str) -> ConfigError:
         return ConfigError(
             f"{name!r} is a class of a user's own, whose file is not loaded",
             got=text,
-            cause="Only what a user names is run, on the command line or in a file given by --config, and nothing that "
-            "a run or a checkpoint names",
-            fix="Give it to `slip train` as --objective.loss, or the class itself to openslip.train as objective=",
+            cause="openslip runs only code that a user names, on the command line or in a file given by --config. It "
+            "runs no code that a run or a checkpoint names",
+            fix="Give the loss to `slip train` as --objective.loss, or the class to openslip.train as objective=",
         )
     fix = did_you_mean(name.lower(), REGISTRY)
     if "/" in name or "." in name:
-        fix = "A class of your own is written with its file or module: path/to/mylosses.py:Mine, or mylosses:Mine"
+        fix = "Write a class of your own with its file or module: path/to/mylosses.py:Mine, or mylosses:Mine"
     return ConfigError(f"Unknown objective {name!r}", got=text, fix=fix)
 
 
 def complete(config: ObjectiveConfig) -> ObjectiveConfig:
-    """Return the configuration with every option of the loss's terms, and none of other objectives."""
+    """Return the configuration with all options of the loss's terms, and none of other objectives."""
     return dataclasses.replace(config, options=parse(config).options)

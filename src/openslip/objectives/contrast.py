@@ -4,8 +4,8 @@ The matrix of logits between N queries and M keys is computed a block of rows at
 losses need, dropped, and computed again in backward. Memory grows with block · M instead of N · M; loss and
 gradient are those of the whole matrix.
 
-Queries and keys may differ in number, and each query names its own positive, so that one process can hold
-its own rows of a matrix whose keys come from all of them.
+Queries and keys may differ in number, and each query names its own positive. So a process can hold its own
+rows of a matrix whose keys come from all processes.
 
 Shape suffixes: N queries, M keys, B rows of a block, D dimensions.
 """
@@ -33,11 +33,11 @@ class Contrast(NamedTuple):
     positives: Tensor
     """(N,) logit of each query with its positive; with several, the mean of these logits."""
     hits: Tensor
-    """(N,) bool, whether the query's largest logit is of a positive (of equal ones the first counts)."""
+    """(N,) bool, whether the query's largest logit is of a positive (of equal logits the first counts)."""
 
 
 def unit(embeddings: Tensor) -> Tensor:
-    """Return the embeddings at length 1, in fp32 or better whatever autocast says; zero vectors stay zero."""
+    """Return the embeddings at length 1, in fp32 or better, with or without autocast; zero vectors stay zero."""
     kind = embeddings.device.type
     with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
         return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)
@@ -56,8 +56,8 @@ def contrast(
 ) -> Contrast:
     """Reduce the logits `scale · queries @ keys.T` by rows and, if asked, by columns, in one pass.
 
-    The InfoNCE loss of the queries is `(rows - positives).mean()` (van den Oord et al. 2018, eq. 4); that of
-    the keys is made of `columns` in the same way. Both differences are never negative, rounding included.
+    The InfoNCE loss of the queries is `(rows - positives).mean()` (van den Oord et al. 2018, eq. 4); the loss of
+    the keys uses `columns` in the same way. Both differences are never negative, even with rounding.
 
     With `groups`, all keys of the group of a query's positive are its positives, and `(rows - positives).mean()` is the
     cross-entropy with a target that is uniform over them (Khosla et al. 2020, eq. 2; Yang et al. 2022).
@@ -169,9 +169,9 @@ class _BlockedLogits(torch.autograd.Function):
 
 
 def groups_of(labels: Tensor) -> Tensor:
-    """Return a group for each row of the batch of all processes, (M,) int64, from the labels (N,) of this process's.
+    """Return a group for each row of the batch of all processes, (M,) int64, from the labels (N,) of this process.
 
-    Rows of one label are a group; a row with the label -1 is a group by itself.
+    Rows with the same label are a group; a row with the label -1 is a group by itself.
     """
     everyones = gather_rows(labels)
     alone = -1 - torch.arange(len(everyones), device=everyones.device)
@@ -179,20 +179,20 @@ def groups_of(labels: Tensor) -> Tensor:
 
 
 def row_blocks(length: int, block: int) -> list[slice]:
-    """Return the blocks of so many rows; of 0, one block."""
+    """Return the blocks of `block` rows; with 0, a single block."""
     step = block or max(length, 1)
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
 def _alike(groups_M: Tensor, positive_B1: Tensor) -> Tensor:
-    """Which keys are of the group of each query's positive, (B, M) bool."""
+    """Return which keys are in the group of each query's positive, (B, M) bool."""
     return groups_M == groups_M[positive_B1]
 
 
 def _logits(
     queries_BD: Tensor, keys_MD: Tensor, scale: Tensor, excluded_N: Tensor | None, part: slice
 ) -> Tensor:
-    """One block of logits, the same bits in forward and backward."""
+    """Return one block of logits, with the same bits in forward and backward."""
     logits_BM = (queries_BD * scale) @ keys_MD.T
     if excluded_N is not None:
         logits_BM.scatter_(1, excluded_N[part, None], -math.inf)

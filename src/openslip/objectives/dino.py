@@ -1,4 +1,4 @@
-"""DINO: from each crop, small ones too, the student predicts the teacher's classes of another, large one."""
+"""DINO: from each crop, large or small, the student predicts the teacher's classes of another, large crop."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from openslip.ranges import FROM_0
 class Dino(PrototypeObjective):
     """L = mean of H(p(g), q(v)) over global crops g and crops v ≠ g of an image (Caron et al. 2021, equation 3).
 
-    The global crops are the two self-supervised views, which the teacher sees. The student sees these and the local
-    crops. p, q and H are those of `PrototypeObjective`. With two global and L local crops there are 2 (L + 1) pairs,
-    and the mean over them and over images is the loss. Added to `clip` it is SILC (Naeem et al. 2023), but that SILC's
-    captions go with both global crops, and here with a view of their own.
+    The global crops are the two self-supervised views, which the teacher sees. The student sees the global and the
+    local crops. `PrototypeObjective` defines p, q and H. With two global and L local crops there are 2 (L + 1) pairs;
+    the loss is the mean over pairs and images. Added to `clip` it is SILC (Naeem et al. 2023), with one difference:
+    SILC's captions go with both global crops, and here captions go with a view of their own.
     """
 
     name = "dino"
@@ -30,9 +30,9 @@ class Dino(PrototypeObjective):
     @dataclass(frozen=True, kw_only=True)
     class Config(PrototypeOptions):
         local: Annotated[int, FROM_0] = 4
-        """Local crops of each image, small ones of `views.local`; each costs the share of a large view that the plan
-        shows. 0 trains on the two large views alone. The paper goes up to 10. Raise it for features of parts of
-        pictures, where there is compute for it."""
+        """Small local crops of each image, drawn as `views.local` says. The plan shows what share of a large view each
+        costs. 0 trains on the two large views alone. The paper goes up to 10. Raise it for features of parts of
+        pictures, if you have the compute."""
 
     @classmethod
     def views_for(cls, config: Any) -> tuple[View, ...]:
@@ -45,7 +45,7 @@ class Dino(PrototypeObjective):
         return students if config.average == "head" else (*students, *teachers)
 
     def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
-        """Return the bottleneck (N, dim): `student_…` of each view, `teacher_…` of the global ones."""
+        """Return the bottleneck (N, dim): `student_…` of each view, `teacher_…` of each global view."""
         views = [view.name for view in self.views_for(self.config)]
         embeddings = {f"student_{name}": self.projector(features[Need(name)]) for name in views}
         by = "student" if self.config.average == "head" else "teacher"
@@ -57,7 +57,7 @@ class Dino(PrototypeObjective):
     def loss(self, embeddings: Mapping[str, Tensor], at: At) -> dict[str, Tensor]:
         """Return `loss` and, detached, `dino_loss`, `dino_entropy`, `dino_kl` and `dino_used` for a batch.
 
-        `embeddings` are those of `embed`. `dino_entropy` is H(p, p), a mean over global crops and images; `dino_kl` is
+        `embeddings` come from `embed`. `dino_entropy` is H(p, p), a mean over global crops and images; `dino_kl` is
         the rest of the loss, KL(p ‖ q); `dino_used`, from 1 to `prototypes`, is the exponential of the entropy of the
         mean of p over the batch.
         """

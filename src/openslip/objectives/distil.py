@@ -1,4 +1,4 @@
-"""Learning from a fixed model: its embeddings of the same pictures and captions are matched.
+"""Learning from a fixed model: the student matches the model's embeddings of the same pictures and captions.
 
 `distil` learns from a teacher that the user names, `preserve` from the model that the run starts from.
 """
@@ -22,7 +22,7 @@ from openslip.objectives.objective import At, Curve, Dims, Objective
 from openslip.ranges import ABOVE_0, FROM_0
 
 OTHER = View("preserve", kind="image")
-"""A view of pictures that need no caption: those of `data.ssl`, where there are any."""
+"""A view of pictures that need no caption: the pictures of `data.ssl`, if that is set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,34 +30,34 @@ class MatchingOptions:
     """The options that `distil` and `preserve` have in common."""
 
     teacher: str = ""
-    """The model to learn from, named as --init takes it; of preserve, empty: the one that the run starts from."""
+    """The model to learn from, named as for --init. With preserve, empty is the model that the run starts from."""
     text: bool = False
     """Match the embeddings of texts, too."""
     kl: Annotated[float, FROM_0] = 0.0
-    """Weight of the divergence between the fixed model's similarities and the student's; 0: none."""
+    """Weight of the divergence between the fixed model's similarities and the student's; 0: no such term."""
     temperature: Annotated[float, ABOVE_0] = 0.07
-    """What similarities are divided by there."""
+    """Temperature of the similarities in that divergence, which divides them."""
     block: Annotated[int, FROM_0] = 1024
     """Rows of similarities held at a time; 0 holds them whole."""
 
 
 class Matching(Objective):
-    """What `distil` and `preserve` have in common: the loss of embeddings against those of a fixed model.
+    """What `distil` and `preserve` have in common: the distance of the student's embeddings from a fixed model's.
 
-    L = mean over rows of ‖x − t‖² = 2 − 2 cos(x, t), x of the student and t of the fixed model at length 1, of images
-    and, with `text`, of texts besides: the sum of the two. Each is in [0, 4], and 2 where x and t are at right angles
+    L = mean over rows of ‖x − t‖² = 2 − 2 cos(x, t), with the student's x and the fixed model's t at length 1. With
+    `text`, L is the sum of this for images and for texts. Each is in [0, 4], and 2 where x and t are at right angles
     (feature distillation of CLIP-KD; Yang et al. 2024, section 3.2, there as a mean over dimensions).
 
-    With `kl` > 0, kl · KL(q ‖ p) is added (its contrastive relational distillation). q and p are softmaxes over the
-    whole batch of cosines divided by `temperature`, q the fixed model's and p the student's. With `text` the cosines
-    are those of each image with all texts and of each text with all images, and the two are averaged; else those of
-    each image with all other images. Both are means over rows.
+    With `kl` > 0, kl · KL(q ‖ p) is added (contrastive relational distillation of CLIP-KD). q of the fixed model and p
+    of the student are softmaxes over the whole batch of cosines divided by `temperature`. With `text` the cosines are
+    those of each image with all texts and of each text with all images, and the two divergences are averaged. Without
+    `text` they are those of each image with all other images. Both are means over rows.
 
-    Of several views the loss is the mean.
+    With several views, the loss is the mean over views.
     """
 
     def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
-        """Return for each view and the text the student's rows (N, D) as `NAME`, the targets as `NAME_target`."""
+        """Return, for each view and the text, the student's rows (N, D) as `NAME` and the targets as `NAME_target`."""
         embeddings = {}
         for need, feature in features.items():
             if need.by == "fixed":
@@ -67,13 +67,13 @@ class Matching(Objective):
         return embeddings
 
     def headed(self, need: Need, feature: Tensor) -> Tensor:
-        """Return a student's output as it is compared with the fixed model's."""
+        """Return the student's output in the form that is compared with the fixed model's."""
         return feature
 
     def loss(self, embeddings: Mapping[str, Tensor], at: At) -> dict[str, Tensor]:
         """Return `loss`, `NAME_loss` (the same, detached) and `NAME_cos`, the images' mean cosine with their targets.
 
-        With `text` also `NAME_text_cos`, and with `kl` also `NAME_kl`, which is not multiplied by `kl`.
+        With `text` also return `NAME_text_cos`, and with `kl` also `NAME_kl`, which is not multiplied by `kl`.
         """
         config = self.config
         pairs = {
@@ -96,7 +96,7 @@ class Matching(Objective):
         return {"loss": loss} | {f"{self.name}_{key}": value.detach() for key, value in values.items()}
 
     def _divergence(self, images: tuple[Tensor, Tensor], texts: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Return KL(q ‖ p) as a mean over this process's rows; of each the student's and the fixed model's rows."""
+        """Return KL(q ‖ p), a mean over this process's rows, from the student's and the fixed model's rows of each."""
         block, scale = self.config.block, 1 / self.config.temperature
         if texts is None:
             return divergence(images, images, scale, block=block, apart=True)
@@ -115,9 +115,10 @@ def divergence(
 ) -> Tensor:
     """Return the mean over rows n of KL(qₙ ‖ pₙ) = Σₘ qₙₘ (log qₙₘ − log pₙₘ), a scalar.
 
-    queries, keys: rows (N, D) of the student and (N, E) of what it learns from, of this process. pₙ is the softmax over
-    the keys m of all processes of scale · queryₙ · keyₘ, qₙ likewise. apart: a row is no key of its own.
-    block: rows whose similarities are held at a time, computed again in backward; 0 holds all.
+    queries, keys: this process's rows (N, D) of the student and (N, E) of the fixed model. pₙ is the softmax over
+    the keys m of all processes of scale · queryₙ · keyₘ, for the student; qₙ is the same for the fixed model. apart: a
+    row is no key of its own. block: rows whose similarities are held at a time, computed again in backward; 0 holds
+    all.
     """
     query, target_query = queries
     key, target_key = map(gather_rows, keys)
@@ -133,7 +134,7 @@ def divergence(
             itself = torch.arange(first + start, first + start + len(part_query), device=logits.device)[
                 :, None
             ]
-            least = torch.finfo(logits.dtype).min  # its share is zero, and 0 · (-inf) would be none
+            least = torch.finfo(logits.dtype).min  # its share is zero, and 0 · (-inf) would be NaN
             logits, target = logits.scatter(1, itself, least), target.scatter(1, itself, least)
         given = target.log_softmax(1)
         return (given.exp() * (given - logits.log_softmax(1))).sum()
@@ -162,10 +163,10 @@ class Distil(Matching):
     @dataclass(frozen=True, kw_only=True)
     class Config(MatchingOptions):
         match: Literal["feature", "embedding"] = "feature"
-        """What of the student is matched with the teacher's embedding. feature: the tower's feature, through a linear
-        head that does not ship; embedding: the student's own embedding, so that it lives in the teacher's space."""
+        """Which output of the student matches the teacher's embedding. feature: the tower's feature, through a linear
+        head that does not ship. embedding: the student's own embedding, which then lives in the teacher's space."""
         views: Literal["image", "ssl"] = "image"
-        """Of which views: the one that goes with the caption, or both self-supervised ones."""
+        """Which views are matched. image: the view that goes with the caption. ssl: both self-supervised views."""
 
     config: Config
 
@@ -179,7 +180,7 @@ class Distil(Matching):
             self.text_head = nn.Linear(dims.text_width, width) if config.text else None
         elif width != dims.embed_dim:
             raise ConfigError(
-                "The student's embeddings cannot be matched with the teacher's: they have other dimensions",
+                "The student's embeddings cannot be matched with the teacher's: they have different dimensions",
                 got=f"model.embed_dim {dims.embed_dim}, the teacher's {width}",
                 fix=f"Set --model.embed-dim {width}, or --objective.distil.match feature",
             )
@@ -196,7 +197,7 @@ class Distil(Matching):
 
     @classmethod
     def fixed_model(cls, config: Any) -> str:
-        """Return the teacher's spec. Raises ConfigError where none is given."""
+        """Return the teacher's spec. Raises ConfigError if none is given."""
         if not config.teacher:
             raise ConfigError(
                 "The objective distil has no teacher to learn from",
@@ -214,7 +215,7 @@ class Distil(Matching):
 
 
 class Preserve(Matching):
-    """Keeps what the model that the run starts from makes of pictures and texts (see `Matching`)."""
+    """Keeps the outputs of the model that the run starts from, for pictures and texts (see `Matching`)."""
 
     name = "preserve"
     title = "Preservation"
@@ -230,10 +231,10 @@ class Preserve(Matching):
     @dataclass(frozen=True, kw_only=True)
     class Config(MatchingOptions):
         match: Literal["embedding", "feature"] = "embedding"
-        """What stays as it was: the embedding in the space that images and texts share, or the towers' features."""
+        """Which output is preserved: the embedding in the space that images and texts share, or the tower's feature."""
         pictures: Literal["same", "other"] = "same"
-        """On which pictures: the view that goes with the caption, or a view of its own, drawn as the self-supervised
-        views are scheduled: of the pictures of `data.ssl`, where there are any."""
+        """On which pictures. same: the view that goes with the caption. other: a view of its own, scheduled like the
+        self-supervised views. It shows pictures of `data.ssl`, if that is set."""
 
     config: Config
 
@@ -247,7 +248,7 @@ class Preserve(Matching):
                 else "an image tower alone, without embeddings"
             )
             raise ConfigError(
-                "The embeddings of the start cannot be preserved: they are not in the space of those that are trained",
+                "The embeddings of the start cannot be preserved: the start has none of the size that is trained",
                 got=f"model.embed_dim {dims.embed_dim}; the start has {has}",
                 fix="Preserve the tower's features: --objective.preserve.match feature",
             )
@@ -263,11 +264,11 @@ class Preserve(Matching):
 
     @classmethod
     def fixed_model(cls, config: Any) -> str:
-        return config.teacher  # empty: what the run starts from
+        return config.teacher  # empty: the model that the run starts from
 
 
 def _fixed(objective: Matching, dims: Dims) -> Dims:
-    """Return the sizes of the fixed model. Raises ConfigError where it is not known."""
+    """Return the sizes of the fixed model. Raises ConfigError if they are not known."""
     if dims.fixed is None:
         raise ConfigError(
             f"The objective {objective.name} has no fixed model to learn from",

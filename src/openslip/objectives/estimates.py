@@ -1,7 +1,7 @@
-"""Running estimates by record: the two numbers a record from which a small batch knows the whole set's negatives.
+"""Running estimates by record: two numbers for each record, from which a small batch knows the whole set's negatives.
 
-Estimates are logarithms throughout, as exp((s_ij − s_ii) / τ) may be exp(200). −inf is the estimate of a record that
-has not been seen, and of a row without negatives.
+Estimates are logarithms throughout, because exp((s_ij − s_ii) / τ) may be exp(200). A record that has not been seen, or
+a row without negatives, has the estimate −inf.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from openslip.objectives.contrast import row_blocks
 from openslip.objectives.objective import At
 
 DECAY = 0.5
-"""Share of the run in which γ comes down, as the authors of FastCLIP recommend."""
+"""Share of the run in which γ falls, as the authors of FastCLIP recommend."""
 
 
 def gamma_at(at: At, last: float, schedule: Literal["cosine", "constant"]) -> float:
@@ -35,7 +35,7 @@ def gamma_at(at: At, last: float, schedule: Literal["cosine", "constant"]) -> fl
 def moved(old: Tensor, now: Tensor, gamma: float) -> Tensor:
     """Return the logarithm of (1 − γ) u + γ g, of u = exp(`old`) and g = exp(`now`), of any equal shapes.
 
-    Of a record that is seen for the first time, that is g; of a row without negatives, u.
+    For a record that is seen for the first time, the result is g; for a row without negatives, u.
     """
     if gamma < 1:
         both = torch.logaddexp(old + math.log1p(-gamma), now + math.log(gamma))
@@ -46,10 +46,10 @@ def moved(old: Tensor, now: Tensor, gamma: float) -> Tensor:
 
 
 def averaged(now: Tensor, records: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """Return the batch's estimates with the mean of each record, and the records, of all processes: (M, 2) and (M,).
+    """Return the batch's estimates as means over each record, and the records, of all processes: (M, 2) and (M,).
 
-    now: (N, 2) of this process's rows, logarithms; records: (N,) int64. A record that a batch has twice has the mean of
-    its rows, in all of these rows and to the last bit. block: rows that are compared with all others at a time.
+    now: (N, 2) logarithms of this process's rows. records: (N,) int64. If a batch has a record twice, all of its rows
+    get their mean, equal to the last bit. block: rows that are compared with all others at a time.
     """
     first, count = rank() * len(now), len(now)
     every, all_records = gather_rows(now), gather_rows(records)

@@ -55,10 +55,10 @@ class MlpHead(nn.Module):
 
 
 def check_rows(head: nn.Module, features: Tensor) -> None:
-    """Raise TrainingError where a head that normalises over the batch is to train on a single image."""
+    """Raise TrainingError if a head that normalises over the batch would train on a single image."""
     if head.training and len(features) * world() < 2:
         raise TrainingError(
             "The self-supervised head normalises over the batch, so it cannot train on a single image",
             got=f"batch of {len(features)}",
-            fix="Raise training.batch; from a few dozen on the statistics are worth something.",
+            fix="Raise training.batch; from a few dozen images on, the statistics are meaningful.",
         )

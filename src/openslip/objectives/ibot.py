@@ -1,4 +1,4 @@
-"""iBOT: from what is left of a view, the student predicts the teacher's classes of the patches that are hidden."""
+"""iBOT: from the visible patches of a view, the student predicts the teacher's classes of the hidden patches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from openslip.objectives.prototypes import PrototypeObjective, PrototypeOptions,
 from openslip.ranges import SHARE
 
 TRIES = 10
-"""Blocks that are drawn for a mask, before what is missing is filled up with single patches."""
+"""Blocks that are drawn for a mask, before single patches make up what is missing."""
 ASPECT = 0.3
 """The narrowest block's ratio of sides, and one over the widest's (BEiT; Bao et al. 2022, algorithm 1)."""
 
@@ -27,11 +27,11 @@ ASPECT = 0.3
 class Ibot(PrototypeObjective):
     """L = mean over images and views of the mean over hidden patches of H(p, q) (Zhou et al. 2022, section 3.1).
 
-    q is of the patch token that the student gives where the patch was hidden; p of the token that the teacher gives of
-    the same patch of the whole view. p, q and H are those of `PrototypeObjective`.
+    q comes from the student's patch token where the patch was hidden. p comes from the teacher's token of the same
+    patch, computed from the whole view. `PrototypeObjective` defines p, q and H.
 
-    In the paper the head is shared with DINO's of the class token, and half of the images are not masked. Here `dino`
-    is a term of its own: the head is iBOT's alone, and every image is masked. `dino` sees its views whole.
+    In the paper, patches share their head with DINO's class token, and half of the images are not masked. Here `dino`
+    is a term of its own: iBOT has its own head and masks every image, and `dino` sees its views whole.
     """
 
     name = "ibot"
@@ -42,10 +42,10 @@ class Ibot(PrototypeObjective):
     @dataclass(frozen=True, kw_only=True)
     class Config(PrototypeOptions):
         share: Annotated[tuple[float, float], SHARE] = (0.1, 0.5)
-        """Range of the share of an image's patches that is hidden, drawn for each view anew."""
+        """Range of the share of an image's patches that are hidden; the share is drawn anew for each view."""
         patches: Literal["masked", "all"] = "masked"
-        """Which patches are predicted: those that are hidden, or all (iBOT++ of TIPSv2). `all` ties the visible patches
-        to the teacher's too, for features of single patches; the head then costs more."""
+        """Which patches are predicted: the hidden ones, or all (iBOT++ of TIPSv2). `all` also ties the visible patches
+        to the teacher's, for features of single patches; the head then costs more."""
 
     config: Config
 
@@ -72,7 +72,7 @@ class Ibot(PrototypeObjective):
     def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
         """Return `masked_…` and `whole_…` of each view, patch tokens (N, T, width).
 
-        The heads come in `loss`, which knows the step, and so which patches are hidden: they see these alone.
+        `loss` applies the heads, because it knows the step, and so which patches are hidden. The heads see these alone.
         """
         embeddings = {}
         for view in SSL_VIEWS:
@@ -83,7 +83,7 @@ class Ibot(PrototypeObjective):
     def loss(self, embeddings: Mapping[str, Tensor], at: At) -> dict[str, Tensor]:
         """Return `loss` and, detached, `ibot_loss`, `ibot_entropy`, `ibot_kl` and `ibot_used` for a batch.
 
-        `embeddings` are those of `embed`. Values are as in `dino`, of patches instead of crops. A patch counts
+        `embeddings` come from `embed`. The values are as in `dino`, for patches instead of crops. A patch counts
         1 / (patches of its image that are predicted), so that each view of each image counts alike.
         """
         students, targets, weights = [], [], []
@@ -102,16 +102,16 @@ class Ibot(PrototypeObjective):
         return self._draw(view, rows, patches, at)[0], self.mask_token
 
     def _predicted(self, view: View, rows: int, patches: int, at: At) -> tuple[Tensor, Tensor]:
-        """Return which patches of this process's rows are predicted: places in rows · patches, and their weights."""
+        """Return which patches of this process's rows are predicted: indices into rows · patches, and weights."""
         if self.config.patches == "all":
             every = torch.arange(rows * patches)
             return every, torch.full((rows * patches,), 1 / (rows * patches), dtype=torch.float64)
         return self._draw(view, world() * rows, patches, at)[1:]
 
     def _draw(self, view: View, rows: int, patches: int, at: At) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the masks of the whole batch, and of this process's share the places and weights of what is hidden.
+        """Return the whole batch's masks, and the indices and weights of the hidden patches in this process's share.
 
-        The step's masks are kept: parts of a batch ask for them again.
+        The step's masks are kept, because parts of a batch ask for them again.
         """
         key = (rows, patches, at)
         if self._drawn.get(view.name, (None,))[0] != key:
@@ -128,9 +128,9 @@ class Ibot(PrototypeObjective):
 def block_masks(rows: int, patches: int, share: tuple[float, float], generator: torch.Generator) -> Tensor:
     """Return masks of rectangular blocks, (rows, patches) bool on the CPU (BEiT; Bao et al. 2022, algorithm 1).
 
-    Of each row a share of the patches is hidden that is uniform in `share`, rounded to whole patches, one at least.
-    Blocks are drawn until it is reached, none of which goes beyond it; what is missing after `TRIES` of them is
-    single patches. So the number is exact, and all rows are drawn at once.
+    The share of hidden patches of each row is uniform in `share`, rounded to whole patches, at least one. Blocks are
+    drawn until the share is reached, and no block goes beyond it. After `TRIES` blocks, single patches make up what is
+    missing. So the number is exact, and all rows are drawn at once.
     """
     height = max(side for side in range(1, math.isqrt(patches) + 1) if patches % side == 0)
     width = patches // height

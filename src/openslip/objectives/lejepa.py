@@ -23,11 +23,11 @@ from openslip.ranges import ABOVE_0, FROM_0, FROM_1, SHARE, Range
 class LeJepa(Objective):
     """L = (1 − λ) · distance + λ · SIGReg (Balestriero & LeCun 2025, arXiv 2511.08544, section 5.1 and algorithm 2).
 
-    The distance is that of an image's views from their centre, squared, a mean over images, views and dimensions. The
-    centre is the mean of the two large views, and all views are compared with it. SIGReg (section 4.2, eq. 5) is the
-    Epps–Pulley statistic of the batch along random directions: it says how far the batch is from a standard Gaussian,
-    which is what keeps all embeddings from becoming one point. There are no negatives, no teacher, and no input whose
-    gradient is stopped.
+    The distance is the squared distance of an image's views from their centre, a mean over images, views and
+    dimensions. The centre is the mean of the two large views, and all views are compared with it. SIGReg (section 4.2,
+    eq. 5) is the Epps–Pulley statistic of the batch along random directions: how far the batch is from a standard
+    Gaussian. SIGReg keeps all embeddings from becoming one point. There are no negatives, no teacher, and no input
+    whose gradient is stopped.
     """
 
     name = "lejepa"
@@ -50,19 +50,19 @@ class LeJepa(Objective):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         sigreg: Annotated[float, SHARE] = 0.05
-        """Weight λ of SIGReg; the agreement of the views has the rest. Raise it where the statistic stays far above 1,
-        as with a small batch."""
+        """Weight λ of SIGReg; the agreement of the views has weight 1 − λ. Raise it where the statistic stays far
+        above 1, as with a small batch."""
         directions: Annotated[int, FROM_1] = 1024
-        """Random directions that a batch is looked at along, new ones in each step. Fewer cost less; the paper finds
-        512 nearly as good."""
+        """Random directions along which SIGReg measures a batch, drawn anew in each step. Fewer cost less; the paper
+        finds 512 nearly as good."""
         points: Annotated[int, Range("at least 2", 2)] = 9
-        """Points of quadrature from 0 to `reach`, ends included. The other half of the integral is the same: 9 are the
-        paper's 17 from −5 to 5. More are needed only with a larger reach."""
+        """Points of quadrature from 0 to `reach`, ends included. The other half of the integral is the same, so 9
+        points are the paper's 17 from −5 to 5. More are needed only with a larger reach."""
         reach: Annotated[float, ABOVE_0] = 5.0
-        """The characteristic function is compared from −reach to reach; beyond 5 the integrand has no weight."""
+        """The characteristic function is compared from −reach to reach. Beyond 5 the integrand has no weight."""
         local: Annotated[int, FROM_0] = 0
-        """Local crops of each image beside the two large views, drawn as `views.local` says. The paper has 6 to 8, each
-        of which costs a pass of a small picture through the tower; take some where there is time for that."""
+        """Local crops of each image besides the two large views, drawn as `views.local` says. The paper has 6 to 8.
+        Each costs a pass of a small picture through the tower; take some where there is time for them."""
         width: Annotated[int, FROM_1] = 2048
         """Width of the projector's hidden layer."""
         dim: Annotated[int, FROM_1] = 256
@@ -85,15 +85,15 @@ class LeJepa(Objective):
     def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
         """Return the embeddings of each view by its name, (N, dim).
 
-        The views pass the projector one after the other: in training each is normalised by its own batch statistics.
+        The views pass the projector one after the other, so in training each is normalised by its own batch statistics.
         """
         return {need.view: self.projector(feature) for need, feature in features.items()}
 
     def loss(self, embeddings: Mapping[str, Tensor], at: At) -> dict[str, Tensor]:
         """Return `loss`, `lejepa_loss` (the same, detached), `lejepa_distance` and `lejepa_statistic` for a batch.
 
-        `embeddings` are those of `embed`, row n of all views from the same image. `lejepa_distance` is the first term
-        and `lejepa_statistic` the second, without their weights: the latter is a mean over views, as in the paper.
+        `embeddings` come from `embed`; row n of all views is from the same image. `lejepa_distance` is the first term
+        and `lejepa_statistic` the second, without their weights. The statistic is a mean over views, as in the paper.
         """
         views = list(embeddings.values())
         centre = torch.stack([embeddings[view.name] for view in SSL_VIEWS]).mean(0)
@@ -107,7 +107,7 @@ class LeJepa(Objective):
 
 
 def directions(dim: int, count: int, at: At) -> Tensor:
-    """Return random unit vectors (dim, count) in fp32 on the CPU: those of a step, the same on every process."""
+    """Return the random unit vectors of a step, (dim, count) in fp32 on the CPU, the same on every process."""
     generator = torch.Generator().manual_seed((at.seed * 1_000_003 + at.step) % 2**63)
     drawn = torch.randn(dim, count, generator=generator, device="cpu")
     return drawn / drawn.norm(dim=0)
@@ -117,11 +117,11 @@ def epps_pulley(embeddings_nD: Tensor, along_DM: Tensor, points: int, reach: flo
     """Return the Epps–Pulley statistic of all processes' rows, a mean over directions (section 4.2.3).
 
     Along a direction it is N ∫ |φ(t) − exp(−t²/2)|² exp(−t²/2) dt from −reach to reach, where φ(t), the mean of
-    exp(i t u) over the N rows u, is the empirical characteristic function. The integral is that of the trapezoidal rule
-    with so many points from 0 to reach, doubled. For Gaussian rows the statistic is √2π (1 − √⅓) = 1.06 on average,
+    exp(i t u) over the N rows u, is the empirical characteristic function. The trapezoidal rule with `points` points
+    from 0 to reach gives half of the integral. For Gaussian rows the statistic is √2π (1 − √⅓) = 1.06 on average,
     whatever N is; for rows that are all 0 it is N · √2π (1 − √2 + √⅓) = 0.41 N.
 
-    The sine and cosine of a point are computed again in backward, so that memory is needed for a few times n · M.
+    The sine and cosine of a point are computed again in backward, so memory holds only a few times n · M numbers.
     """
     with torch.autocast(embeddings_nD.device.type, enabled=False):
         along_nM = embeddings_nD @ along_DM

@@ -1,4 +1,4 @@
-"""MoCo v3: each view finds what a slow average of the model makes of its twin, among the whole batch's."""
+"""MoCo v3: each view finds its twin, as a slow average of the model sees it, among the twins of the whole batch."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from openslip.ranges import ABOVE_0, FROM_0, FROM_1, SHARE
 class MoCoV3(Objective):
     """L = 2τ · [CE(Q₁ K₂ᵀ / τ) + CE(Q₂ K₁ᵀ / τ)] (Chen, Xie & He 2021, algorithm 1).
 
-    q is the student's predictor of its projection of a view; k the projection by the teacher, a constant. All have
-    length 1. The positive of an image's q is its own k of the other view; the k of all other images in the batch of all
-    processes are negatives. CE is a mean over images, and 2τ keeps its gradient as large at one temperature as at
-    another.
+    q is the output of the student's projector and predictor for a view. k is the output of the teacher's projector, a
+    constant. All have length 1. The positive of an image's q is the image's k of the other view. The k of all other
+    images in the batch of all processes are negatives. CE is a mean over images, and 2τ keeps the size of its gradient
+    the same at every temperature.
 
-    Projector and predictor end in a BatchNorm (section 5, MLP heads), which has no weights, as in the authors' code.
+    Projector and predictor end in a BatchNorm without weights (section 5, MLP heads), as in the authors' code.
     """
 
     name = "mocov3"
@@ -55,10 +55,10 @@ class MoCoV3(Objective):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         temperature: Annotated[float, ABOVE_0] = 0.2
-        """Temperature of the softmax; the paper has 0.2 for vision transformers, and 1 for ResNets."""
+        """Temperature of the softmax. The paper has 0.2 for vision transformers, and 1 for ResNets."""
         momentum: Annotated[float, SHARE] = 0.99
-        """Share of itself that the teacher keeps in the first step; rises to 1 in the last. Raise it towards 0.996 for
-        runs of more than some ten thousand steps."""
+        """Share of its weights that the teacher keeps in the first step; it rises to 1 in the last. Raise it towards
+        0.996 for runs of more than some ten thousand steps."""
         width: Annotated[int, FROM_1] = 4096
         """Width of the projector's and the predictor's hidden layers. Lower it where the heads are larger than the
         tower, as the plan shows."""
@@ -77,8 +77,8 @@ class MoCoV3(Objective):
     def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
         """Return for each view `query_…` by the student and `key_…` by the teacher, each (N, dim).
 
-        The views pass the heads one after the other: in training each is normalised by its own batch statistics, the
-        teacher's by those of the teacher's features.
+        The views pass the heads one after the other. So in training each view is normalised by its own batch
+        statistics, and the teacher's by the statistics of the teacher's features.
         """
         if self.teacher is None:
             raise TrainingError(
@@ -95,8 +95,8 @@ class MoCoV3(Objective):
         """Return `loss`, `mocov3_loss` and `mocov3_acc` for a batch.
 
         `embeddings` are those of `embed`, of any length (normalised here). `mocov3_loss` is the mean cross-entropy of
-        the two directions, `loss` 4τ times that. `mocov3_acc`, in [0, 1], is the share of the 2N queries whose most
-        similar key is their twin's.
+        the two directions, and `loss` is 4τ times as large. `mocov3_acc`, in [0, 1], is the share of the 2N queries
+        whose most similar key is their twin's.
         """
         one, two = (view.name for view in SSL_VIEWS)
         crosses, hits = [], []

@@ -1,4 +1,4 @@
-"""The contract of an objective: all that is special about it, in one module of one file."""
+"""The contract of an objective: everything special about it is in one module of one file."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class At:
-    """Where in the run a step is taken. What an objective does there is a function of this and of its state alone."""
+    """Where in the run a step is taken. An objective's work in a step is a function of this and of its state alone."""
 
     step: int = 0
-    """Steps taken before."""
+    """Number of earlier steps."""
     steps: int = 1
     """Steps of the whole run."""
     seed: int = 0
@@ -33,24 +33,24 @@ class At:
 
 @dataclass(frozen=True)
 class Dims:
-    """What the heads of an objective are sized by."""
+    """The sizes that an objective's heads follow from."""
 
     width: int
-    """Of the image tower's feature."""
+    """Width of the image tower's feature."""
     text_width: int = 0
-    """Of the text tower's; 0 without one."""
+    """Width of the text tower's feature; 0 without a text tower."""
     embed_dim: int = 0
-    """Of the space that images and texts share; 0 of a fixed model without one, which embeds images by its feature."""
+    """Dimension of the space that images and texts share; 0 for a fixed model without one, whose feature embeds."""
     context: int = 0
     """Longest caption, in tokens."""
     vocabulary: int = 0
-    """Token ids there are."""
+    """Number of token ids."""
     special: tuple[int, ...] = ()
     """Ids of the tokens that are no part of a caption: start, end and padding, as far as they are known."""
     fixed: Dims | None = None
-    """Of the fixed model that the objective learns from."""
+    """Sizes of the fixed model that the objective learns from."""
     records: int = 0
-    """Records of the source that is trained on, each counted once; 0 where nothing is trained."""
+    """Records of the source that is trained on, each counted once; 0 if nothing is trained."""
 
     @classmethod
     def of(cls, model: Model, config: ModelConfig, records: int = 0) -> Dims:
@@ -68,7 +68,7 @@ class Dims:
 
 @dataclass(frozen=True)
 class LogitScale:
-    """Where an objective starts the model's logit scale, and between which values the objective keeps it."""
+    """The value at which an objective starts the model's logit scale, and the limits within which it keeps it."""
 
     initial: float
     low: float
@@ -80,12 +80,12 @@ class Curve:
     """A value that an objective reports, as a report draws it."""
 
     key: str
-    """Name of the value among those that `loss` returns, and in metrics.jsonl."""
+    """Name of the value in what `loss` returns, and in metrics.jsonl."""
     title: str
     note: str
     best: Literal["low", "high"]
     chance: Callable[[int, int], float] | None = None
-    """Gives the value of a model that knows nothing, from the rows of a batch and those with scheduled views."""
+    """Returns the value of a model that knows nothing, from the rows of a batch and the rows with scheduled views."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,32 +97,32 @@ class Objective(nn.Module):
     """What training minimises, with its views, its heads, its state and its options.
 
     A subclass is one file. `openslip.objectives.REGISTRY` lists ours; docs/objectives.md shows how to write another.
-    Parameters are trained with the model's; parameters, buffers and the teacher are saved and resumed with the run, and
-    are no part of the model that leaves it.
+    Parameters are trained with the model's. Parameters, buffers and the teacher are saved and resumed with the run, and
+    are no part of the exported model.
     """
 
     name: ClassVar[str]
-    """What configuration calls the objective, and what the names of its values begin with."""
+    """The objective's name in configuration; the names of its values begin with it."""
     title: ClassVar[str]
-    """What people call it."""
+    """The objective's name for people."""
     views: ClassVar[tuple[View, ...]]
     """The views that it draws of an image."""
     needs: ClassVar[tuple[Need, ...]]
-    """What it is computed from; a need of captions is what makes captions read at all."""
+    """What it is computed from. Captions are read only if an objective needs them."""
     Config: ClassVar[type] = NoOptions
-    """Dataclass of the options: `objective.NAME.…` in configuration. Their ranges stand in the annotations."""
+    """Dataclass of the options: `objective.NAME.…` in configuration. The annotations have their ranges."""
     curves: ClassVar[tuple[Curve, ...]] = ()
     logit_scale: ClassVar[LogitScale | None] = None
-    """For an objective that needs the logit scale: the model has one, which others may share."""
+    """For an objective that needs the logit scale. The model has one scale, which objectives may share."""
     by_record: ClassVar[tuple[str, ...]] = ()
-    """Buffers whose row n is of record n (`openslip.needs.RECORDS`). A step changes the rows `touched` alone, and a run
-    that starts from this one's weights does not take them over: its records are others."""
+    """Buffers whose row n is of record n (`openslip.needs.RECORDS`). A step changes only the rows `touched`. A run that
+    starts from this run's weights does not take the buffers over, because it has other records."""
     touched: Tensor | None
-    """Rows of the buffers `by_record` that `after_step` is going to change, (M,) int64; `loss` says which."""
+    """Rows of the buffers `by_record` that `after_step` is going to change, (M,) int64; `loss` sets it."""
     teacher_heads: ClassVar[tuple[str, ...]] = ()
-    """Attributes that hold heads of which the teacher has its own average."""
+    """Attributes that hold the heads that the teacher averages."""
     teacher: nn.ModuleDict | None
-    """Set by training for an objective that needs features by the teacher (see `openslip.training.teacher`)."""
+    """Training sets it for an objective that needs features by the teacher (see `openslip.training.teacher`)."""
 
     def __init__(self, config: Any, dims: Dims) -> None:
         super().__init__()
@@ -132,39 +132,39 @@ class Objective(nn.Module):
 
     @classmethod
     def views_for(cls, config: Any) -> tuple[View, ...]:
-        """Return the views, where they depend on the options."""
+        """Return the views; override it if they depend on the options."""
         return cls.views
 
     @classmethod
     def needs_for(cls, config: Any) -> tuple[Need, ...]:
-        """Return the needs, where they depend on the options."""
+        """Return the needs; override it if they depend on the options."""
         return cls.needs
 
     @classmethod
     def logit_scale_for(cls, config: Any) -> LogitScale | None:
-        """Return where the logit scale starts, and its limits, where they depend on the options."""
+        """Return the start and limits of the logit scale; override it if they depend on the options."""
         return cls.logit_scale
 
     @classmethod
     def fixed_model(cls, config: Any) -> str | None:
-        """Return which fixed model the needs `by="fixed"` are of, as `init` names one; "" for what the run starts from.
+        """Return the fixed model of the needs `by="fixed"`, named as for `init`; "" is what the run starts from.
 
-        None where the objective has no such needs.
+        None if the objective has no such needs.
         """
         return None
 
     def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
         """Return embeddings by name: the features of this process's rows, through the objective's heads.
 
-        With micro-batches the towers see a part of the batch at a time, the heads all of it.
+        With micro-batches the towers see a part of the batch at a time, and the heads see the whole batch.
         """
         raise NotImplementedError
 
     def loss(self, embeddings: Mapping[str, Tensor], at: At) -> dict[str, Tensor]:
-        """Return `loss`, with gradient, and named scalars without one.
+        """Return `loss`, with gradient, and named scalars without gradient.
 
-        Of several processes each has its share of the batch, equally many rows. The mean of their values is that of
-        the whole batch, and the gradient of the mean is its gradient (`openslip.collectives` gathers with gradient).
+        Each of several processes has its share of the batch, with equally many rows. The mean of their values is the
+        whole batch's value, and its gradient the whole batch's (`openslip.collectives` gathers with gradient).
         """
         raise NotImplementedError
 
@@ -175,30 +175,30 @@ class Objective(nn.Module):
     def masked(self, view: View, rows: int, patches: int, at: At) -> tuple[Tensor, Tensor]:
         """Return which patches of a masked view are hidden, and the token in their place, for an objective that masks.
 
-        The patches are (rows, patches) bool of the whole batch of all processes, drawn on the CPU from `at` alone, so
-        that any share of the batch has the same masks. The token (width,) is a parameter of the objective.
+        The first is (rows, patches) bool for the whole batch of all processes, drawn on the CPU from `at` alone. So
+        the masks are the same however the batch is shared. The token (width,) is a parameter of the objective.
         """
         raise NotImplementedError
 
     def momentum(self, at: At) -> float:
-        """Return the share of itself that the teacher keeps in the step that was just taken."""
+        """Return the share of its weights that the teacher keeps in the last step."""
         raise NotImplementedError
 
     def after_step(self, model: Model, at: At) -> None:
-        """Do what follows an optimiser's step: clamp the model's scale, move a centre. Without gradient, in place."""
+        """Do what follows an optimiser's step, such as to clamp the logit scale or move a centre; without gradient."""
         scale, limits = model.logit_scale, self.logit_scale
-        if limits is not None and scale is not None:  # whose logarithm is the parameter
+        if limits is not None and scale is not None:  # the parameter is the scale's logarithm
             scale.clamp_(math.log(limits.low), math.log(limits.high))
 
 
 def mean_over_captions(
     loss: Callable[[Mapping[str, Tensor]], dict[str, Tensor]], embeddings: Mapping[str, Tensor], captions: int
 ) -> dict[str, Tensor]:
-    """Return the means of the values that `loss` has for each of several captions of the images (N, captions, ·).
+    """Return the mean of `loss` over the several captions of each image, (N, captions, ·).
 
-    `text` and `captions` of the embeddings have captions as their second dimension, where there are several. So each
-    caption is told apart from others of its place alone, and never from another of its own image (the multi-text loss
-    of LaCLIP; Fan et al. 2023).
+    With several captions, `text` and `captions` of the embeddings have captions as their second dimension. Caption n of
+    an image is told apart only from caption n of other images, never from another caption of its own image (the
+    multi-text loss of LaCLIP; Fan et al. 2023).
     """
     if captions == 1:
         return loss(embeddings)

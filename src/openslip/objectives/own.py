@@ -1,8 +1,8 @@
-"""Objectives of a user's own: `--objective.loss 'clip + 0.5 * mylosses:Mine'`, a class in a file of theirs.
+"""Objectives of a user's own: `--objective.loss 'clip + 0.5 * mylosses:Mine'`, a class in the user's file.
 
-Such a file is code, so it is imported only where a user names it: on the command line, in a configuration given by
-path, or by handing over the class itself. What a run folder or a checkpoint names is imported nowhere but where that
-run is continued, and only the very file that it was started with: `objective.json` in the folder has its checksum.
+Such a file is code, so it is imported only if a user names it: on the command line, in a configuration given by
+path, or by passing the class itself. A file that a run folder or a checkpoint names is imported only to continue that
+run, and only if it is the file that the run was started with: `objective.json` in the folder has its checksum.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ from openslip.objectives import combine
 from openslip.objectives.objective import Curve, LogitScale, Objective
 
 RECORD = "objective.json"
-"""File of a run folder that says of what file each class of a user's own is, and which curves it reports."""
+"""File of a run folder that notes the file of each of a user's own classes, and the curves that the class reports."""
 NOTED = ("key", "title", "note", "best")
-"""What is noted of a curve."""
+"""Fields of a curve that are noted."""
 LARGEST = 1 << 22
-"""Bytes of a file of Python that is read."""
+"""The largest Python file that is read, in bytes."""
 OF_TOWERS = ("feature", "embedding", "tokens")
-"""What teachers and fixed models give."""
+"""Outputs of teachers and fixed models."""
 OF_TEXT = ("ids", "logit_scale", "labels", "records")
-"""What there is of captions and of records, and of no view."""
+"""Outputs that captions and records have, and views have not."""
 HOW = "docs/objectives.md says how to write one"
 OURS = frozenset(combine.REGISTRY)
 
 
 @dataclass(frozen=True)
 class Code:
-    """A file of Python that is going to be imported."""
+    """A Python file that is going to be imported."""
 
     module: str
     """Name that it is imported by."""
     file: Path
     root: str
-    """Folder that the module's name counts from, for what it imports from beside it; "": it is on the import path."""
+    """Folder from which the module imports its neighbours; "" if the module is on the import path."""
 
     @cached_property
     def source(self) -> bytes:
-        """What is in the file, read once: what has been checked is what is run."""
+        """The content of the file, read once, so that the checked code is the code that runs."""
         try:
             return read_whole(self.file, LARGEST)
         except (OSError, ValueError) as error:
@@ -80,7 +80,7 @@ def named(text: str) -> list[str]:
 def load(text: str, *, outside: Path | None = None) -> None:
     """Import the classes that the text of a loss names, so that `openslip.objectives.parse` knows them.
 
-    A module is looked for in the current folder, then on the import path. For texts that a user has written alone.
+    A module is looked for in the current folder, then on the import path. Call this only for texts that a user wrote.
     outside: folder whose files are refused. Raises ConfigError for a file that is missing or fails, and for a class
     that is no objective.
     """
@@ -90,7 +90,7 @@ def load(text: str, *, outside: Path | None = None) -> None:
 
 
 def register(kind: Any) -> str:
-    """Make an objective's class known; return the name that it has in the text of a loss, `module:Class`.
+    """Register an objective's class; return its name in the text of a loss, `module:Class`.
 
     Raises ConfigError for a class that is no objective.
     """
@@ -103,9 +103,9 @@ def register(kind: Any) -> str:
 
 
 def write(folder: Path, config: ObjectiveConfig) -> None:
-    """Note in a run folder of what files the classes of a user's own are, if the loss has any.
+    """Note in a run folder the files of a user's own classes, if the loss has any.
 
-    What the folder says of the same classes under other names is brought up to date.
+    Notes of the same classes under other names are updated.
     """
     if entries := _entries(config):
         now = {entry["name"]: entry for entry in entries.values()}
@@ -114,7 +114,7 @@ def write(folder: Path, config: ObjectiveConfig) -> None:
 
 
 def noted_curves(folder: Path) -> tuple[Curve, ...]:
-    """Return the curves that a run folder notes of a user's own classes, as far as they can be used."""
+    """Return the usable curves that a run folder notes of a user's own classes."""
     found: dict[str, Curve] = {}
     for entry in _record(folder).values():
         curves = entry.get("curves")
@@ -127,7 +127,7 @@ def noted_curves(folder: Path) -> tuple[Curve, ...]:
 
 
 def changed(folder: Path, config: ObjectiveConfig) -> list[str]:
-    """Return a sentence for each class of a user's own whose file is not the one that the run was started with."""
+    """Return a sentence for each of a user's own classes whose file has changed since the run was started."""
     known = _record(folder)
     names = {entry.get("name"): entry for entry in known.values()}
     sentences = []
@@ -142,7 +142,7 @@ def changed(folder: Path, config: ObjectiveConfig) -> list[str]:
 
 
 def same_loss(folder: Path, one: str, other: str) -> bool:
-    """Say whether two losses of a run are one, wherever the files of its classes lie."""
+    """Return whether two losses of a run are the same, wherever the files of the classes are."""
     known = _record(folder)
 
     def terms(text: str) -> list[tuple[float, str]]:
@@ -156,16 +156,16 @@ def same_loss(folder: Path, one: str, other: str) -> bool:
             (weight, kinds.get(name) or noted.get(name, name)) for weight, name in combine.written_terms(text)
         ]
 
-    with suppress(ConfigError):  # what cannot be understood is said elsewhere
+    with suppress(ConfigError):  # the error is raised elsewhere
         return one == other or terms(one) == terms(other)
     return False
 
 
 def resume(folder: Path, text: str) -> None:
-    """Import the classes that the loss of a run names, where their files are the very ones it was started with.
+    """Import the classes that the loss of a run names, if their files are the files that it was started with.
 
-    The module is looked for in the current folder and on the import path, and not in the run folder, which may be
-    somebody else's. Raises ConfigError that says what is missing or differs.
+    A module is looked for in the current folder and on the import path, and not in the run folder, which may be
+    somebody else's. Raises ConfigError, which says what is missing or differs.
     """
     names = [name for name in named(text) if name not in combine.REGISTRY]
     known = _record(folder) if names else {}
@@ -174,22 +174,22 @@ def resume(folder: Path, text: str) -> None:
 
 
 def _the_same(name: str, entry: dict[str, Any], folder: Path, loss: str) -> Code:
-    """Return the file that a run's objective was in, wherever it lies now."""
+    """Return the file of a run's objective, wherever it is now."""
     fix = (
-        "Put the file that it was back, or name the class anew, which takes it as it is now: "
+        "Put the original file back, or name the class again to take the file as it is now: "
         f"--objective.loss {loss!r}"
     )
     what = f"The run in {folder} minimises {name!r}, a class of a user's own"
     if not isinstance(entry.get("sha256"), str) or not entry["sha256"]:
-        raise ConfigError(what, cause=f"{folder / RECORD} does not say of what file it is", fix=fix)
+        raise ConfigError(what, cause=f"{folder / RECORD} does not name the file of the class", fix=fix)
     seen = {}
     for code in _candidates(name, str(entry.get("file", ""))):
         if _lies_in(code.file, folder):
-            why = "lies in the run folder, whose files are not run"
+            why = "is in the run folder, whose code is not run"
         elif code.checksum == entry["sha256"]:
             return code
         else:
-            why = f"has sha256 {code.checksum[:12]}, and the file that the run was started with {entry['sha256'][:12]}"
+            why = f"has sha256 {code.checksum[:12]}; the file that the run was started with has {entry['sha256'][:12]}"
         seen[os.path.realpath(code.file)] = f"{code.file} {why}"
     module, _, _ = name.rpartition(":")
     nowhere = f"There is no {module!r} in the current folder or on the import path"
@@ -202,9 +202,9 @@ def _found(name: str, outside: Path | None) -> Code:
     for code in _candidates(name):
         if outside is not None and _lies_in(code.file, outside):
             raise ConfigError(
-                f"{code.file} lies in a run folder, whose files are not run",
+                f"{code.file} is in a run folder, whose code is not run",
                 got=name,
-                fix="Copy the file to where you are",
+                fix="Copy the file to the current folder",
             )
         return code
     if _is_path(module):
@@ -213,7 +213,7 @@ def _found(name: str, outside: Path | None) -> Code:
         )
     with suppress(ImportError, ValueError):
         if importlib.util.find_spec(module.partition(".")[0]):
-            raise ConfigError(f"The module {module!r} is no file of Python", got=name, fix="Name one that is")
+            raise ConfigError(f"The module {module!r} is no Python file", got=name, fix="Name a Python file")
     raise ConfigError(
         f"There is no module {module!r} in the current folder or on the import path",
         got=name,
@@ -227,13 +227,13 @@ def _near(folder: Path, module: str) -> str:
             return did_you_mean(
                 Path(module).name, files if module.endswith(".py") else [file[:-3] for file in files]
             )
-    return "A file in another folder is named by its path, as in path/to/mylosses.py:Mine"
+    return "Name a file in another folder by its path, as in path/to/mylosses.py:Mine"
 
 
 def _candidates(name: str, file: str = "") -> Iterator[Code]:
-    """Yield the files that the module of a class may be. Nothing is imported for it.
+    """Yield the files that may be the module of a class. Nothing is imported.
 
-    file: name of the file that it was, for a class that was named by a path which leads nowhere any more.
+    file: the original file's name, for a class that was named by a path that leads nowhere any more.
     """
     module = name.rpartition(":")[0]
     if _is_path(module):
@@ -250,7 +250,7 @@ def _candidates(name: str, file: str = "") -> Iterator[Code]:
 
 
 def _file_of(module: str, places: list[str] | None) -> Path | None:
-    """Return the file of Python that a dotted name stands for in some folders, or on the import path."""
+    """Return the Python file of a dotted name in some folders, or on the import path."""
     parts = module.split(".")
     spec: ModuleSpec | None = None
     for number in range(1, len(parts) + 1):
@@ -282,7 +282,7 @@ def _lies_in(file: Path, folder: Path) -> bool:
 
 
 def _add(text: str, code: Code) -> None:
-    """Import a file, and make the class that a text names known."""
+    """Import a file, and register the class that a text names."""
     module, (_, _, name) = _imported(code), text.rpartition(":")
     kind: Any = module
     for part in name.split("."):
@@ -304,13 +304,13 @@ def _is_own(value: Any) -> bool:
 
 
 def _imported(code: Code) -> ModuleType:
-    """Return the module of a file. What is run is what was read, and no compiled file that lies beside."""
+    """Return the module of a file. It runs the source that was read, and no compiled file beside it."""
     there = sys.modules.get(code.module)
     if there is not None:
         if os.path.realpath(getattr(there, "__file__", None) or "") == os.path.realpath(code.file):
             return there
         raise ConfigError(
-            f"A module {code.module!r} is loaded already, from elsewhere",
+            f"A module {code.module!r} is loaded already, from another file",
             got=str(code.file),
             fix="Give the file another name",
         )
@@ -321,7 +321,9 @@ def _imported(code: Code) -> ModuleType:
             package = importlib.import_module(parent) if parent else None
             spec = importlib.util.spec_from_file_location(code.module, code.file)
             if spec is None or spec.loader is None:
-                raise ImportError("Python does not know files of such a name; theirs end in .py")
+                raise ImportError(
+                    "Python does not import files of such a name; names of Python files end in .py"
+                )
             module = sys.modules[code.module] = importlib.util.module_from_spec(spec)
             exec(compile(source, str(code.file), "exec"), module.__dict__)
             if package is not None:
@@ -338,7 +340,7 @@ def _imported(code: Code) -> ModuleType:
 
 @contextmanager
 def _beside(root: str) -> Iterator[None]:
-    """Within, what lies in a folder can be imported: a file's neighbours."""
+    """Within the block, the files of a folder can be imported: a file's neighbours."""
     if not root:
         yield
         return
@@ -352,7 +354,7 @@ def _beside(root: str) -> Iterator[None]:
 
 
 def _place(error: BaseException, file: Path) -> str:
-    """Return the file and line that an error comes from, as far as it is one of the user's."""
+    """Return the file and line that an error comes from, as far as they are the user's."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
     lines = [
@@ -362,7 +364,7 @@ def _place(error: BaseException, file: Path) -> str:
 
 
 def check(kind: Any, text: str) -> None:
-    """Raise ConfigError unless a class keeps the contract of an objective, as far as can be told without training."""
+    """Raise ConfigError unless a class keeps the contract of an objective, as far as a check without training shows."""
 
     def refuse(cause: str, got: object = None) -> ConfigError:
         return ConfigError(f"{text} cannot be trained", got=got, cause=cause, fix=HOW)
@@ -372,23 +374,23 @@ def check(kind: Any, text: str) -> None:
     name = getattr(kind, "name", None)
     if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise refuse(
-            "Its `name` is to be a word of small letters, digits and _, which its options go by", name
+            "Its `name`, which its options go by, must be a word of small letters, digits and _", name
         )
     if name in OURS:
-        raise refuse("Its `name` is that of one of ours: give it another", name)
+        raise refuse("Its `name` is that of one of openslip's objectives: give it another name", name)
     if name in {field.name for field in dataclasses.fields(ObjectiveConfig)}:
-        raise refuse("Its `name` is that of an option: give it another", name)
+        raise refuse("Its `name` is that of an option: give it another name", name)
     for other, another in combine.REGISTRY.items():
         if another.name == name and another is not kind and other != text:
-            raise refuse(f"Its `name` is that of {other}: give one of them another", name)
+            raise refuse(f"Its `name` is that of {other}: give one of the two another name", name)
     if not isinstance(getattr(kind, "title", None), str):
         raise refuse("It has no `title`, which is what people call it")
     config = _default_of(kind, refuse)
     _check_inputs(kind, config, refuse)
     if not all(isinstance(curve, Curve) for curve in kind.curves):
-        raise refuse("Its `curves` are to be of openslip.objectives.Curve", kind.curves)
+        raise refuse("Its `curves` must be of openslip.objectives.Curve", kind.curves)
     if not isinstance(kind.logit_scale, LogitScale | None):
-        raise refuse("Its `logit_scale` is to be an openslip.objectives.LogitScale", kind.logit_scale)
+        raise refuse("Its `logit_scale` must be an openslip.objectives.LogitScale", kind.logit_scale)
     if kind.forward is Objective.forward:
         for method in ("embed", "loss"):
             if getattr(kind, method) is getattr(Objective, method):
@@ -396,12 +398,12 @@ def check(kind: Any, text: str) -> None:
 
 
 def _default_of(kind: type[Objective], refuse: Any) -> Any:
-    """Return the options of a class as they are where nothing is set."""
+    """Return the default options of a class."""
     cls = kind.Config
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        raise refuse("Its `Config` is to be a dataclass", cls)
+        raise refuse("Its `Config` must be a dataclass", cls)
     if not cls.__dataclass_params__.frozen:  # type: ignore
-        raise refuse("Its `Config` is to be frozen: @dataclass(frozen=True, kw_only=True)")
+        raise refuse("Its `Config` must be frozen: @dataclass(frozen=True, kw_only=True)")
     try:
         config = cls()
     except TypeError as error:
@@ -430,7 +432,7 @@ def _check_inputs(kind: type[Objective], config: Any, refuse: Any) -> None:
         raise refuse(f"It lacks `views` or `needs`: {error}") from None
     for values, cls, what in ((views, View, "views"), (needs, Need, "needs")):
         if not isinstance(values, tuple) or not all(isinstance(value, cls) for value in values):
-            raise refuse(f"Its `{what}` are to be a tuple of openslip.needs.{cls.__name__}", values)
+            raise refuse(f"Its `{what}` must be a tuple of openslip.needs.{cls.__name__}", values)
     if not needs:
         raise refuse("Its `needs` are empty: it would be computed from nothing")
     if not views:
@@ -443,7 +445,7 @@ def _check_inputs(kind: type[Objective], config: Any, refuse: Any) -> None:
             )
     given = {view.name for view in views}
     if TEXT in given or len(given) < len(views):
-        raise refuse(f"Its `views` have one name twice, or that of the captions, {TEXT!r}", sorted(given))
+        raise refuse(f"Its `views` have a name twice, or the name of the captions, {TEXT!r}", sorted(given))
     hints = typing.get_type_hints(Need)
     for need in needs:
         if need.view not in given | {TEXT}:
@@ -460,17 +462,18 @@ def _check_inputs(kind: type[Objective], config: Any, refuse: Any) -> None:
         several = text and need.out in ("feature", "embedding", "ids")
         if need.captions < 1 or (need.captions > 1 and not several):
             raise refuse(
-                "Several captions are needed of their features and ids alone, at least one of each", need
+                "Several captions are only for features and ids of captions, and `captions` is at least 1",
+                need,
             )
         if need.by == "teacher" and (need.out not in OF_TOWERS or need.masked):
-            raise refuse("A teacher gives features of whole views and of captions alone", need)
+            raise refuse("A teacher gives only features of whole views and of captions", need)
         if need.by == "fixed" and (need.out not in OF_TOWERS or need.masked):
-            raise refuse("A fixed model gives features of whole views and of captions alone", need)
+            raise refuse("A fixed model gives only features of whole views and of captions", need)
     if (
         any(need.by == "fixed" for need in needs)
         and kind.fixed_model.__func__ is Objective.fixed_model.__func__
     ):
-        raise refuse("It needs a fixed model, and has no class method `fixed_model` that names it")
+        raise refuse("It needs a fixed model, and has no class method `fixed_model` that names the model")
     if any(need.masked for need in needs) and kind.masked is Objective.masked:
         raise refuse("It needs a masked view, and has no method `masked`")
     averaged = kind.teacher_heads or any(need.by == "teacher" for need in needs)
@@ -479,8 +482,8 @@ def _check_inputs(kind: type[Objective], config: Any, refuse: Any) -> None:
 
 
 def _entries(config: ObjectiveConfig) -> dict[str, dict[str, Any]]:
-    """Return for each class of a user's own in a loss what there is to know of it: its file without the folder, and its
-    curves, which a report then draws without the file. What chance is of a batch is code, and stays with the file."""
+    """Return the note of each of a user's own classes in a loss: the name of its file without the folder, and its
+    curves, which a report then draws without the file. A curve's `chance` is code, and stays with the file."""
     entries = {}
     for text in named(config.loss):
         if kind := combine.REGISTRY.get(text):

@@ -1,7 +1,7 @@
 """Learning from a teacher's classes, which have no names: what `dino` and `ibot` have in common.
 
-A head gives K scores: the cosines of its bottleneck with K prototypes. The student's softmax over them is to become
-the teacher's, which is centred and sharpened.
+A head gives K scores: the cosines of its bottleneck with K prototypes. The student's softmax over the scores learns to
+match the teacher's softmax, which is centred and sharpened.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ class PrototypeOptions:
     width: Annotated[int, FROM_1] = 2048
     """Width of the head's two hidden layers."""
     dim: Annotated[int, FROM_1] = 256
-    """Dimension of the head's bottleneck, in which the prototypes lie."""
+    """Dimension of the head's bottleneck, and so of the prototypes."""
     average: Literal["model", "head"] = "model"
-    """What the teacher has an average of. model: towers and head, as in the papers. head: the head alone, and the
-    student's own features of the moment are what it sees (TIPSv2). Take `head` where a second tower costs too much
-    memory, or beside a loss such as clip, which keeps the features apart."""
+    """What the teacher averages. model: towers and head, as in the papers. head: the head alone, which then sees the
+    student's own features of the same step (TIPSv2). Take `head` where a second tower costs too much memory, or
+    beside a loss such as clip, which keeps the features apart."""
     momentum: Annotated[float, SHARE] = 0.996
-    """Share of itself that the teacher keeps in the first step; rises to 1 in the last. Lower it to 0.99 for runs of a
-    few thousand steps."""
+    """Share of its weights that the teacher keeps in the first step; it rises to 1 in the last. Lower it to 0.99 for
+    runs of a few thousand steps."""
     temperature: Annotated[float, ABOVE_0] = 0.1
-    """What the student's scores are divided by."""
+    """The student's scores are divided by this temperature."""
     teacher_temperature: Annotated[float, ABOVE_0] = 0.07
-    """What the teacher's scores are divided by after its warm-up; lower than the student's, so that its classes are
-    sharper. Lower it where the entropy of the teacher comes to the logarithm of the prototypes."""
+    """The teacher's scores are divided by this temperature after its warm-up. It is lower than the student's, so that
+    the teacher's classes are sharper. Lower it where the teacher's entropy nears the logarithm of `prototypes`."""
     teacher_start: Annotated[float, ABOVE_0] = 0.04
-    """The same in the first step."""
+    """The teacher's temperature in the first step."""
     teacher_warmup: Annotated[float, SHARE] = 0.3
-    """Share of the run over which the teacher's temperature goes from one to the other."""
+    """Share of the run over which the teacher's temperature goes from `teacher_start` to `teacher_temperature`."""
     centre: Annotated[float, SHARE] = 0.9
-    """Share of itself that the centre keeps in a step. Raise it where batches are of a few dozen pictures."""
+    """Share of its value that the centre keeps in a step. Raise it where batches have only a few dozen pictures."""
     freeze: Annotated[float, SHARE] = 0.0
-    """Share of the run, at its start, in which the prototypes stay as they began. Take about 0.01 where the loss does
+    """Share of the run, at its start, in which the prototypes do not change. Take about 0.01 where the loss does
     not fall at first."""
     block: Annotated[int, FROM_0] = 1024
     """Rows whose scores are held at a time, each with `prototypes` numbers for each view; 0 holds all. Lower it where
@@ -100,15 +100,15 @@ class Prototypes(nn.Module):
 
 
 class PrototypeObjective(Objective):
-    """L = mean of H(p, q) over what is compared (Caron et al. 2021, equations 1 and 2).
+    """L = mean of H(p, q) over the pairs that are compared (Caron et al. 2021, equations 1 and 2).
 
-    q = softmax(s / τ_s) with s (K,) the student's cosines with its prototypes; p = softmax((t − c) / τ_t) with t the
-    teacher's cosines with its own, a constant; H(p, q) = −Σ p log q.
+    q = softmax(s / τ_s) with s (K,) the student's cosines with its prototypes. p = softmax((t − c) / τ_t) with t the
+    teacher's cosines with the teacher's prototypes, a constant. H(p, q) = −Σ p log q.
 
     c is the centre, which keeps one prototype from winning everywhere. After each step it moves to c ← m c + (1 − m) t̄,
     with t̄ the mean of t over the batch of all processes (equation 4). The low τ_t keeps all prototypes from winning
-    alike. `_entropy` and `_used` tell which of the two collapses happens, if one does (section 5.3): both are log K
-    and K where all win alike, and 0 and 1 where one always wins.
+    alike. `_entropy` and `_used` show which of the two collapses happens, if one does (section 5.3): they are log K
+    and K where all prototypes win alike, and 0 and 1 where one always wins.
     """
 
     teacher_heads = ("projector", "prototypes")
@@ -123,7 +123,7 @@ class PrototypeObjective(Objective):
         self._batch_mean: Tensor | None = None  # t̄ of the last loss, for `after_step` of the same step
 
     def averaged(self, head: str, *inputs: Tensor) -> Tensor:
-        """Return what the teacher's average of a head gives, without gradient."""
+        """Return the output of the teacher's average of a head, without gradient."""
         if self.teacher is None:
             raise TrainingError(
                 f"{self.title} has no teacher", fix="Train it with openslip.train, which makes one."
@@ -139,14 +139,14 @@ class PrototypeObjective(Objective):
     ) -> dict[str, Tensor]:
         """Return `loss` and the values of a batch: the mean of H(p, q) over all pairs of a target and another student.
 
-        students, targets: rows (R, D) of the bottleneck by a name, by the student's projector and by the teacher's, of
+        students, targets: rows (R, D) of the bottleneck, by name, from the student's and the teacher's projector, of
         any length. Row r of all of them is of the same image. A target and a student of the same name are no pair.
-        weights: (R,), what each row counts; they sum to 1 in each process.
+        weights: (R,), the weight of each row; they sum to 1 in each process.
         """
         config = self.config
         prototypes, averaged = self.prototypes(), self.averaged("prototypes")
         if at.step < config.freeze * at.steps:
-            # A gradient of zeros: DDP would wait for one that is None.
+            # A gradient of zeros, because DDP would wait for a gradient that is None.
             prototypes = prototypes.detach() + 0 * prototypes
         student = {name: unit(rows) for name, rows in students.items()}
         target = {name: unit(rows).detach() for name, rows in targets.items()}
@@ -196,7 +196,7 @@ class PrototypeObjective(Objective):
         return {"loss": cross} | {f"{self.name}_{key}": value.detach() for key, value in values.items()}
 
     def teacher_temperature(self, at: At) -> float:
-        """Return τ_t of the step, on a line from its start to its end (section 3.2)."""
+        """Return τ_t of the step, which goes from its start to its end on a straight line (section 3.2)."""
         config = self.config
         passed = min(1.0, at.step / max(config.teacher_warmup * at.steps, 1e-9))
         return config.teacher_start + passed * (config.teacher_temperature - config.teacher_start)
@@ -213,7 +213,7 @@ class PrototypeObjective(Objective):
 
 
 def curves_of(name: str, what: str) -> tuple[Curve, ...]:
-    """Return the curves of an objective of this name, whose students predict the teacher's classes of `what`."""
+    """Return the curves of an objective with this name, whose student predicts the teacher's classes of `what`."""
     return (
         Curve(
             f"{name}_loss", f"Cross-entropy with the teacher, of {what}", "of use beside the two below", "low"

@@ -1,8 +1,8 @@
-"""Contrast of a batch's images with its texts, where some pairs beside the match are no negatives.
+"""Contrast of a batch's images with its texts, where some pairs besides the match are no negatives.
 
-A relation is a number for every row of the batch of all processes: rows of one number belong together. Two relations
-make a pair of an image and a text belong together where either does. The similarities are computed a block of images
-at a time, and once more in backward, so that memory grows with block · M.
+A relation is a number for every row of the batch of all processes: rows with the same number belong together. With
+several relations, an image and a text belong together if any relation joins them. The similarities are computed a block
+of images at a time, and again in backward, so memory grows with block · M.
 
 Shape suffixes: N pairs of this process, M of all processes, B images of a block, D dimensions.
 """
@@ -23,19 +23,19 @@ from openslip.objectives.contrast import row_blocks
 
 
 class Related(NamedTuple):
-    """The reductions of the logits for this process's pairs. Row 0 of (2, N) is of images, over the texts; row 1 of
-    texts, over the images."""
+    """The reductions of the logits for this process's pairs. Row 0 of (2, N) is for images, over the texts; row 1 is
+    for texts, over the images."""
 
     softmax: Tensor
-    """(2, N) logsumexp over the softmax's columns; the least finite number where there are none."""
+    """(2, N) logsumexp over the softmax's columns; the least finite number if there are none."""
     positives: Tensor
     """(2, N) mean logit with the positives."""
     means: Tensor | None
-    """(2, N) mean logit with all that is not ignored, where asked for."""
+    """(2, N) mean logit with all that is not ignored, if asked for."""
     negatives: Tensor
-    """(N,) int64, how many are neither positive nor ignored; of an image and its text equally many."""
+    """(N,) int64, how many are neither positive nor ignored; an image and its text have equally many."""
     hits: Tensor
-    """(N,) bool, whether an image's largest logit, of those that are not ignored, is of a positive."""
+    """(N,) bool, whether an image's largest logit that is not ignored is of a positive."""
 
 
 def related(
@@ -54,7 +54,7 @@ def related(
     Args:
         image, text: (N, D) embeddings of length 1; row n of one is the match of row n of the other.
         scale: the inverse temperature, a scalar tensor.
-        positive: relations (M,) by which pairs are positives. The match always is.
+        positive: relations (M,) by which pairs are positives. The match always is a positive.
         ignored: relations (M,) by which pairs count for nothing, unless they are positives.
         negatives_alone: whether positives are left out of the softmax.
         means: whether `Related.means` are wanted.
@@ -82,7 +82,7 @@ def related(
     # Every process has reduced each text's logits over its own images.
     columns = gather_rows(_merged(columns)[None])
     columns = _merged(columns)[:, first : first + len(image)]
-    # An image and its text have equally many of each kind, as relations are symmetric.
+    # An image and its text have equally many positives and negatives, because relations are symmetric.
     softmax, positives, *both = torch.stack([rows, columns], 1).unbind()
     positive_count, kept_count = counts
     return Related(
@@ -137,7 +137,7 @@ def _of_block(
 
 
 def any_of(relations: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Return which of some rows (B,) belong together with which of all (M,), by any of the relations: (B, M) bool."""
+    """Return which of some rows (B,) belong together with which of all rows (M,) by any relation: (B, M) bool."""
     return functools.reduce(torch.logical_or, [own[:, None] == every for own, every in relations])
 
 
@@ -147,16 +147,16 @@ def _merged(columns: Tensor) -> Tensor:
 
 
 def packed(ids: Tensor, bits: int) -> Tensor:
-    """Return as few int64 columns as hold all of token ids (…, L) that are of `bits` bits: (…, K), one to one."""
+    """Return token ids (…, L) of `bits` bits packed into as few int64 columns as possible: (…, K), one to one."""
     each = 64 // bits
     ids = F.pad(ids, (0, -ids.shape[-1] % each)).unflatten(-1, (-1, each))
     return (ids << torch.arange(0, each * bits, bits, device=ids.device)).sum(-1)
 
 
 def numbered(rows: Tensor) -> Tensor:
-    """Return a number for each of the rows (M, K) of integers, (M,) int64: the same for equal rows alone.
+    """Return a number for each of the rows (M, K) of integers, (M,) int64: equal numbers for equal rows only.
 
-    What `torch.unique` does, without waiting for the device, and on those that it does not know.
+    It does what `torch.unique` does, without waiting for the device, and also on devices without `torch.unique`.
     """
     order = torch.arange(len(rows), device=rows.device)
     # The first column decides, then the next: hence sorted by the last one first.

@@ -1,4 +1,4 @@
-"""SigLIP: every pair of an image and a text is a question of its own, do the two belong together."""
+"""SigLIP: every pair of an image and a text is a question of its own: do the two belong together?"""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from openslip.ranges import FROM_0, FROM_1
 class SigLip(Objective):
     """L = −1/N Σ_ij log σ(z_ij (s·x_i·y_j + b)), z_ij = 1 for a pair, else −1 (Zhai et al. 2023, eq. 1 and alg. 1).
 
-    A pair is an image and a text that is its own or equal to its own: where captions repeat, the paper's diagonal
-    would teach that an image does not belong to its caption. With `positives` of labels, all texts of an image's class
-    are its texts, too. With several `captions` of each image the loss is the mean of those that each of them has.
+    A pair is an image with its own text, or with a text that is equal to its own. Where captions repeat, the paper's
+    diagonal would teach that an image does not belong to its caption. With `positives` of labels, all texts of an
+    image's class are its texts, too. With several `captions` of each image the loss is the mean of their losses.
     """
 
     name = "siglip"
     title = "SigLIP"
     views = (IMAGE,)
     needs = (Need("image", "embedding"), Need(TEXT, "embedding"), LOGIT_SCALE, Need(TEXT, "ids"))
-    # The authors' code sets no limits. Ours only keep the scale a usable number, far from where training takes it: the
-    # 100 of CLIP guards a softmax against a scale that makes it one-hot, and would be in the way of a sigmoid.
+    # The authors' code sets no limits. Ours only keep the scale a usable number, far from where training takes it.
+    # CLIP's limit of 100 guards a softmax against a scale that makes it one-hot, and would hinder a sigmoid.
     logit_scale = LogitScale(initial=10, low=0.01, high=1000)
     curves = (
         Curve(
@@ -42,7 +42,7 @@ class SigLip(Objective):
             "Image–text sigmoid loss",
             "lower is better",
             "low",
-            # All pairs alike, with the best bias there is: log(1 / (N − 1)).
+            # The loss of equal logits for all pairs, with the best bias there is: log(1 / (N − 1)).
             lambda batch, _: math.log(batch) + (batch - 1) * math.log(batch / max(1, batch - 1)),
         ),
         Curve(
@@ -59,13 +59,13 @@ class SigLip(Objective):
         block: Annotated[int, FROM_0] = 1024
         """Rows of the similarity matrix held at a time; 0 holds it whole."""
         bias: float = -10.0
-        """Where the bias b starts; it is trained. Below zero, as nearly all pairs are none."""
+        """Where the bias b starts; b is trained. It starts below zero, because nearly no image and text match."""
         positives: Literal["pairs", "labels"] = "pairs"
-        """What belongs to an image beside its own caption. pairs: nothing; labels: the captions of its class. Of a
-        source of classes, `labels:…`, training takes labels where nothing is said."""
+        """What belongs to an image besides its own caption. pairs: nothing. labels: the captions of its class. With a
+        source of classes, `labels:…`, training takes labels unless you set this option."""
         captions: Annotated[int, FROM_1] = 1
-        """How many captions of each image a step takes: for pictures that have several. The image tower sees the
-        picture once, and the text tower each caption. A picture with fewer has some of them twice."""
+        """How many captions of each image a step takes, for pictures that have several. The image tower sees the
+        picture once, and the text tower reads each caption. A picture with fewer captions has some of them twice."""
 
     config: Config
 
@@ -84,7 +84,7 @@ class SigLip(Objective):
         """Return `image` and `text`, each (N, D), `logit_scale`, and `captions` (N, K) int64, equal for equal captions;
         `labels` (N,) if needed.
 
-        Texts are cut to the longest of a process's rows; `captions` are of one length on all processes. Of several
+        Texts are cut to the longest of a process's rows; `captions` are of one length on all processes. With several
         captions `text` is (N, captions, D), and `captions` (N, captions, K).
         """
         image, text, scale, ids = (features[need] for need in self.needs_for(self.config)[:4])
@@ -95,21 +95,21 @@ class SigLip(Objective):
     def loss(self, embeddings: Mapping[str, Tensor], at: At) -> dict[str, Tensor]:
         """Return `loss`, `siglip_loss` (the same, detached) and `siglip_acc` for a batch.
 
-        `embeddings` holds `image` and `text`, each (N, D) of any length (normalised here), row n of one the match of
-        row n of the other, `logit_scale`, the scalar s itself, `captions` (N, K) integers, equal rows for equal
-        captions, and with `positives` of labels `labels` (N,), -1 for a row without a class. `siglip_acc`, in [0, 1],
-        is the share of images with whom the most similar text of the batch is their own, equal to it, or of their
+        `embeddings` holds `image` and `text`, each (N, D) of any length (normalised here); row n of one is the match of
+        row n of the other. It also holds `logit_scale`, the scalar s itself; `captions` (N, K) integers, equal rows for
+        equal captions; and with `positives` of labels `labels` (N,), -1 for a row without a class. `siglip_acc`, in
+        [0, 1], is the share of images whose most similar text of the batch is their own, equal to it, or of their
         class.
         """
         return mean_over_captions(self._loss, embeddings, self.config.captions)
 
     def _loss(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`loss`, of one caption of each image."""
+        """Return the values of `loss` for one caption of each image."""
         image, text = unit(embeddings["image"]), unit(embeddings["text"])
         texts, kinds = gather_rows(text), [numbered(gather_rows(embeddings["captions"]))]
         if self.config.positives == "labels":
             kinds.append(groups_of(embeddings["labels"]))
-        # The batch's pairs are spread over the processes by rank: each has its images, with all texts.
+        # The batch's pairs are spread over the processes by rank: each process has its own images, with all texts.
         first = rank() * len(image)
         scale, bias = (x.to(image.dtype) for x in (embeddings["logit_scale"], self.bias))
         losses, hits = [], []
@@ -131,7 +131,7 @@ def _of_block(
 ) -> tuple[Tensor, Tensor]:
     """Return for some images their loss over all texts (B,), and whether their best text is one of theirs (B,).
 
-    kinds: by each, a number for every image (B,) and for every text (M,); an image has the texts of its numbers.
+    kinds: each has a number for every image (B,) and every text (M,). Equal numbers belong together.
     """
     with torch.autocast(image.device.type, enabled=False):
         logits = torch.addmm(bias, image * scale, texts.T)

@@ -62,15 +62,15 @@ class SimClr(Objective):
     def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
         """Return `ssl_1` and `ssl_2`, each (N, dim).
 
-        The two views pass the head one after the other, as in the reference: in training each is normalised by its own
-        batch statistics.
+        The two views pass the head one after the other, as in the reference. So in training each view is normalised by
+        its own batch statistics.
         """
         return {need.view: self.head(features[need]) for need in self.needs}
 
     def loss(self, embeddings: Mapping[str, Tensor], at: At) -> dict[str, Tensor]:
         """Return `loss`, `simclr_loss` (the same, detached) and `simclr_acc` for a batch.
 
-        `embeddings` holds `ssl_1` and `ssl_2`, each (N, D) of any length (normalised here), row n of both
+        `embeddings` holds `ssl_1` and `ssl_2`, each (N, D) of any length (normalised here); row n of both is
         from the same image. `simclr_acc`, in [0, 1], is the share of the N first views whose most similar
         other view is their twin (counted on the first views alone, as the reference implementation does).
         """

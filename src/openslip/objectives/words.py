@@ -1,4 +1,4 @@
-"""Bag of words: a linear layer tells from an image which tokens its caption has."""
+"""Bag of words: a linear layer predicts from an image which tokens its caption has."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from openslip.objectives.objective import At, Curve, Dims, Objective
 from openslip.ranges import FROM_0, FROM_1
 
 CLIPS = 49_408
-"""Tokens of CLIP's vocabulary, of which the chart of the loss shows what chance is."""
+"""Tokens of CLIP's vocabulary, from which the chart of the loss takes the value of chance."""
 LIKELIEST = 10
-"""Among so many of the tokens that an image makes likeliest, the caption's are looked for."""
+"""The caption's tokens are looked for among this many of the image's likeliest tokens."""
 
 # Shape suffixes: N images, B of a block, K tokens of a caption, V tokens of the vocabulary, W width of the feature.
 
@@ -30,15 +30,15 @@ class Words(Objective):
     "SuperCLIP: CLIP with Simple Classification Supervision" (Zhao et al. 2025), after SuperClass (Huang et al. 2024).
     ŷ_n is the bag of the tokens of caption n, each once, weighted by its inverse document frequency and divided by the
     sum of the weights. With several `captions` of an image the bag has the tokens of all of them. The weight of token c
-    is log((1 + D) / (1 + D_c)): D captions were seen so far, those of this batch among them, and D_c of them have c.
-    The paper has D in the place of 1 + D, and takes D_c from the whole data set; ours is never negative, and a token
-    that all captions have, such as their end, weighs nothing.
+    is log((1 + D) / (1 + D_c)). D captions were seen so far, this batch's included, and D_c of them have c.
+    The paper has D in the place of 1 + D, and takes D_c from the whole data set. Our weight is never negative, and a
+    token that all captions have weighs nothing.
 
     Start, end and padding are no targets. Where all tokens of a caption weigh nothing, they weigh alike. A caption
     without a token adds nothing to the loss.
 
-    D and D_c are buffers of integers, added up over the processes. The loss of a step is hence a function of what was
-    seen before and of the whole batch. A step that is left out, as its loss is not finite, has seen nothing.
+    D and D_c are buffers of integers, added up over the processes. So the loss of a step is a function of the captions
+    seen before and of the whole batch. A step that is left out because its loss is not finite counts no captions.
     """
 
     name = "words"
@@ -65,11 +65,11 @@ class Words(Objective):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         reads: Literal["feature", "tokens"] = "feature"
-        """What the layer reads of the image. feature: what the tower gives and all else is computed from; tokens: the
-        mean of a vision transformer's patch tokens, as in the paper. Take tokens where these are used later, as for
-        segmentation."""
+        """What the layer reads of the image. feature: the tower's output, which all else is computed from. tokens: the
+        mean of a vision transformer's patch tokens, as in the paper. Take tokens where patch tokens are used later, as
+        for segmentation."""
         captions: Annotated[int, FROM_1] = 1
-        """How many captions of each image a step takes, whose tokens together are the target."""
+        """How many captions of each image a step takes. The tokens of all of them together are the target."""
         block: Annotated[int, FROM_0] = 512
         """Rows of the logits over the vocabulary that are held at a time; 0 holds them all. Lower it where memory is
         short: a row is 200 kB with CLIP's vocabulary."""
@@ -87,7 +87,7 @@ class Words(Objective):
         self.head = nn.Linear(dims.width, dims.vocabulary)
         self.register_buffer("captions", torch.zeros((), dtype=torch.long))
         self.register_buffer("captions_with", torch.zeros(dims.vocabulary, dtype=torch.long))
-        # In the state, as a run that goes on learns of its tokenizer only with its weights.
+        # In the state, because a run that goes on learns of its tokenizer only with its weights.
         special = [*dims.special, *[-1] * (3 - len(dims.special))]
         self.register_buffer("special", torch.tensor(special, dtype=torch.long))
 
@@ -96,9 +96,9 @@ class Words(Objective):
         return (Need("image", config.reads), replace(cls.needs[1], captions=config.captions))
 
     def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
-        """Return `image` (N, W), what the layer reads; and `bags` (N, K) int64, each caption's tokens, each once.
+        """Return `image` (N, W), what the layer reads, and `bags` (N, K) int64, each caption's tokens, each token once.
 
-        A place of a bag that holds no token is -1.
+        An entry of a bag that holds no token is -1.
         """
         image, ids = (features[need] for need in self.needs_for(self.config))
         image = image.to(self.head.weight.dtype)
@@ -108,8 +108,8 @@ class Words(Objective):
     def loss(self, embeddings: Mapping[str, Tensor], at: At) -> dict[str, Tensor]:
         """Return `loss`, `words_loss` (the same, detached) and `words_acc` for a batch.
 
-        `embeddings` are those of `embed`. `words_acc`, in [0, 1], is the share of the target that lies on the 10
-        likeliest tokens, a mean over images.
+        `embeddings` come from `embed`. `words_acc`, in [0, 1], is the share of the target on the image's 10 likeliest
+        tokens, a mean over images.
         """
         image, tokens = embeddings["image"], embeddings["bags"]
         there, ids = tokens >= 0, tokens.clamp(min=0)
@@ -141,7 +141,7 @@ def bags(ids: Tensor, special: Tensor) -> Tensor:
 def shares(captions: Tensor, captions_with: Tensor, there: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the targets of the tokens of bags (N, K), which add up to 1 in each row that has a token.
 
-    captions: how many were seen; captions_with (N, K): how many of them have the token; there (N, K): whether a place
+    captions: how many were seen. captions_with (N, K): how many of them have the token. there (N, K): whether an entry
     holds a token at all.
     """
     weights = (captions.to(dtype).log1p() - captions_with.to(dtype).log1p()) * there
@@ -152,8 +152,8 @@ def shares(captions: Tensor, captions_with: Tensor, there: Tensor, dtype: torch.
 class _CrossEntropy(torch.autograd.Function):
     """The mean cross-entropy of bags, and the share of the targets among the likeliest tokens; by blocks of rows.
 
-    With p = softmax(x), the gradient of a row's loss by its logits is (Σ_c ŷ_c) p − ŷ, as soon as they are known. So
-    the gradient by image and layer is computed on the way forward, and no logits are kept or computed a second time.
+    With p = softmax(x), the gradient of a row's loss by its logits is (Σ_c ŷ_c) p − ŷ, known as soon as the logits are.
+    So the gradients of image and layer are computed in the forward pass, and no logits are kept or computed again.
     """
 
     @staticmethod

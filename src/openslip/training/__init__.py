@@ -1,1 +1,1 @@
-"""Training: from a configuration and a source to a run folder (`loop.train`)."""
+"""Training: from a configuration and a source to a run folder (`train.train`)."""

@@ -1,4 +1,4 @@
-"""What a program hands to `train`, made what training takes: names of recipes, paths of data."""
+"""Turn what a program passes to `train`, such as names of recipes and paths of data, into what training takes."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from openslip.objectives import Loss, own, parse
 
 
 def leave_if_imported() -> None:
-    """End a loader process that imports the script which started it, where that script trains as it is imported.
+    """End a loader process if it imports the script that started it, and that script trains when imported.
 
-    The process that trains says what to do about it; here it would be a page of traceback for each of them.
+    The process that trains says what to do about it. Here, every loader process would print a page of traceback.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         sys.exit(1)
 
 
 def config_of(config: object) -> Config:
-    """Return a configuration that is given as such, by the name of a recipe, or as a TOML file's path.
+    """Return a configuration, given as a Config, the name of a recipe, or the path of a TOML file.
 
     Raises ConfigError, also for a value of another type than its field's: Python lets one build such a configuration.
     """
@@ -51,16 +51,16 @@ def config_of(config: object) -> Config:
                 raise _no_configuration(text)
             return recipes.get(text)
     raise ConfigError(
-        "The configuration is none",
+        "This is no configuration",
         got=_kind(config),
-        fix="Give an openslip.Config, as openslip.recipes.get('small-data') returns, a recipe's name or a .toml file",
+        fix="Give an openslip.Config (as openslip.recipes.get('small-data') returns), a recipe's name or a .toml file",
     )
 
 
 def with_init(config: Config, init: object) -> tuple[Config, Pretrained | None]:
-    """Return the configuration, with what to start from if `init` names it, and the weights if `init` is weights.
+    """Return the configuration, with the model to start from if `init` names one; and the weights if `init` is these.
 
-    Raises ConfigError where it is neither.
+    Raises ConfigError if `init` is neither.
     """
     if init is None or isinstance(init, Pretrained):
         return config, init
@@ -95,22 +95,22 @@ def with_objective(config: Config, objective: object) -> Config:
 
 
 def _no_configuration(path: str) -> ConfigError:
-    """Return the error for a file or folder in the place of the configuration."""
+    """Return the error for a file or folder given in place of the configuration."""
     own = os.path.join(path, "config.toml")
     if os.path.isfile(own):
         return ConfigError(
-            "That is a run, and no configuration", got=path, fix=f"Its configuration is {own!r}"
+            "This is a run folder, and no configuration", got=path, fix=f"Give its configuration, {own!r}"
         )
     return ConfigError(
-        "The configuration is none",
+        "This is no configuration",
         got=path,
         cause="It is a file or folder, as data are",
-        fix="The configuration comes first, then the data: `openslip.train('small-data', 'pairs.csv', 'runs/mine')`",
+        fix="Give the configuration first, then the data: `openslip.train('small-data', 'pairs.csv', 'runs/mine')`",
     )
 
 
 def data_of(source: Any, ssl: Any, config: Config, *, captioned: bool) -> tuple[Data, tuple[str, str]]:
-    """Return the data, each given open or as what `open_source` takes; and these texts, "" where they were open.
+    """Return the data, and the texts that name them ("" for a source given open). Each is open, or for `open_source`.
 
     ssl: where the images of the self-supervised views come from, if not None. captioned: whether captions are read.
     Raises ConfigError for what is no source.
@@ -140,22 +140,22 @@ def _source_of(source: Any, config: Config, *, captioned: bool, ssl: bool = Fals
             leave_broken=data.leave_broken,
         )
         return opened, text
-    what = "Where the self-supervised views come from" if ssl else "What is trained on"
+    what = "`ssl`" if ssl else "`source`"
     if not _is_source(source):
         raise ConfigError(
             f"{what} is no source of records",
             got=_kind(source),
             cause="Several sources are one text, 'a.tar + b.csv'" if isinstance(source, list | tuple) else "",
-            fix="Give a path, as to `--data.train`, or what openslip.open_source returns. A source of your own has a "
+            fix="Give a path, as for `--data.train`, or what openslip.open_source returns. A source of your own has a "
             "`name` and a length, and gives an openslip.data.record.Record for each index",
         )
     return as_source(source), ""
 
 
 def with_positives(config: Config, *, classes: bool) -> Config:
-    """Return the configuration whose objectives take pairs of one class for positives where nothing is said of that.
+    """Return the configuration with `positives` "labels" for objectives whose option `positives` is not set.
 
-    classes: whether captions say no more than the class. An objective has a say by its option `positives`.
+    classes: whether captions say no more than the class; if not, nothing changes.
     """
     options = {name: dict(own) for name, own in config.objective.options.items()}
     for term in parse(config.objective).terms if classes else ():
@@ -166,27 +166,27 @@ def with_positives(config: Config, *, classes: bool) -> Config:
 
 
 def check_labels(loss: Loss, data: Data) -> None:
-    """Raise ConfigError where an objective needs classes, and the data have none."""
+    """Raise ConfigError if an objective needs classes and the data have none."""
     if loss.labelled and not data.train.class_names:
         terms = [term.kind.name for term in loss.terms if LABELS in term.kind.needs_for(term.config)]
         raise ConfigError(
             f"The objective {terms[0]} needs the classes of records, and {data.train.name} has none",
-            fix=f"Leave --objective.{terms[0]}.positives out, or name labelled images, --data.train labels:FOLDER",
+            fix=f"Leave --objective.{terms[0]}.positives out, or name labelled images: --data.train labels:FOLDER",
         )
 
 
 def out_of(out: object, config: Config) -> Path:
-    """Return the run folder; where none is named the one that `slip train` takes."""
+    """Return the run folder; without a name, the folder that `slip train` takes."""
     if not isinstance(out, str | os.PathLike):
         raise ConfigError("The run folder is no path", got=_kind(out), fix="Give `out` as in out='runs/mine'")
     return Path(os.fsdecode(out) or f"runs/{config.name}")
 
 
 def check_evaluate(evaluate: object) -> None:
-    """Raise ConfigError for what does not measure."""
+    """Raise ConfigError if `evaluate` is neither None nor a function."""
     if evaluate is not None and not isinstance(evaluate, Callable):
         raise ConfigError(
-            "What measures the model is no function",
+            "`evaluate` is no function",
             got=_kind(evaluate),
             fix="Give `evaluate` a function that takes the model and returns results, for example "
             "openslip.evaluation.suite.Suite(['knn:photos/'])",
@@ -194,23 +194,23 @@ def check_evaluate(evaluate: object) -> None:
 
 
 def results_of(returned: Any) -> list[Any]:
-    """Return what `evaluate` returned as a list of results. Raises EvaluationError where it is none."""
+    """Return what `evaluate` returned as a list of results. Raises EvaluationError if it is no such list."""
     several = isinstance(returned, Iterable) and not isinstance(returned, str | bytes | Mapping)
     results = list(returned) if several else [returned]
     if not several or not all(
         hasattr(result, name) for result in results for name in ("task", "metric", "value")
     ):
         raise EvaluationError(
-            "What `evaluate` returned are no results",
+            "`evaluate` returned no list of results",
             got=_kind(returned),
-            fix="It returns a list of openslip.evaluation.Result, as openslip.evaluation.suite.run does, an empty one "
-            "where nothing was measured. The weights are saved; with resume=True they are measured",
+            fix="Return a list of openslip.evaluation.Result, as openslip.evaluation.suite.run does, and an empty list "
+            "if nothing was measured. The weights are saved; run again with resume=True to measure them",
         )
     return results
 
 
 def recorded(config: Config, train: str, ssl: str) -> Config:
-    """Return the configuration with the data that were named: a run that goes on knows them by it."""
+    """Return the configuration with the names of the data, from which a resumed run finds them."""
     data = config.data
     return replace(config, data=replace(data, train=train or data.train, ssl=ssl or data.ssl))
 
@@ -223,15 +223,19 @@ def _is_source(source: Any) -> bool:
         return False
     try:
         record = source[0] if len(source) else None
-    except (AttributeError, LookupError, TypeError):  # what others make of an index, as a table of columns
+    except (
+        AttributeError,
+        LookupError,
+        TypeError,
+    ):  # other objects, such as a table of columns, take other indices
         return False
-    except Exception:  # this record is damaged, which others need not be
+    except Exception:  # this record is damaged; others may be whole
         return True
     return record is None or all(hasattr(record, name) for name in ("image", "captions", "key"))
 
 
 def _kind(value: object) -> str:
-    """Return what kind of thing a value is, and the value where that is short."""
+    """Return the type of a value as text, with the value itself if it is short."""
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
     text = (
         repr(value)

@@ -1,12 +1,12 @@
-"""Training for as long as one has: a budget of time or of samples instead of a number of epochs.
+"""Training within a budget: of time, samples, steps or epochs instead of a configured number of epochs.
 
-A budget of samples is a number of steps. A budget of time becomes one before the first step: a rehearsal trains for
-a few steps (some 3 % of the budget), is timed, and is undone; the number of steps that fit into the rest is written
-into the checkpoint and never changed. So the learning rate is a function of the step as in every other run, the whole
-schedule, warm-up and cosine, ends with the budget, and the weights are those of a run that was given this number of
-samples: resumed or not, however fast the machine goes on. Only the number itself is a matter of the clock.
+A budget of samples is a number of steps. A budget of time becomes a number of steps before the first step. A rehearsal
+trains for a few steps (some 3 % of the budget), is timed, and is undone. The number of steps that fit into the rest is
+written into the checkpoint and never changed. So the learning rate is a function of the step as in every other run, and
+the whole schedule, warm-up and cosine, ends with the budget. The weights are those of a run with this number of
+samples, resumed or not, however fast the machine is afterwards. The clock decides only the number of steps.
 
-What counts are the steps, waiting for data included. Measuring (`evaluation`) does not.
+Steps count against the budget, waiting for data included. Measuring (`evaluation`) does not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from openslip.files import LARGEST
 RESERVE = 0.03
 """Share of the time kept for saving, logging, and starting the data's processes."""
 REHEARSAL = 0.03
-"""Share of the time after which the rehearsal ends, its first step, which starts everything, not counted."""
+"""Share of the time after which the rehearsal ends. Its first step, which starts everything, does not count."""
 WARM_UP = 5
 """Steps that are not timed: compilation, caches, the first batch."""
 TIMED = 50
@@ -32,7 +32,7 @@ FEWEST_TIMED = 3
 """... and if it does not."""
 
 OVERRUN = 1.5
-"""Part of the budget from which on a run that takes longer is warned of."""
+"""A run that takes this many times its budget gets a warning."""
 
 _SECONDS = {
     "w wk wks week weeks": 604_800, "d day days": 86_400, "h hr hrs hour hours": 3_600, "m min mins minute minutes": 60,
@@ -57,7 +57,7 @@ _CLOCK = re.compile(r"([0-9]+):([0-5][0-9]):([0-5][0-9])|([0-9]+)\s*[hH]\s*([0-5
 
 @dataclass(frozen=True)
 class Budget:
-    """Seconds of training, samples, epochs or steps; the others are 0, and all where there is no budget."""
+    """Seconds of training, samples, epochs or steps. The others are 0; without a budget, all are 0."""
 
     seconds: float = 0.0
     samples: int = 0
@@ -67,9 +67,9 @@ class Budget:
 
 def parse_budget(text: str) -> Budget:
     """Read a time (`2h`, `90 minutes`, `1h 30m`, `1.5 days`, `01:30:00`), a number of samples (`12M samples`,
-    `500,000 samples`, `5k samples`), of epochs (`10 epochs`) or of steps; empty: none of them.
+    `500,000 samples`, `5k samples`), of epochs (`10 epochs`) or of steps. An empty text is no budget.
 
-    Raises ConfigError on anything else, and on a budget of nothing.
+    Raises ConfigError on anything else, and on a budget of 0.
     """
     words = text.strip()
     if not words:
@@ -87,7 +87,7 @@ def parse_budget(text: str) -> Budget:
 
 
 def _counted(words: str) -> Budget | None:
-    """Return a budget of samples, epochs or steps; None where it is none."""
+    """Return a budget of samples, epochs or steps; None if the text is none."""
     match = re.fullmatch(rf"({_NUMBER})\s*([a-zA-Z]*)\s*\b([a-zA-Z]+)|({_NUMBER})([kMGB]?)([a-zA-Z]+)", words)
     if match is None:
         return None
@@ -105,7 +105,7 @@ def _counted(words: str) -> Budget | None:
 
 
 def _time(words: str) -> float:
-    """Return the seconds of a time, 0 where it is none: parts of different units, the longest first."""
+    """Return the seconds of a time, 0 if the text is none. A time has parts of different units, the longest first."""
     if clock := _CLOCK.fullmatch(words):
         hours, minutes, seconds = (
             int(found or 0) for found in (clock[1] or clock[4], clock[2] or clock[5], clock[3])
@@ -122,18 +122,18 @@ def _time(words: str) -> float:
 
 
 def _number(text: str) -> Decimal:
-    """Return a number as it is written: 1.001 thousand are 1,001 of something, and no fraction."""
+    """Return exactly the number that is written, so that 1.001 thousand is 1,001 and no fraction."""
     return Decimal(re.sub("[,_ ]", "", text))
 
 
 def _misread(words: str) -> str:
-    """Return why a budget is not clear, where that can be said."""
+    """Return why a budget is not clear, if known; else ""."""
     if re.fullmatch(_NUMBER, words):
         return "A number alone may be hours, epochs or samples"
     if re.fullmatch(rf"{_NUMBER}\s*[kMGB]", words):
-        return "It does not say of what"
+        return "It does not say what the number counts"
     if re.search(r"\d,\d{1,2}(?!\d)", words):
-        return "A comma divides thousands; write 1.5 for one and a half"
+        return "A comma separates thousands; write 1.5 for one and a half"
     small = re.fullmatch(rf"{_NUMBER}\s*m\s*([a-z]+)", words)
     if small and any(small[1] in units for units in _COUNTED.values()):
         return "A small m stands for minutes, M for millions"
@@ -182,24 +182,26 @@ class Rehearsal:
 
 
 class Overrun:
-    """Says once where the steps of a budget of `seconds` come to take half as much again; where it is 0, nothing."""
+    """Warns once when steps take half as long again as their budget of `seconds`; with 0 seconds, never."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.said = seconds, False
 
     def check(self, spent: float, left: int) -> str:
-        """Return a warning when the steps have taken `spent` seconds and `left` ones are to come; "" for none.
+        """Return a warning when the steps have taken `spent` seconds and `left` steps are left; "" for none.
 
-        At the end, with none left, it is said again.
+        At the end, with no steps left, the warning comes again.
         """
         if not self.seconds or spent <= OVERRUN * self.seconds or (self.said and left):
             return ""
         self.said = True
         taken = f"the steps have taken {duration(spent)} of a budget of {duration(self.seconds)}"
         rest = (
-            f", and {left:,} are to come. Their number stays as it is; Ctrl-C saves and stops" if left else ""
+            f". {left:,} steps are left, and their number does not change; Ctrl-C saves and stops"
+            if left
+            else ""
         )
-        return f"warning: {taken}: they became slower after they had been timed{rest}"
+        return f"warning: {taken}: they became slower after they were timed{rest}"
 
 
 class Forecast:
@@ -213,7 +215,7 @@ class Forecast:
         self._passed = 0
 
     def add(self, seconds: float, left: int) -> str:
-        """Take note of a step that took so long, with `left` ones to come; return the forecast, once, else ""."""
+        """Take note of a step's seconds, with `left` steps to come; return the forecast once, else ""."""
         self._passed += 1
         if self._passed <= 2 or len(self._seconds) >= self.FEWEST:  # they start everything
             return ""
@@ -232,7 +234,7 @@ class Forecast:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    """Return a time in words: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
     if seconds < 90:
         return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)

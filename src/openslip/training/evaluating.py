@@ -26,9 +26,9 @@ Evaluate = Callable[[Encoder], Sequence[Any]]
 
 
 class Evaluations:
-    """The evaluations of a run by `evaluate`, if there is any: due at the configured cadence, and at the end.
+    """The evaluations of a run by `evaluate`, if given: due at the configured cadence, and at the end.
 
-    evaluate: any function is called on the first process. An `openslip.evaluation.suite.Suite` measures each of its
+    evaluate: a function is called on the first process. An `openslip.evaluation.suite.Suite` measures each of its
     tasks at the task's own cadence, and all processes share the work. log: takes a line of metrics.
     """
 
@@ -42,11 +42,11 @@ class Evaluations:
         self.state, self.evaluate, self.stop, self.log = state, evaluate, stop, log
 
     def due(self) -> bool:
-        """Whether anything of this step, not the last one, is to be measured and has not been."""
+        """Whether anything is to be measured at this step and has not been. The last step is never due here."""
         return bool(self._due())
 
     def _due(self) -> list[int]:
-        """Return which tasks are to be measured of this step; a function is the only one."""
+        """Return the numbers of the tasks that are due at this step; a function is task 0."""
         state = self.state
         if self.evaluate is None or state.step in (0, state.plan.steps, state.measured_at):
             return []
@@ -62,13 +62,13 @@ class Evaluations:
     def run(self) -> None:
         """Measure the model, whose state has been saved, and save once more, with the scores.
 
-        Raises Stopped, on all processes, where one is asked to stop meanwhile: a run that goes on from this state
+        Raises Stopped, on all processes, if one is asked to stop meanwhile. A run that resumes from this state then
         measures it.
         """
         state, evaluate = self.state, self.evaluate
         if isinstance(evaluate, Suite) and state.step != state.plan.steps:
             evaluate = evaluate.only(self._due())
-        state.writer.catch_up()  # whatever happens while it is measured must not cost the weights
+        state.writer.catch_up()  # a failure while measuring must not cost the weights
         shared = evaluate if isinstance(evaluate, Suite) and state.processes.world > 1 else None
         weights, stopped = state.parallel.whole_weights(everywhere=shared is not None), False
         failed: ProcessError | None = None
@@ -87,7 +87,7 @@ class Evaluations:
                             self._take(evaluate(encoder))
         except Stopped:
             stopped = True
-        except ProcessError as error:  # perhaps as another one is asked to stop
+        except ProcessError as error:  # perhaps because another process is asked to stop
             if shared is None:
                 raise
             failed = error
@@ -107,14 +107,14 @@ class Evaluations:
         best = state.plan.config.evaluation.best
         if best and best not in state.scores and not partly:
             state.inform(
-                f"warning: no checkpoint is kept as the best: there is no {best}. {did_you_mean(best, state.scores)}"
+                f"warning: no checkpoint is kept as the best: no result is {best}. {did_you_mean(best, state.scores)}"
             )
         self.log({"evaluation": state.scores})
         if state.step == state.plan.steps:
             self._keep(results)
 
     def _keep(self, results: Sequence[Any]) -> None:
-        """Write the run's results: as of its last checkpoint, beside what `slip evaluate` has measured of others."""
+        """Write the results of the last checkpoint, beside what `slip evaluate` has measured of other checkpoints."""
         run = self.state.run
         path = run.path / "results.json"
         if all(isinstance(result, Result) for result in results):
@@ -124,7 +124,7 @@ class Evaluations:
             write_json(path, [result.to_dict() for result in results])
 
     def _plain_model(self, weights: dict[str, Tensor]) -> Model:
-        """Return a model to measure that asks nothing of other processes, and empty `weights`, to make room."""
+        """Return a model to measure that needs no other process; empty `weights`, to make room."""
         state, plan = self.state, self.state.plan
         model = state.parallel.student.model
         if state.processes.world == 1 and not is_adapted(model):

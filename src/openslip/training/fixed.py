@@ -1,7 +1,7 @@
-"""Fixed models: what objectives learn from and never change, such as the teacher of a distillation.
+"""Fixed models: models that objectives learn from and never change, such as the teacher of a distillation.
 
-A fixed model is no part of the student: neither the optimiser nor DDP or FSDP nor a checkpoint knows of it. Every
-process has the whole of it, in evaluation mode and without gradient. A run folder notes what it was in `fixed.json`.
+A fixed model is no part of the student: optimiser, DDP, FSDP and checkpoints do not know of it. Every process has the
+whole model, in evaluation mode and without gradient. `fixed.json` in a run folder notes which model it was.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ START = ""
 
 
 class FixedModel:
-    """A model that stays as it is, and how it sees the pictures and captions of a run.
+    """A model that does not change, and how it sees the pictures and captions of a run.
 
-    spec: what names it, as `--init` takes it. config: the model's own; of `views` its size and normalisation. run: the
-    run's configuration. needs: what objectives need of it, `by="fixed"`. loss: whose views these needs are of.
+    spec: its name, as `--init` takes it. config: the model's own, whose `views` have its size and normalisation. run:
+    the run's configuration. needs: what objectives need of the model, `by="fixed"`. loss: the loss with the views.
 
     The model takes pictures of its own size and normalisation. `drawn` says, for each view that is needed, which view
-    its pictures are: the view itself where that has the size, else one like it (see `openslip.needs.View`). Batches are
-    normalised for the student; the model's own normalisation is put in the place of that when the model is asked.
+    the model sees: the view itself if it has the model's size, else one like it (see `openslip.needs.View`). Batches
+    are normalised for the student, and normalised anew for the model when it computes.
 
-    Raises ConfigError where the model cannot give what is needed.
+    Raises ConfigError if the model cannot give what is needed.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class FixedModel:
 
     @torch.no_grad()
     def features(self, inputs: Inputs, needs: Collection[Need]) -> dict[Need, Tensor]:
-        """Return what the model makes of a batch, or of a part of one; without gradient. The keys are `needs`.
+        """Return the model's outputs for a batch, or for a part of one, by need; without gradient.
 
         inputs: a batch as the student takes it, with the views that are `drawn`. A need without a row in it is left
-        out. In a model without a space shared with texts an image's embedding is the tower's feature.
+        out. In a model without a space shared with texts, an image's embedding is the tower's feature.
         """
         names = dict.fromkeys(need.view for need in needs if need.view != TEXT)
         pictures = {name: self.normalised(inputs.views[self.drawn[name].name]) for name in names}
@@ -92,21 +92,21 @@ class FixedModel:
         return {need: found[one] for need, one in own.items() if one in found}
 
     def width_of(self, need: Need) -> int:
-        """Return how many numbers a row of a need has; of patch tokens, each of them."""
+        """Return how many numbers a row of a need has; for patch tokens, how many a token has."""
         own = self._own(need)
         if own.out == "embedding":
             return self.dims.embed_dim
         return self.dims.text_width if need.view == TEXT else self.dims.width
 
     def normalised(self, pictures: Tensor) -> Tensor:
-        """Return pictures (N, 3, S, S) that are normalised for the student as this model takes them."""
+        """Return pictures (N, 3, S, S), normalised for the student, with this model's normalisation instead."""
         if self._levels is None:
             return pictures
         scale, shift = (levels.to(pictures).view(3, 1, 1) for levels in self._levels)
         return torch.addcmul(shift, pictures, scale)
 
     def _own(self, need: Need) -> Need:
-        """Return what the model is to be asked for a need."""
+        """Return the need of this model's own outputs that serves a need."""
         own = replace(need, by="student")
         return replace(own, out="feature") if need.out == "embedding" and not self._embeds(need) else own
 
@@ -114,7 +114,7 @@ class FixedModel:
         return need.view == TEXT or self.shared
 
     def noted(self) -> dict[str, Any]:
-        """Return what a run folder notes of it: what tells the model and its pictures from others."""
+        """Return what a run folder notes of the model, to tell the model and its pictures from others."""
         views = self.config.views
         return {
             "spec": self.spec,
@@ -136,9 +136,9 @@ class FixedModel:
 
 
 class FixedModels:
-    """The fixed models of a loss, each once: by what names them, and of which term each is.
+    """The fixed models of a loss, each once, by spec; and the spec of each term's model.
 
-    Not a module, so that the student that holds it does not count its parameters among its own.
+    This is no module, so that the student that holds it does not count its parameters as the student's.
     """
 
     def __init__(self, models: Mapping[str, FixedModel], of: Mapping[str, str]) -> None:
@@ -148,11 +148,11 @@ class FixedModels:
         return bool(self.models)
 
     def spec(self, name: str) -> str:
-        """Return what names the model that a term learns from. Raises TrainingError where it has none."""
+        """Return the spec of the model that a term learns from. Raises TrainingError if it has none."""
         if name not in self.of:
             raise TrainingError(
                 f"The objective {name} has no fixed model",
-                fix="Train it with openslip.train, which reads it.",
+                fix="Train it with openslip.train, which reads the model.",
             )
         return self.of[name]
 
@@ -181,11 +181,11 @@ class FixedModels:
         return self
 
     def check_tokenizer(self, own: bytes) -> None:
-        """Raise ConfigError where a model reads captions with another tokenizer than the student's, of these bytes."""
+        """Raise ConfigError if a model's tokenizer is not the student's. own: the bytes of the student's tokenizer."""
         for fixed in self.models.values():
             tower = fixed.model.text_tower
             if tower is not None and tower.own_tokenizer != own:
-                raise _other_tokenizer(fixed.spec, "tokenizers of the same size that are not the same")
+                raise _other_tokenizer(fixed.spec, "the two tokenizers have the same size and differ")
 
     def without_numbers(self) -> FixedModels:
         """Return copies on the device `meta`, to count with."""
@@ -201,14 +201,14 @@ class FixedModels:
 
 
 def millions(count: int) -> str:
-    """Return a number of parameters as text; of few, so that they are not rounded to none."""
+    """Return a number of parameters as text, in millions or, if few, in full."""
     return f"{count / 1e6:.1f} M" if count >= 5e4 else f"{count:,}"
 
 
 def load(spec: str, start: Pretrained | None = None) -> tuple[Model, Config]:
     """Return the model that a spec names, as `--init` takes it, and its configuration.
 
-    start: the weights that the run starts from, where they are read already.
+    start: the weights that the run starts from, if they are read already.
     """
     from openslip.interop import read  # which imports from here
     from openslip.interop.filling import encoder_of
@@ -223,13 +223,13 @@ def read_fixed(
     processes: Processes,
     read: Callable[[str], tuple[Model, Config]] = load,
 ) -> FixedModels:
-    """Read the fixed models of a loss, each once; all processes call it. They are on the CPU, in fp32.
+    """Read the fixed models of a loss, each once, to the CPU in fp32; all processes call it.
 
-    read: gives the model that a spec names, and its configuration.
+    read: returns the model that a spec names, and its configuration.
 
-    Raises ConfigError where an objective names none, or learns from what the run starts from and that is nothing; where
-    a model cannot give what is needed; and what reading raises. TrainingError where the processes have read different
-    models.
+    Raises ConfigError if an objective names no model, or learns from what the run starts from and that is nothing, or
+    if a model cannot give what is needed; and what reading raises. Raises TrainingError if the processes have read
+    different models.
     """
     terms: dict[str, list[Term]] = {}
     for term in loss.terms:
@@ -257,7 +257,7 @@ def read_fixed(
                     f"The model that {names} learns from cannot be read: {error.what}",
                     got=error.got,
                     cause=error.cause,
-                    fix=f"{error.fix.rstrip('.')}. Where the model lies elsewhere by now, name it with {anew}"
+                    fix=f"{error.fix.rstrip('.')}. If the model has moved, name it with {anew}"
                     if anew
                     else error.fix,
                 ) from None
@@ -275,7 +275,7 @@ def read_fixed(
 
 
 def check_same(noted: Mapping[str, Any], now: FixedModels) -> None:
-    """Raise ConfigError where the models are not those that a run folder noted (`FixedModels.noted`)."""
+    """Raise ConfigError if the models are not those that a run folder noted (`FixedModels.noted`)."""
     found = now.noted()
     for name in sorted(noted.keys() | found.keys()):
         before, after = noted.get(name), found.get(name)
@@ -299,12 +299,12 @@ def _told(noted: Mapping[str, Any] | None) -> str:
 
 
 def _resolved(named: str, config: Config, term: Term) -> str:
-    """Return the spec of a term's fixed model. Raises ConfigError where the run has nothing that it starts from."""
+    """Return the spec of a term's fixed model. Raises ConfigError if it is the start and the run has none."""
     if named != START:
         return named
     if not config.init:
         raise ConfigError(
-            f"The objective {term.kind.name} learns from the model that the run starts from, and it starts from none",
+            f"The objective {term.kind.name} learns from the model that the run starts from, and this run has none",
             got="random weights, no --init",
             fix=f"Give --init the model to start from, or leave {term.kind.name} out of --objective.loss",
         )
@@ -312,12 +312,12 @@ def _resolved(named: str, config: Config, term: Term) -> str:
 
 
 def _check(spec: str, model: Model, config: Config, run: Config, needs: Collection[Need]) -> None:
-    """Raise ConfigError where a model cannot give what is needed of it."""
+    """Raise ConfigError if a model cannot give what is needed of it."""
     text, own = config.model.text, run.model.text
     outs = {need.out for need in needs}
     if outs - {"feature", "embedding", "tokens"} or any(need.masked for need in needs):
         raise ConfigError(
-            "A fixed model gives features of whole views and of captions alone", got=sorted(outs)
+            "A fixed model gives only features of whole views and of captions", got=sorted(outs)
         )
     if "tokens" in outs and not model.image_tower.has_tokens:
         raise ConfigError(
@@ -329,7 +329,7 @@ def _check(spec: str, model: Model, config: Config, run: Config, needs: Collecti
         return
     if model.text_tower is None:
         raise ConfigError(
-            "The fixed model has no text tower, and its text embeddings are wanted",
+            "The fixed model has no text tower, and the objective needs its text embeddings",
             got=spec,
             fix="Name a model of images and texts, or match image embeddings alone",
         )
@@ -337,7 +337,7 @@ def _check(spec: str, model: Model, config: Config, run: Config, needs: Collecti
         raise _other_tokenizer(spec, f"{text.vocabulary:,} tokens; trained: {own.vocabulary:,}")
     if text.padded and (own.padded, own.context) != (True, text.context):
         raise ConfigError(
-            "The fixed model reads captions that are filled up to its context, other than the model that is trained",
+            "The fixed model reads captions that are padded to its context, unlike the model that is trained",
             got=f"{spec}: {text.context} tokens; trained: {'' if own.padded else 'up to '}{own.context}",
             fix="Match image embeddings alone",
         )
@@ -358,16 +358,16 @@ def _other_tokenizer(spec: str, got: str) -> ConfigError:
 
 
 def _drawn(view: View, size: int, run: ViewsConfig) -> View:
-    """Return the view that pictures of a size are, which show what `view` shows."""
+    """Return the view that shows what `view` shows, in pictures of a size."""
     if run.of(view.kind, view.size).size == size:
         return view
     return replace(view, name=f"{view.name}@{size}", size=size, like=view.like or view.name)
 
 
 def _from_one_to_other(one: ViewsConfig, other: ViewsConfig) -> tuple[Tensor, Tensor] | None:
-    """Return scale and shift (3,) from pictures normalised in one way to those in another; None where they are equal.
+    """Return scale and shift (3,) from one normalisation of pictures to another; None if the two are equal.
 
-    (x·s + m - m') / s' with mean m and deviation s of the one, m' and s' of the other.
+    (x·s + m - m') / s' with mean m and deviation s of the first, m' and s' of the second.
     """
     if (one.mean, one.std) == (other.mean, other.std):
         return None
@@ -379,7 +379,7 @@ def _from_one_to_other(one: ViewsConfig, other: ViewsConfig) -> tuple[Tensor, Te
 
 
 def _digest(model: Model, config: Config) -> str:
-    """Return the SHA-256 of a model's weights, with their names, shapes and types, and of what computes with them."""
+    """Return the SHA-256 of a model's weights, with their names, shapes and types, and of the towers' options."""
     towers = {"image": model.image_tower, "text": model.text_tower}
     options = {
         name: asdict(getattr(config.model, name)) for name, tower in towers.items() if tower is not None

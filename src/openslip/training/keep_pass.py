@@ -1,7 +1,7 @@
 """The pass that computes the outputs which a run keeps (`openslip.training.kept_features`), before its first step.
 
-The processes go on side by side. Each computes a block of rows, the first one writes the blocks of all in order. A
-block is always of the same rows, so its numbers do not depend on how many processes there are, nor on where a pass was
+The processes work side by side. Each computes a block of rows, and the first process writes all blocks in order. A
+block always has the same rows, so its numbers depend neither on the number of processes nor on where a pass was
 interrupted.
 """
 
@@ -37,14 +37,14 @@ from openslip.training.signals import Interrupted, Stopped, StopSignal
 from openslip.training.state import State
 
 SETTLE_SECONDS = 10.0
-"""After so long, what was computed is forced to disk."""
+"""Seconds after which computed blocks are forced to disk."""
 
 Made = tuple[dict[str, np.ndarray], list[str]]
 """A block: its rows of every output, by the name of the file; and lines about records."""
 
 
 class Pass:
-    """Computes what is missing of the outputs that a run keeps, and opens them. All processes make one, and `run` it.
+    """Computes the missing outputs that a run keeps, and opens all of them. Every process makes a Pass and runs it.
 
     inputs: moves a batch to the device and draws its colours there.
     """
@@ -63,7 +63,7 @@ class Pass:
         self._digests: dict[bool, str] = {}
 
     def run(self) -> KeptFeatures:
-        """Return the outputs, complete. Raises Interrupted when the run is asked to stop; what is done stays."""
+        """Return the complete outputs. Raises Interrupted if the run is asked to stop; finished blocks stay."""
         keeping, student = self.keeping, self.state.parallel.student
         identity = self._identity()
         student.eval()
@@ -87,7 +87,7 @@ class Pass:
         return KeptFeatures(arrays, replace(keeping.kept, records=records))
 
     def _identity(self) -> Mapping[str, Any]:
-        """Return what tells the data from others; on the first process alone. Raises DataError for fickle ones."""
+        """Return the identity of the data, on the first process alone. Raises DataError if the data have changed."""
         state = self.state
         now: Mapping[str, Any] = {}
         with self.processes.together():
@@ -98,7 +98,7 @@ class Pass:
                     known = read_json(state.run.path / "data.json")
                 if changed := differences(known, now):
                     raise DataError(
-                        "The same records are others when they are read again, so nothing computed of them can be kept",
+                        "The records differ when they are read again, so nothing computed from them can be kept",
                         got="; ".join(changed),
                         fix="Leave --training.keep-features out, or let the source return the same record for an index",
                     )
@@ -107,7 +107,7 @@ class Pass:
     def _files(
         self, source: str, outputs: Sequence[Output], rows: int, of: Mapping[str, Any]
     ) -> FeatureFiles:
-        """Return the files of outputs, and what they are of."""
+        """Return the files of outputs, with a description of what the outputs were computed from."""
         config = self.plan.config
         weights = {output.name: self._digest(output) for output in outputs}
         about = {
@@ -134,7 +134,7 @@ class Pass:
         )
 
     def _digest(self, output: Output) -> str:
-        """Return a digest of the weights that an output is computed by. All processes call it."""
+        """Return a digest of the weights that compute an output. All processes call it."""
         student = self.state.parallel.student
         if output.by:
             return student.fixed.models[student.fixed.spec(output.by)].digest
@@ -154,7 +154,9 @@ class Pass:
         with processes.together():
             if processes.first:
                 if reason := files.begin():
-                    self.state.inform(f"what is in {files.folder} is not used, and computed again: {reason}")
+                    self.state.inform(
+                        f"the outputs in {files.folder} are not used, and computed again: {reason}"
+                    )
                 done = files.done
         done = processes.from_first(done)
         try:
@@ -164,14 +166,14 @@ class Pass:
                 files.settle()
         finally:
             files.close()
-        processes.any(False)  # nobody reads before the first process has closed them
+        processes.any(False)  # no process reads before the first process has closed them
 
     def _compute(
         self, files: FeatureFiles, make: Callable[[Sequence[int]], Generator[Made]], done: int
     ) -> None:
         processes, stop = self.processes, self.stop
         starts = range(done, files.blocks, processes.world)
-        # A process that has no block left computes one that is thrown away: some models need all processes.
+        # A process without a block left computes one that is thrown away, because some models need all processes.
         mine = [min(start + processes.rank, files.blocks - 1) for start in starts]
         left, settled = files.rows - done * files.block, time.monotonic()
         shown = processes.first and not self.console.quiet
@@ -197,7 +199,7 @@ class Pass:
                     raise Interrupted(
                         f"Stopped while features were computed; {done:,} of {files.rows:,} rows are kept",
                         number=stop.number,
-                        fix="Go on with the same command and --resume",
+                        fix="Continue with the same command and --resume",
                     )
                 for payload in processes.gather(_packed(made)):
                     if files.done < files.blocks:
@@ -209,10 +211,10 @@ class Pass:
                         files.settle()
 
     def _of_pictures(self, files: FeatureFiles, blocks: Sequence[int]) -> Generator[Made]:
-        """Yield the blocks of a source's pictures: outputs, and in the first epoch what each record is."""
+        """Yield the blocks of a source's pictures: outputs, and in the first epoch a line about each record."""
         state, plan, source = self.state, self.plan, files.folder.name
         outputs = self.keeping.of(source)
-        # Where nothing is kept of pictures, whether they can be read is all there is to learn of them.
+        # If no outputs of pictures are kept, the pass only learns whether the pictures can be read.
         views = self._views(source) if outputs else ()
         kept = frozenset(output.view for output in outputs)
         others = frozenset(view.name for view in views) - kept
@@ -238,7 +240,7 @@ class Pass:
     def _of_captions(
         self, files: FeatureFiles, blocks: Sequence[int], captions: Sequence[str]
     ) -> Generator[Made]:
-        """Yield the blocks of all captions; the last one is filled up with its own last caption."""
+        """Yield the blocks of all captions. Copies of the last caption fill up the last block."""
         tower = self.state.parallel.student.model.text_tower
         tokenizer = tokenizer_of(self.plan.config.model.text, b"" if tower is None else tower.own_tokenizer)
         outputs = self.keeping.of(TEXT)
@@ -250,7 +252,7 @@ class Pass:
 
     @torch.no_grad()
     def _outputs(self, inputs: Inputs, outputs: Sequence[Output]) -> dict[str, np.ndarray]:
-        """Return what the models give of a block, as it is kept."""
+        """Return the models' outputs for a block, in the type in which they are kept."""
         with autocast(inputs.device, self.plan.dtype):
             made = self._made(inputs, outputs)
         found = {}
@@ -266,7 +268,7 @@ class Pass:
         return found
 
     def _made(self, inputs: Inputs, outputs: Sequence[Output]) -> dict[Key, Tensor]:
-        """Return what the student's frozen towers and the fixed models make of a block."""
+        """Return the outputs of the student's frozen towers and of the fixed models for a block."""
         student, asked = self.state.parallel.student, dict[str, list[Need]]()
         for output in outputs:
             asked.setdefault(output.by, []).append(output.need)
@@ -285,7 +287,7 @@ def _digest_of(texts: Sequence[str]) -> str:
 
 
 def _packed(made: Made) -> bytes:
-    """Return a block as bytes: those of the arrays, by their names, then the lines."""
+    """Return a block as bytes: the arrays in the order of their names, then the lines."""
     arrays, lines = made
     parts = [np.ascontiguousarray(arrays[name], TYPE).tobytes() for name in sorted(arrays)]
     return b"".join([*parts, json.dumps(lines).encode()])

@@ -1,7 +1,7 @@
-"""Outputs of models that do not change, computed once and kept: which these are, and where a batch finds them.
+"""Outputs of models that do not change, computed once and kept: which outputs are kept, and how a batch finds them.
 
-A tower that is wholly frozen, and a fixed model of an objective, give the same output for the same view. Views are
-functions of (seed, epoch, record), so such outputs are computed once, for `training.keep_features` epochs of views
+A wholly frozen tower, or a fixed model of an objective, gives the same output for the same view. Views are functions of
+(seed, epoch, record), so such outputs are computed once, for `training.keep_features` epochs of views
 (`openslip.training.keep_pass`).
 """
 
@@ -27,17 +27,17 @@ from openslip.needs import LOGIT_SCALE, OF_RECORDS, TEXT, Need
 from openslip.training.saving.feature_files import FOLDER, TYPE
 from openslip.training.student import POOLED, Student
 
-NOT_POOLED = "patch tokens, and what is computed of masked patches, are not kept"
-SEVERAL = "of several captions of a record nothing is kept"
+NOT_POOLED = "patch tokens, and outputs of masked patches, are not kept"
+SEVERAL = "outputs of several captions of a record are not kept"
 WORDS_DROPPED = "with data.drop_words captions differ in every epoch"
 Key = tuple[str, Need]
-"""An output as `Inputs.kept` names it: the objective whose fixed model gives it, "" for the student; and which."""
+"""An output as `Inputs.kept` names it: the objective whose fixed model gives it ("" for the student), and the need."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """An output that is kept. view: the view, or TEXT, that it is computed from; source: the part of the run folder's
-    features that it lies in, which but for captions is the option that names the source; width: its numbers a row."""
+    """An output that is kept. view: the view, or TEXT, that it is computed from. source: its folder in the run folder's
+    features, named after the source's option, or TEXT for captions. width: its numbers a row."""
 
     by: str
     need: Need
@@ -57,10 +57,10 @@ class Output:
 
 @dataclass(frozen=True)
 class Keeping:
-    """What is kept of a run: `outputs`, for `epochs` of views.
+    """What a run keeps: `outputs`, for `epochs` of views.
 
-    kept: the same for the data, which number the rows. computed: in words, what does not change either and is computed
-    at every step all the same.
+    kept: the same in the form that the data need to number the rows. computed: in words, which other outputs do not
+    change and are still computed at every step.
     """
 
     epochs: int
@@ -73,25 +73,25 @@ class Keeping:
 
     @property
     def without_fixed(self) -> bool:
-        """Whether all that fixed models give is kept."""
+        """Whether all outputs of fixed models are kept."""
         return bool(self.outputs) and not self.computed
 
     def of(self, source: str) -> list[Output]:
-        """Return the outputs that lie in one part of the features."""
+        """Return the outputs in one folder of the features."""
         return [output for output in self.outputs if output.source == source]
 
     def rows(self, source: str, data: Data) -> int:
-        """Return how many rows outputs from the pictures of a source have."""
+        """Return the number of rows of an output from a source's pictures."""
         return len(data.sources[source]) * (self.epochs if self.of(source) else 1)
 
     def size(self, data: Data) -> int:
-        """Return the bytes of the outputs of pictures. How many captions there are is known after the pass alone."""
+        """Return the bytes of the outputs of pictures. The number of captions is known only after the pass."""
         return TYPE.itemsize * sum(
             output.width * self.rows(output.source, data) for output in self.outputs if output.source != TEXT
         )
 
     def described(self, data: Data, run: Path) -> str:
-        """Return in words what is kept, how much that is, and when views repeat."""
+        """Return in words what is kept, how large it is, and when views repeat."""
         lines = []
         for output in self.outputs:
             what = f"{output.need.out}s of {'captions' if output.view == TEXT else output.view}"
@@ -109,9 +109,9 @@ class Keeping:
 
 
 def keeping(config: Config, student: Student, *, ssl: bool) -> Keeping:
-    """Return what is kept of a run. ssl: whether scheduled views have pictures of their own.
+    """Return what a run keeps. ssl: whether scheduled views have pictures of their own.
 
-    Raises ConfigError where something is to be kept and nothing can be.
+    Raises ConfigError if features should be kept and none can be.
     """
     epochs = config.training.keep_features
     if not epochs:
@@ -126,10 +126,10 @@ def keeping(config: Config, student: Student, *, ssl: bool) -> Keeping:
         if kept:
             outputs.append(Output(*use.key, use.view, sources[use.view], use.width))
         elif use.width:
-            computed[f"{use.view} is computed at every step all the same: {use.why}"] = None
+            computed[f"{use.view} is still computed at every step: {use.why}"] = None
     if not outputs:
         raise ConfigError(
-            "There are no features to keep: no model stays as it is"
+            "There are no features to keep: no tower is frozen, and no model is fixed"
             if not computed
             else "There are no features to keep",
             got=f"--training.keep-features {epochs}",
@@ -153,7 +153,7 @@ def keeping(config: Config, student: Student, *, ssl: bool) -> Keeping:
 class _Use:
     """What is computed from a view, or from captions (TEXT).
 
-    width: of an output of a model that does not change, else 0. why: the reason for which that is not kept.
+    width: the width of an output of a model that does not change, else 0. why: the reason why the output is not kept.
     """
 
     view: str
@@ -186,7 +186,7 @@ def _uses(student: Student, *, drop_words: bool) -> Iterator[_Use]:
         own = [need for need in needs if need.by == "fixed"]
         if own:
             fixed = student.fixed.models[student.fixed.spec(name)]
-            # One pass of a view gives its patch tokens and its feature.
+            # One pass of a view gives both its patch tokens and its feature.
             online = {need.view for need in own if need.out not in POOLED}
             for need in own:
                 view = TEXT if need.view == TEXT else fixed.drawn[need.view].name
@@ -194,11 +194,11 @@ def _uses(student: Student, *, drop_words: bool) -> Iterator[_Use]:
 
 
 NO_KEEPING = Keeping(0)
-"""Where everything is computed at every step."""
+"""Nothing is kept: everything is computed at every step."""
 
 
 class KeptFeatures:
-    """The outputs that are kept, by row. kept: what the data need to know to number the rows."""
+    """The outputs that are kept, by row. kept: what the data need to number the rows."""
 
     def __init__(self, arrays: Mapping[Output, np.ndarray], kept: Kept) -> None:
         self.arrays, self.kept = dict(arrays), kept
@@ -215,21 +215,21 @@ class KeptFeatures:
 
 
 NOTHING = KeptFeatures({}, Kept())
-"""The same."""
+"""No outputs are kept."""
 
 
 def check_epochs(keeping: Keeping, epochs: float) -> str:
-    """Return a warning where as many epochs of views are kept as are trained on; "" where some repeat."""
+    """Return a warning if as many epochs of views are kept as are trained on; "" if some views repeat."""
     if not keeping.kept.repeated or epochs > keeping.epochs:
         return ""
     return (
-        f"training.keep_features {keeping.epochs} is no less than the {epochs:.3g} epochs: no view repeats, so that "
-        "computing features once saves nothing"
+        f"training.keep_features {keeping.epochs} is at least as much as the {epochs:.3g} epochs of the run: no view "
+        "repeats, so computing features once saves nothing"
     )
 
 
 def check_room(keeping: Keeping, data: Data, run: Path) -> None:
-    """Raise ConfigError where the disk has no room for what is kept of pictures, beside what is there of it."""
+    """Raise ConfigError if the disk has no room for the outputs of pictures, counting the outputs already there."""
     folder = run
     while not folder.exists():
         folder = folder.parent

@@ -18,7 +18,7 @@ from openslip.models.lora import plain_name
 
 
 def decays(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay applies: to tensors of two or more dimensions (so no norm, no scale) that are no bias."""
+    """Whether weight decay applies: to tensors of two or more dimensions that are no bias (so to no norm or scale)."""
     return parameter.ndim >= 2 and "bias" not in name
 
 
@@ -26,8 +26,8 @@ def rate_factors(model: Model, config: OptimizerConfig) -> dict[str, float]:
     """Return the factor on the learning rate of each parameter of the towers, by name; it is 1 for all others.
 
     A tower's own `lr` is a factor on the whole schedule, from `lr_start` to `lr_end`. `layer_decay` is a factor for
-    each layer above: none is above the final norm, one is above the last block (BEiT; Bao et al. 2022).
-    Raises ConfigError where the tower has no layers, or its rate would be a multiple of 0.
+    each layer above: no layer is above the final norm, one is above the last block (BEiT; Bao et al. 2022).
+    Raises ConfigError if the tower has no known layers, or if its rate would be a multiple of 0.
     """
     factors: dict[str, float] = {}
     for name, tower, rate in (
@@ -38,16 +38,16 @@ def rate_factors(model: Model, config: OptimizerConfig) -> dict[str, float]:
             continue
         if rate.lr > 0 and config.lr == 0:
             raise ConfigError(
-                f"The {name} tower's learning rate follows the schedule of the others, which is 0 throughout",
+                f"The {name} tower's learning rate follows the schedule of optimizer.lr, which is 0 throughout",
                 got=f"optimizer.{name}.lr {rate.lr:g}, optimizer.lr 0",
                 fix="Set --optimizer.lr",
             )
         layers = layers_of(tower)
         if layers is None and rate.layer_decay != 1:
             raise ConfigError(
-                "The tower has no layers that are known by number",
+                "The tower's layers have no known order",
                 got=f"optimizer.{name}.layer_decay {rate.layer_decay:g}, of a {type(tower).__name__}",
-                fix=f"Leave it at 1, and set --optimizer.{name}.lr",
+                fix=f"Leave layer_decay at 1, and set --optimizer.{name}.lr",
             )
         own = 1.0 if rate.lr < 0 else rate.lr / config.lr if rate.lr else 0.0
         for parameter, _ in tower.named_parameters():
@@ -62,15 +62,15 @@ def build_optimizer(
     factors: Mapping[str, float] | None = None,
     fresh: Collection[str] = (),
 ) -> torch.optim.AdamW:
-    """Return AdamW over the trainable ones of named parameters: a group with decay, one without.
+    """Return AdamW over the trainable parameters among `parameters`: one group with decay, one without.
 
-    Each group carries the `names` of its parameters. Where some are spread over the processes and some are not, each
-    has groups of its own. Fused where the device offers it (CPU, CUDA, MPS).
+    Each group carries the `names` of its parameters. Parameters that are spread over the processes have groups of their
+    own. AdamW is fused where the device offers it (CPU, CUDA, MPS).
 
-    factors: see `rate_factors`; a group for each, with its `factor`. fresh: names of the parameters that start with
-    random weights, where others do not. `fresh_lr` is their rate, in the place of a factor. With `fresh_epochs` they
-    are groups of their own, which are `fresh`. Raises ConfigError where `fresh_epochs` are asked for and none of what
-    learns is fresh.
+    factors: see `rate_factors`; each factor has a group, with its `factor`. fresh: names of the parameters that start
+    with random weights where others do not. `fresh_lr` is their rate, in place of a factor. With `fresh_epochs` they
+    have groups of their own, marked `fresh`. Raises ConfigError if `fresh_epochs` is set and no trainable parameter is
+    fresh.
     """
     named = [(name, p) for name, p in parameters if p.requires_grad]
     known, early = dict(factors or {}), set(fresh) if config.fresh_epochs else set()
@@ -104,8 +104,8 @@ def build_optimizer(
 def learning_rate(config: OptimizerConfig, step: int, steps: int, warmup: int) -> float:
     """Return the learning rate of `step` (0-based) of `steps`, the first `warmup` of which rise linearly.
 
-    As the reference: warm-up from `lr_start` that reaches `lr` on its last step, then a half cosine
-    over the remaining steps towards `lr_end`.
+    As in the reference, the warm-up from `lr_start` reaches `lr` on its last step. A half cosine over the
+    remaining steps then goes towards `lr_end`.
     """
     if step < warmup:
         return config.lr_start + (config.lr - config.lr_start) * step / max(1, warmup - 1)
@@ -114,9 +114,9 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int, warmup: int) -
 
 
 def step_where(optimizer: torch.optim.AdamW, taken: Tensor) -> None:
-    """Take the optimiser's step where `taken`, a scalar bool on the device, is true; else change nothing.
+    """Take the optimiser's step if `taken`, a scalar bool on the device, is true; else change nothing.
 
-    Nobody waits for the device. On a CPU there is nobody to wait for.
+    Nothing waits for the device. On a CPU there is nothing to wait for.
     """
     if taken.device.type != "cpu":
         step_by_kernel(optimizer, taken)
@@ -125,7 +125,7 @@ def step_where(optimizer: torch.optim.AdamW, taken: Tensor) -> None:
 
 
 def step_by_kernel(optimizer: torch.optim.AdamW, taken: Tensor) -> None:
-    """`step_where` as the fused kernel decides it, by the mark that torch's GradScaler sets."""
+    """Do what `step_where` does, with the fused kernel deciding, by the mark that torch's GradScaler sets."""
     optimizer.found_inf = (~taken).float()  # type: ignore[attr-defined]
     try:
         optimizer.step()
@@ -141,11 +141,11 @@ def set_learning_rates(
     warmup: int,
     fresh: int = 0,
 ) -> dict[str, float]:
-    """Give every group of `build_optimizer` its learning rate at `step`; return what the log has of them.
+    """Give every group of `build_optimizer` its learning rate at `step`; return the rates for the log.
 
-    That is `lr`, and where a tower's is another one, `lr_image` or `lr_text`: the highest of its layers. It is
-    `learning_rate` times the group's factor. In the first `fresh` steps it is 0 for what is not fresh; that begins with
-    its warm-up afterwards.
+    A group's rate is `learning_rate` times its factor. The log has `lr`, and `lr_image` or `lr_text` where a tower's
+    rate differs: the highest of its layers. In the first `fresh` steps the rate is 0 for groups that are not fresh;
+    their warm-up begins afterwards.
     """
     first = rest = learning_rate(config, step, steps, warmup)
     if fresh:
@@ -160,7 +160,7 @@ def set_learning_rates(
 
 
 def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimiser's state as `parameter name|entry` → tensor, the form that safetensors can hold."""
+    """Return the optimiser's state as `parameter name|entry` → tensor, a form that safetensors can hold."""
     return {
         f"{name}|{entry}": torch.as_tensor(value)
         for group in optimizer.param_groups
@@ -170,16 +170,16 @@ def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_state_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `state_tensors` returned."""
+    """Restore the state that `state_tensors` returned."""
     for key, place in make_state(optimizer, tensors).items():
         place.copy_(tensors[key])
 
 
 def make_state(optimizer: torch.optim.Optimizer, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the optimiser a state of the names, shapes and dtypes of `like`; return it, to be filled.
+    """Give the optimiser a state with the names, shapes and dtypes of `like`; return the state, to be filled.
 
     `like` is what `state_tensors` returned. The state is laid out in memory, and spread over processes, as the
-    parameters are: fused AdamW relies on it.
+    parameters are, because fused AdamW relies on that.
     """
     optimizer.state.clear()
     parameters = {n: p for group in optimizer.param_groups for n, p in zip(group["names"], group["params"])}

@@ -1,7 +1,7 @@
-"""What came of a run's steps: losses, records that could not be used, steps without a finite loss.
+"""The outcomes of a run's steps: losses, records that could not be used, steps without a finite loss.
 
-A step's numbers stay where they were computed until `settle` reads them: asking a GPU for a number makes everything
-wait for it, and so does agreeing with other processes. What a step does depends on none of them.
+A step's numbers stay where they were computed until `settle` reads them. Reading a number from a GPU makes everything
+wait for it, and so does agreeing with other processes. No step depends on these numbers.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Outcome(NamedTuple):
 
 
 class Outcomes:
-    """The outcomes of all steps so far: those that are settled as counts and means, the last few as they came.
+    """The outcomes of all steps so far: settled ones as counts and means, the last few as they came.
 
-    inform: tells people what they should know of. All processes call `settle` at the same step.
+    inform: prints a line for the user. All processes call `settle` at the same step.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Outcomes:
         self._pending: list[Outcome] = []
 
     def restore(self, saved: Mapping[str, Any], step: int) -> None:
-        """Go on from what a checkpoint of `step` keeps; steps that are not settled are forgotten."""
+        """Continue from what a checkpoint of `step` keeps; steps that are not settled are forgotten."""
         counts = saved["counts"]
         self.nonfinite, self.overflow = int(counts["nonfinite"]), int(counts.get("overflow", 0))
         self.nonfinite_in_a_row = int(saved["nonfinite_in_a_row"])
@@ -82,7 +82,7 @@ class Outcomes:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What went wrong so far, as the metrics name it."""
+        """What went wrong so far, under the names of the metrics."""
         counts = {"skipped": self.records.total.skipped, "nonfinite": self.nonfinite}
         return counts | ({"overflow": self.overflow} if self.scaler.is_enabled() else {})
 
@@ -120,7 +120,7 @@ class Outcomes:
             self._count_losses(outcome, values)
 
     def _count_records(self, outcome: Outcome, tallies: list[Tally]) -> None:
-        """Count what became of the records of the whole batch, and list what the processes could not use of it."""
+        """Count the whole batch's records by what became of them, and list those that the processes could not use."""
         self.records.add(tallies)
         for warning in self.records.warnings():
             self.inform(f"warning: {warning}")
@@ -153,7 +153,7 @@ def _not_finite(in_a_row: int, outcome: Outcome, values: Mapping[str, float]) ->
     numbers = ", ".join(f"{name} {value:g}" for name, value in values.items())
     keys = ", ".join(outcome.keys[:8]) + (", …" if len(outcome.keys) > 8 else "")
     return TrainingError(
-        f"The loss or its gradient was not finite in {in_a_row} steps in a row, the last one step {outcome.step}",
+        f"The loss or its gradient was not finite in {in_a_row} steps in a row, the last of them step {outcome.step}",
         got=f"{numbers}; records {keys}",
         fix="Lower --optimizer.lr, raise --optimizer.warmup-epochs, set --optimizer.clip-grad 1, "
         "or use --training.precision fp32",

@@ -1,4 +1,4 @@
-"""What a run trains, as its processes share it; model code itself knows nothing of it."""
+"""How the processes of a run share the student; model code knows nothing of it."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from openslip.training.student import Student, stored_state
 
 
 class Parallel:
-    """A student as the processes of a run share it; this one is for a single process.
+    """A student as the processes of a run share it; this class is for a single process.
 
-    `forward` gives the losses of this process's share of the batch. After their backward, and before anybody looks at
-    the gradients, comes `finish_gradients`.
+    `forward` gives the losses of this process's share of the batch. Call `finish_gradients` after their backward, and
+    before the gradients are used.
     """
 
     parts = 1
-    """Into how many parts `snapshot` falls: a part for each process, or one, which is the first process's."""
+    """The number of parts of `snapshot`: one for each process, or a single one, which the first process has."""
 
     def __init__(self, student: Student) -> None:
         self.student = student
@@ -59,9 +59,9 @@ class Parallel:
         )
 
     def load(self, optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
-        """Put back the weights and optimiser state of a checkpoint, of however many processes it is.
+        """Restore the weights and optimiser state of a checkpoint from any number of processes.
 
-        Raises CheckpointError when it cannot be read, ValueError when it does not fit the student.
+        Raises CheckpointError if it cannot be read, ValueError if it does not fit the student.
         """
         weights, stored = stored_state(self.student), stored_like(checkpoint)
         moments = {name: stored.pop(name) for name in list(stored) if "|" in name}
@@ -72,10 +72,10 @@ class Parallel:
         read_into(checkpoint, weights | make_state(optimizer, moments))
 
     def whole_weights(self, *, everywhere: bool = False) -> dict[str, Tensor]:
-        """Return the model's weights as whole tensors, adapters merged, to the first process alone, unless they are
-        wanted everywhere; all must call it.
+        """Return the model's weights as whole tensors, adapters merged, on the first process, or with `everywhere` on
+        all; all must call it.
 
-        Those that are spread over the processes are gathered one at a time, into the CPU's memory.
+        Tensors that are spread over the processes are gathered one at a time, into the CPU's memory.
         """
         weights = {}
         for name, tensor in self.student.model.state_dict().items():
@@ -114,9 +114,9 @@ class Shards(Parallel):
     The rest is small and stays whole on each, in fp32: the towers' vectors, the projections, and all that the
     objective has.
 
-    dtype: of the towers' arithmetic. The blocks' matrices travel in it, as autocast would cast them; were it autocast
-    that does so, every process would keep the result, the whole tower, until the backward pass. Gradients are added up
-    in fp32.
+    dtype: the type of the towers' arithmetic. The blocks' matrices travel in it, as autocast would cast them. If
+    autocast did so, every process would keep the result, the whole tower, until the backward pass. Gradients are added
+    up in fp32.
     """
 
     def __init__(
@@ -131,12 +131,12 @@ class Shards(Parallel):
             "offload_policy": CPUOffloadPolicy() if offload else OffloadPolicy(),
             "ignored_params": {p for p in model.parameters() if p.ndim < 2},
         }
-        # That feature vectors are views of tokens troubles none of our code, which changes nothing in place.
+        # Feature vectors may be views of tokens, because our code changes nothing in place.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         half = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         policy = half if dtype in (torch.bfloat16, torch.float16) else MixedPrecisionPolicy()
         for tower in model.towers:
-            for block in reversed(_blocks(tower)):  # what stands within another one first
+            for block in reversed(_blocks(tower)):  # inner blocks first
                 fully_shard(block, mp_policy=policy, **options)
             fully_shard(tower, **options)
 
@@ -153,10 +153,10 @@ def parallelise(
     offload: bool = False,
     some_unused: bool = False,
 ) -> Parallel:
-    """Return the student as this process's part of what the processes of the run train together.
+    """Return the student, shared by the processes of the run in the way that `kind` names.
 
-    dtype, offload: of fsdp, see `Shards` and `TrainingConfig`. some_unused: see `Replicas`. In place, after `prepare`
-    and before the optimiser is made. Every BatchNorm becomes one over the whole batch.
+    dtype, offload: for fsdp, see `Shards` and `TrainingConfig`. some_unused: see `Replicas`. Works in place; call it
+    after `prepare` and before the optimiser is made. Every BatchNorm becomes one over the whole batch.
     """
     if world() == 1:
         return Parallel(student)
@@ -167,7 +167,7 @@ def parallelise(
 
 
 def _blocks(tower: nn.Module) -> list[nn.Module]:
-    """Return the repeated parts of a tower: those that stand in a list or a sequence of their like."""
+    """Return the repeated parts of a tower: modules in a list or sequence that has several of one type."""
     return [
         block
         for module in tower.modules()

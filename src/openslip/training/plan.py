@@ -25,8 +25,8 @@ from openslip.training.student import Student
 class Plan:
     """The numbers that follow from a configuration, a source's length and the machine.
 
-    seconds: a budget of time that has not been turned into steps yet (`openslip.training.budget`), else 0. Until it is,
-    steps and warm-up are those of the configuration's epochs.
+    seconds: a budget of time that has not been turned into steps yet (`openslip.training.budget`), else 0. Until then,
+    steps and warm-up follow from the configuration's epochs.
     """
 
     config: Config
@@ -42,7 +42,7 @@ class Plan:
     processes: int = 1
     seconds: float = 0.0
     fresh: int = 0
-    """Steps at the start in which only weights learn that `init` has not brought."""
+    """Steps at the start in which only the weights that `init` has not brought learn."""
 
     @property
     def steps_per_epoch(self) -> float:
@@ -50,17 +50,17 @@ class Plan:
 
     @property
     def warmup_share(self) -> float:
-        """Share of the steps that the warm-up takes where a budget says how many there are."""
+        """Share of the steps that the warm-up takes, when a budget sets the number of steps."""
         return min(1.0, self.config.optimizer.warmup_epochs / self.config.training.epochs)
 
     @property
     def fresh_share(self) -> float:
-        """Likewise of the steps in which only fresh weights learn."""
+        """Share of the steps in which only fresh weights learn, when a budget sets the number of steps."""
         return min(1.0, self.config.optimizer.fresh_epochs / self.config.training.epochs)
 
     @property
     def part_of_an_epoch(self) -> str:
-        """A warning where a budget is too small for all data to be seen once; "" where it is not, or not known yet."""
+        """A warning if a budget is too small for all data to be seen once; "" if it is not, or not known yet."""
         if not self.config.training.budget or self.seconds or self.steps >= int(self.steps_per_epoch):
             return ""
         seen = self.steps * self.config.training.batch
@@ -115,14 +115,14 @@ def make_plan(
         _check_same_rows(loss, f"--objective.ssl-share {schedule.share:g}")
     if not schedule.always and all(view.scheduled for view in loss.views):
         raise ConfigError(
-            "Without self-supervised views there is nothing to train on some steps or rows",
+            "Some steps or rows would have no self-supervised views, and so nothing to train on",
             got=f"objective.ssl_every {schedule.every}, objective.ssl_share {schedule.share:g}, "
             f"objective.ssl_from {config.objective.ssl_from:g}",
-            fix="Leave all three at their defaults if the objective takes self-supervised views alone.",
+            fix="Leave all three at their defaults with an objective that takes only self-supervised views.",
         )
     if config.objective.ssl_from and budget.seconds:
         raise ConfigError(
-            "A share of the run's steps is not known before a budget of time has become steps",
+            "Self-supervision cannot begin after a share of the steps, because a budget of time has no number of steps",
             got=f"objective.ssl_from {config.objective.ssl_from:g}, training.budget {training.budget}",
             fix="Give the budget in epochs, samples or steps, or leave --objective.ssl-from out",
         )
@@ -182,7 +182,7 @@ def _check_spread(training: TrainingConfig, device: torch.device, dtype: torch.d
         )
     if dtype == torch.float16 and training.parallel == "fsdp" and processes > 1:
         raise ConfigError(
-            "fp16 does not go together with weights spread over processes: each would scale its loss by itself",
+            "fp16 does not go together with weights spread over processes: each process would scale its own loss",
             got="--training.precision fp16 --training.parallel fsdp",
             fix="Use --training.precision bf16, or --training.parallel ddp",
         )
@@ -208,14 +208,14 @@ def _check_fresh(config: Config) -> None:
     fresh, epochs = config.optimizer.fresh_epochs, config.training.epochs
     if config.optimizer.fresh_lr >= 0 and (not config.init or not config.optimizer.lr):
         raise ConfigError(
-            "A learning rate of its own for fresh weights needs weights that are not fresh, and a rate of theirs",
+            "A separate learning rate for fresh weights needs other weights, and a learning rate for those",
             got=f"optimizer.fresh_lr {config.optimizer.fresh_lr:g}, optimizer.lr {config.optimizer.lr:g}"
             + (", no --init" if not config.init else ""),
             fix="Leave --optimizer.fresh-lr out, or start from a model with --init",
         )
     if fresh and not config.init:
         raise ConfigError(
-            "Without --init all weights are fresh: there are no others that could wait for them",
+            "Without --init all weights are fresh: no other weights could wait for them",
             got=f"optimizer.fresh_epochs {fresh:g}",
             fix="Leave --optimizer.fresh-epochs out, or start from a model with --init",
         )
@@ -223,7 +223,7 @@ def _check_fresh(config: Config) -> None:
         raise ConfigError(
             "The weights that --init brings would never learn",
             got=f"optimizer.fresh_epochs {fresh:g} of training.epochs {epochs:g}",
-            fix="Lower --optimizer.fresh-epochs, or freeze what is not to learn (--model.image.freeze all)",
+            fix="Lower --optimizer.fresh-epochs, or freeze the weights that should not learn: --model.image.freeze all",
         )
 
 
@@ -254,12 +254,12 @@ def _check_same_rows(loss: Loss, option: str) -> None:
         if fixed and scheduled:
             raise ConfigError(
                 f"{option} would give the objective {term.kind.name} views that do not belong together",
-                got=f"scheduled: {', '.join(scheduled)}; drawn of every row: {', '.join(fixed)}",
+                got=f"scheduled: {', '.join(scheduled)}; drawn for every row: {', '.join(fixed)}",
                 fix=f"Leave {option.split()[0]} out, or "
                 + (
                     f"--objective.{term.kind.name}.text, which compares with the captions"
                     if fixed == captions and hasattr(term.config, "text")
-                    else "draw all its views of every row: View(…, scheduled=False)"
+                    else "draw all its views for every row: View(…, scheduled=False)"
                 ),
             )
 

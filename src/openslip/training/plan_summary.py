@@ -26,9 +26,9 @@ from openslip.training.student import Student
 from openslip.training.watching.speed import peak
 
 TOO_FAST = 3e-4
-"""A learning rate above which fine-tuning is told to be fast; recipes for it have 1e-5 to 1e-4."""
+"""The plan warns of a higher learning rate for fine-tuning; recipes for fine-tuning have 1e-5 to 1e-4."""
 TOO_SLOW = 5e-5
-"""A learning rate below which adapters are told to be slow."""
+"""The plan warns of a lower learning rate for adapters."""
 _TITLES = {"train": "data", "ssl": "ssl data"}
 
 
@@ -45,8 +45,8 @@ def describe(
 ) -> str:
     """Return the plan as text: parameters, samples, global batch, steps, memory, where things go.
 
-    started: what the weights start from, if not at random. keeps: what is computed once. evaluated: whether there is
-    anything that measures. fresh: the names, as checkpoints have them, of the parameters that start with random
+    started: what the weights start from, if not from random ones. keeps: what is computed once. evaluated: whether
+    anything measures the model. fresh: the names, as in checkpoints, of the parameters that start with random
     weights; None: all of them.
     """
     config, training = plan.config, plan.config.training
@@ -101,7 +101,7 @@ def describe(
 
 
 def _sizes(student: Student) -> str:
-    """Return how many parameters are trained and frozen, of which part of the model or objective; those of teachers."""
+    """Return the numbers of trained and frozen parameters, by part of the model or objective, and of teachers."""
     children = [*student.model.named_children(), *student.objective.named_children()]
     trained = {name: _count(p for p in child.parameters() if p.requires_grad) for name, child in children}
     total = _count(p for p in student.parameters() if p.requires_grad)
@@ -120,7 +120,7 @@ def _sizes(student: Student) -> str:
         beside = f"; {kept} BatchNorm layers keep their statistics{beside}"
     if any(still.values()):
         frozen = ", ".join(f"{name} {millions(count)}" for name, count in still.items() if count)
-        return f"{millions(total)} parameters are trained ({shares}); frozen are {frozen}{beside}"
+        return f"{millions(total)} parameters are trained ({shares}); frozen: {frozen}{beside}"
     return f"{millions(total)} parameters ({shares}){beside}"
 
 
@@ -130,7 +130,7 @@ def _kept_statistics(student: Student) -> int:
 
 
 def _frozen_at_random(student: Student, fresh: Collection[str] | None) -> str:
-    """Return a warning where what is frozen starts with random weights, and so never learns anything; else ""."""
+    """Return a warning if frozen weights start at random, and so never learn anything; else ""."""
     still = [
         name
         for name, p in student.model.named_parameters()
@@ -140,24 +140,24 @@ def _frozen_at_random(student: Student, fresh: Collection[str] | None) -> str:
         return ""
     towers = " and ".join(dict.fromkeys(name.partition(".")[0] for name in still))
     return (
-        f"{len(still)} frozen tensors of {towers} have random weights, and keep them: start from a model that has "
-        "learned, with --init, or freeze less"
+        f"{len(still)} frozen tensors of {towers} have random weights, and keep them: start from a trained model with "
+        "--init, or freeze less"
     )
 
 
 def _kept_at_random(student: Student, fresh: Collection[str] | None) -> str:
-    """Return a warning where BatchNorm keeps statistics beside random weights; else ""."""
+    """Return a warning if BatchNorm keeps statistics beside random weights; else ""."""
     learned = fresh is not None and not any(name.startswith("image_tower.") for name in fresh)
     if learned or not _kept_statistics(student):
         return ""
     return (
-        "the image tower's BatchNorm keeps statistics that no pictures have made: start from a model that has learned, "
-        "with --init, or leave --model.image.batchnorm out"
+        "the image tower's BatchNorm keeps statistics that no pictures have made: start from a trained model with "
+        "--init, or leave --model.image.batchnorm out"
     )
 
 
 def _heads_alone(student: Student) -> str:
-    """Return a warning where terms look at nothing of the model but frozen towers, so that they change none of it."""
+    """Return a warning if terms take nothing from the model but frozen towers, and so change none of it; else ""."""
     idle = [
         term.kind.name
         for term in student.objective.written.terms
@@ -166,8 +166,8 @@ def _heads_alone(student: Student) -> str:
     if not idle:
         return ""
     return (
-        f"what is frozen is all that {' and '.join(idle)} looks at: that changes nothing of the model. Leave "
-        f"{' and '.join(idle)} out of --objective.loss, or freeze less"
+        f"frozen towers are all that {' and '.join(idle)} takes from the model, so nothing in the model changes by it. "
+        f"Leave {' and '.join(idle)} out of --objective.loss, or freeze less"
     )
 
 
@@ -177,7 +177,7 @@ def _own_needs(term: Term) -> list[Need]:
 
 
 def _fast(plan: Plan, student: Student, started: Start | None) -> str:
-    """Return a warning where a whole tower that has learned goes on at a rate for random weights; else ""."""
+    """Return a warning if a whole trained tower continues at a rate for random weights; else ""."""
     if started is None:
         return ""
     config, towers = plan.config.optimizer, []
@@ -192,13 +192,13 @@ def _fast(plan: Plan, student: Student, started: Start | None) -> str:
     if not towers:
         return ""
     return (
-        f"{' and '.join(towers)}, which may undo what the weights have learned: the recipe finetune has rates "
-        "for that, and --optimizer.image.lr and --optimizer.text.lr are rates of their own"
+        f"{' and '.join(towers)}, which may undo what the weights have learned: the recipe finetune has rates for "
+        "fine-tuning, and --optimizer.image.lr and --optimizer.text.lr set a rate for each tower"
     )
 
 
 def _slow_adapters(plan: Plan, student: Student) -> str:
-    """Return a warning where adapters learn at a rate at which whole towers are fine-tuned; else ""."""
+    """Return a warning if adapters learn at a rate for fine-tuning whole towers; else ""."""
     config, slow = plan.config.optimizer, []
     for name, tower, rate in (
         ("image", student.model.image_tower, config.image),
@@ -211,7 +211,7 @@ def _slow_adapters(plan: Plan, student: Student) -> str:
         return ""
     return (
         f"adapters begin at 0 and learn at {' and '.join(f'{lr:g} ({name} tower)' for name, lr in slow)}, at which "
-        "they change little. Theirs are rates of 1e-4 to 5e-4 (Hu et al. 2022): "
+        "they change little. Usual rates for adapters are 1e-4 to 5e-4 (Hu et al. 2022): "
         + " ".join(f"--optimizer.{name}.lr 3e-4" for name, _ in slow)
     )
 
@@ -227,7 +227,7 @@ def _learns_from(student: Student) -> dict[str, str]:
 
 
 def _kept_by_record(student: Student) -> dict[str, str]:
-    """Return what objectives keep of every record, and what memory that takes, if they do."""
+    """Return what objectives keep of every record, if they do, and the memory that it takes."""
     lines = []
     for objective in student.objective.objectives:
         kept = [getattr(objective, name) for name in objective.by_record]
@@ -246,7 +246,7 @@ def _count(parameters: Iterable[Tensor]) -> int:
 
 
 def _processes(plan: Plan) -> str:
-    """Return how many processes there are, if several, and what each has."""
+    """Return the number of processes and the share of each, if there are several; else ""."""
     if plan.processes == 1:
         return ""
     kind = {"ddp": "DDP", "fsdp": "FSDP"}[plan.config.training.parallel]
@@ -254,7 +254,7 @@ def _processes(plan: Plan) -> str:
 
 
 def _views(plan: Plan, student: Student) -> str:
-    """Return the views with their size, what is left out of them, and how often they are drawn."""
+    """Return the views with their size, the share of dropped tokens, and how often they are drawn."""
     lines: dict[str, list[str]] = {}
     for drawn in student.views:
         view, often = plan.config.views.of(drawn.kind, drawn.size), plan.schedule
@@ -271,9 +271,9 @@ def _views(plan: Plan, student: Student) -> str:
 
 
 def _passes(plan: Plan, student: Student) -> list[str]:
-    """Return how much passes the image towers for a sample, where the list of views does not say it.
+    """Return how much of a sample passes the image towers, if the list of views does not show it.
 
-    In views of the model's size with all their tokens, as a mean over the steps of the schedule.
+    The unit is a view of the model's size with all its tokens; the number is a mean over the steps of the schedule.
     """
     whole, often = plan.config.views.size, plan.schedule
     shares = {}
@@ -298,8 +298,8 @@ def length(plan: Plan) -> str:
     training = plan.config.training
     if plan.seconds:
         return (
-            f"{duration(plan.seconds)} of training, evaluation not counted: the first steps are timed, then begun "
-            f"again with a plan of as many steps of {training.batch} as there is time for"
+            f"{duration(plan.seconds)} of training, evaluation not counted: the first steps are timed, then the run "
+            f"begins again with as many steps of {training.batch} as there is time for"
         )
     share = training.batch // plan.processes
     at_a_time = training.micro_batch or share
@@ -313,7 +313,7 @@ def length(plan: Plan) -> str:
 
 
 def _schedule(plan: Plan, started: Start | None) -> str:
-    """Return the learning rate and its course; of each tower, what is its own; for how long fresh weights are alone."""
+    """Return the learning rate and its schedule, each tower's own rates, and for how long only fresh weights learn."""
     config = plan.config.optimizer
     lines = [f"learning rate {config.lr:g} after {_warmup(plan)}, cosine to {config.lr_end:g}"]
     for name, rate in (("image", config.image), ("text", config.text)):
@@ -326,7 +326,7 @@ def _schedule(plan: Plan, started: Start | None) -> str:
         lines.append(f"fresh weights: learning rate {config.fresh_lr:g}")
     if config.fresh_epochs:
         alone = f"{plan.fresh_share:.1%} of them" if plan.seconds else f"{plan.fresh:,} steps"
-        lines.append(f"in the first {alone} only fresh weights learn; the others warm up after")
+        lines.append(f"in the first {alone} only fresh weights learn; the other weights warm up afterwards")
     return "\n".join(lines)
 
 
@@ -335,14 +335,14 @@ def _warmup(plan: Plan) -> str:
 
 
 def _positives(plan: Plan, data: Data) -> dict[str, str]:
-    """Return lines on which pairs belong together, where that depends on classes."""
+    """Return lines that say which pairs belong together, if that depends on classes."""
     terms = [(term.kind.name, getattr(term.config, "positives", "")) for term in plan.loss.terms]
     count = f"{len(data.train.class_names):,} classes"
     lines = [
-        f"{name}: all pairs of a batch that are of one of {count}"
+        f"{name}: all pairs of a batch that have the same class, of {count}"
         if positives == "labels"
-        else f"{name}: each pair alone, although captions of one of {count} are alike; "
-        f"--objective.{name}.positives labels takes them all"
+        else f"{name}: each pair alone, although captions of the same class, of {count}, are alike; "
+        f"--objective.{name}.positives labels takes all pairs of a class"
         for name, positives in terms
         if positives == "labels" or (positives and data.train.captions_name_classes)
     ]
@@ -376,7 +376,7 @@ def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
 
 
 def _ready(plan: Plan, student: Student, keeps: Keeping, block: int) -> str:
-    """Return what the loader processes keep ready, if there are any, and what memory that takes."""
+    """Return what the loader processes keep ready, and the memory that it takes; "" without loader processes."""
     data, share = plan.config.data, plan.config.training.batch // plan.processes
     workers = default_workers() if data.workers < 0 else data.workers
     drawn = tuple(view for view in student.views if view.name not in keeps.kept.undrawn)
@@ -385,7 +385,7 @@ def _ready(plan: Plan, student: Student, keeps: Keeping, block: int) -> str:
     ready = choose_prefetch(share, size, workers, data.prefetch, block)
     if not ready.workers:
         return ""
-    scarce = "; more would be of use, but must not take more of what is free" if ready.scarce else ""
+    scarce = "; more would help, but would take too much of the free memory" if ready.scarce else ""
     return (
         f"\nand {ready.bytes / 2**30:.2f} GiB of shared memory for what {workers} loader processes keep ready: "
         f"{ready.samples:,} samples, {ready.samples / share:.3g} batches{scarce}"

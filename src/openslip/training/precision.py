@@ -30,7 +30,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def _number() -> int:
-    """Return which of the machine's GPUs is this process's, by what `torchrun` says. Raises ConfigError without one."""
+    """Return the number of this process's GPU, from torchrun's LOCAL_RANK. Raises ConfigError if there is none."""
     number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if number >= count:
         raise ConfigError(
@@ -42,10 +42,10 @@ def _number() -> int:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of the towers' arithmetic; `auto` is bf16 where the hardware computes in it, else fp32.
+    """Return the dtype of the towers' arithmetic; `auto` is bf16 if the hardware computes in it, else fp32.
 
     On a CPU without AVX512-BF16 or AMX, bf16 is emulated and slower than fp32. With `fp8` the towers' large
-    products are in fp8 (`convert_to_fp8`) and the rest in bf16. Raises ConfigError where `device` cannot
+    products are in fp8 (`convert_to_fp8`) and the rest in bf16. Raises ConfigError if `device` cannot
     compute in fp16 or fp8.
     """
     if name == "fp16" and device.type not in ("cuda", "mps"):
@@ -76,29 +76,29 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 
 
 def loss_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
-    """Return what multiplies the loss so that fp16's small gradients do not vanish; in other precisions, nothing.
+    """Return the scaler of the loss, so that fp16's small gradients do not vanish; in other precisions it is off.
 
-    The factor halves when a gradient overflows and doubles after 2,000 steps without (Micikevicius et al.
-    2018, section 3.2).
+    The factor halves when a gradient overflows, and doubles after 2,000 steps without overflow (Micikevicius
+    et al. 2018, section 3.2).
     """
     return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
 
 
 def overflowed(scale: float, loss: float, gradient_norm: float) -> bool:
-    """Whether a step failed because the loss was multiplied by too high a `scale`, which the next, lower one mends.
+    """Whether a step failed because the loss was multiplied by too high a `scale`, which the next, lower scale mends.
 
-    Not when the loss itself is not finite, nor when the scale has fallen below 1: then something else is wrong.
+    If the loss itself is not finite, or the scale has fallen below 1, something else is wrong.
     """
     return math.isfinite(loss) and not math.isfinite(gradient_norm) and scale >= 1
 
 
 def check_fp8(device: torch.device) -> None:
-    """Raise ConfigError, with what is missing, where the towers cannot train in fp8."""
+    """Raise ConfigError, saying what is missing, if the towers cannot train in fp8."""
     missing = []
     if device.type != "cuda":
-        missing.append(f"a CUDA device, where this run's is {device.type}")
+        missing.append(f"a CUDA device (this run's is {device.type})")
     elif (capability := torch.cuda.get_device_capability(device)) < (8, 9):
-        missing.append(f"compute capability 8.9, where this device has {capability[0]}.{capability[1]}")
+        missing.append(f"compute capability 8.9 (this device has {capability[0]}.{capability[1]})")
     if find_spec("torchao") is None:
         missing.append("the torchao package (`pip install torchao`)")
     if missing:
@@ -112,9 +112,9 @@ def check_fp8(device: torch.device) -> None:
 def convert_to_fp8(towers: Iterable[nn.Module]) -> None:
     """Replace the towers' Linear layers, in place and under their names, by torchao's, which multiply in fp8.
 
-    Only those whose two sizes are multiples of 16, as the hardware asks; the number of rows is padded to one.
-    The last blocks' attention, which takes its weights apart, stays in bf16. Scales are dynamic, so there is
-    no new state. Compile with it, as torchao advises: uncompiled, scaling takes the time that the products save.
+    Only layers whose two sizes are multiples of 16 are replaced, as the hardware asks; the number of rows is padded to
+    a multiple. The last blocks' attention, which takes its weights apart, stays in bf16. Scales are dynamic, so there
+    is no new state. Compile with fp8, as torchao advises: uncompiled, scaling takes the time that the products save.
     """
     from torchao.float8 import (  # type: ignore[import-not-found]
         Float8LinearConfig,

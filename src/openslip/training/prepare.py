@@ -20,7 +20,7 @@ from openslip.models.tuning import learning_modules
 from openslip.training.precision import convert_to_fp8
 
 GRAPHS = 64
-"""Versions of a forward function that the compiler may make before it runs further ones uncompiled (8 by itself)."""
+"""Versions of a forward function that the compiler may make before it runs others uncompiled (by default 8)."""
 
 KEPT = [
     getattr(torch.ops.aten, name).default
@@ -30,21 +30,21 @@ KEPT = [
         "_scaled_dot_product_cudnn_attention", "_scaled_dot_product_flash_attention_for_cpu",
     )
 ]  # fmt: skip
-"""What selective checkpointing keeps: products with weights, and fused attention. Attention that is multiplied out is
-left out on purpose: its products are cheap to repeat and its scores grow with the square of the length."""
+"""Operations whose outputs selective checkpointing keeps: products with weights, and fused attention. Unfused attention
+is left out on purpose: its products are cheap to repeat, and its scores grow with the square of the length."""
 
 
 def prepare(model: Model, device: torch.device, dtype: torch.dtype, training: TrainingConfig) -> None:
     """Make the model ready to train on `device` in `dtype`, as `training` says.
 
-    In order: the layout and the attention that are fast there, fp8 products, activation checkpointing,
-    compilation. In place, and before the optimiser is made, whose state is laid out as the weights are. Names in
-    the state dict stay. Raises ConfigError where the towers cannot do what was asked for.
+    In order: the layout and the attention that are fast on the device, fp8 products, activation checkpointing,
+    compilation. Works in place, before the optimiser is made, because its state is laid out as the weights are. Names
+    in the state dict stay. Raises ConfigError if the towers cannot do what was asked for.
     """
     check_micro_batch(model, training)
-    spread = training.parallel == "fsdp" and world() > 1  # which FSDP does not do to weights in another order
+    spread = training.parallel == "fsdp" and world() > 1  # FSDP does not spread weights in another order
     if not isinstance(model.image_tower.trunk, VisionTransformer) and not spread:
-        # Convolutions and what stands between them are faster so; only the order in memory changes.
+        # Convolutions and the layers between them are faster so; only the order in memory changes.
         model.image_tower.to(memory_format=torch.channels_last)
     if device.type == "cpu" and dtype == torch.bfloat16:
         unfuse_attention(model)
@@ -59,18 +59,18 @@ def prepare(model: Model, device: torch.device, dtype: torch.dtype, training: Tr
 
 
 def check_micro_batch(model: Model, training: TrainingConfig) -> None:
-    """Raise ConfigError where a part of the batch gives other embeddings than the whole batch would.
+    """Raise ConfigError if a part of the batch would give other embeddings than the whole batch.
 
-    The heads see the whole batch at once, so BatchNorm is exact there, and only there.
+    The heads see the whole batch at once, so BatchNorm is exact in the heads, and only there.
     """
     share = training.batch // world()
     if 0 < training.micro_batch < share and _has_batchnorm(model.image_tower):
         raise ConfigError(
-            "Micro-batches would not be the step of the whole batch: the image tower has BatchNorm layers",
+            "Micro-batches would not give the step of the whole batch: the image tower has BatchNorm layers",
             got=f"training.micro_batch {training.micro_batch} of {share} rows",
-            cause="Their statistics would be those of a part",
-            fix="Leave out training.micro_batch, or choose a tower without BatchNorm, a ViT or ConvNeXt say. Weights "
-            "that have learned may keep their statistics: --model.image.batchnorm kept",
+            cause="The layers' statistics would be those of a part of the batch",
+            fix="Leave out training.micro_batch, or choose a tower without BatchNorm, such as a ViT or ConvNeXt. A "
+            "trained tower may keep its statistics: --model.image.batchnorm kept",
         )
 
 
@@ -80,12 +80,12 @@ def _in_parts(training: TrainingConfig) -> bool:
 
 
 def _has_batchnorm(module: nn.Module) -> bool:
-    """Whether there is a BatchNorm whose statistics are those of the batch: one that is frozen has its own."""
+    """Whether the module has a BatchNorm that takes its statistics from the batch; a frozen one does not."""
     return any(map(sees_the_batch, learning_modules(module)))
 
 
 def image_blocks(model: Model) -> list[nn.Module]:
-    """Return the image tower's transformer blocks; none where timm built it of something else."""
+    """Return the image tower's transformer blocks; none if timm built the tower of something else."""
     blocks = getattr(model.image_tower.trunk, "blocks", None)
     if not isinstance(blocks, nn.Sequential | nn.ModuleList):
         return []
@@ -98,7 +98,7 @@ def text_blocks(model: Model) -> list[nn.Module]:
 
 
 def unfuse_attention(model: Model) -> None:
-    """Let the image tower's blocks (timm's) multiply attention out instead of calling PyTorch's fused kernel.
+    """Let the image tower's blocks (timm's) compute attention by matrix products instead of PyTorch's fused kernel.
 
     On a CPU the fused kernel's backward gains nothing from bf16, where plain matrix products do: a step of the
     `small-data` recipe takes a third less time. In fp32 the fused kernel is the faster one.
@@ -113,9 +113,9 @@ def checkpoint_activations(model: Model, *, selective: bool, parts: bool = False
 
     parts: whether the towers see parts of the batch, for which randomness is drawn as for the whole of it.
 
-    Keeps a block's input alone, or with `selective` also the outputs of its matrix products and attention, so
+    Keeps only a block's input, or with `selective` also the outputs of its matrix products and attention, so
     that only the cheap rest is repeated. Losses and gradients stay what they were, stochastic depth included.
-    Image towers without transformer blocks are checkpointed by timm, stage by stage. Raises ConfigError where
+    Image towers without transformer blocks are checkpointed by timm, stage by stage. Raises ConfigError if
     that is not possible.
     """
     if not image_blocks(model):
@@ -145,7 +145,7 @@ def _recomputing(kind: type[nn.Module], selective: bool) -> type[nn.Module]:
 
 
 def _checkpoint_stages(trunk: nn.Module, selective: bool, parts: bool) -> None:
-    """Switch on timm's own checkpointing; ConfigError where it is not offered, or would not be exact."""
+    """Switch on timm's own checkpointing. Raises ConfigError if timm has none, or if it would not be exact."""
     name, cause, fix = type(trunk).__name__, "", "Lower training.micro_batch instead, or choose another tower"
     if selective:
         cause = "Selective checkpointing is for towers made of transformer blocks"
@@ -153,13 +153,13 @@ def _checkpoint_stages(trunk: nn.Module, selective: bool, parts: bool) -> None:
         cause = "Its BatchNorm layers would count every batch twice in their running statistics"
         fix = "Choose another tower, or a smaller batch"
     elif parts and any(isinstance(part, DropPath) and part.drop_prob for part in learning_modules(trunk)):
-        cause = "Computed again for a part of the batch, its stochastic depth would leave out other rows than before"
+        cause = "Its stochastic depth, computed again for a part of the batch, would leave out other rows than before"
         fix = "Set --model.image.drop-path 0, or leave out training.micro_batch on one process"
     else:
         try:
             trunk.set_grad_checkpointing(True)  # type: ignore[operator]
         except (AttributeError, AssertionError):  # timm asserts
-            cause = "timm offers none for it"
+            cause = "timm has no checkpointing for it"
     if cause:
         raise ConfigError(
             f"The image tower's activations cannot be checkpointed: it is a {name}",

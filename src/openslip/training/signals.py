@@ -1,4 +1,4 @@
-"""Being asked to stop: between two steps, and while a step's batch is waited for."""
+"""Requests to stop: between two steps, and while a process waits for a step's batch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from types import FrameType
 from openslip.errors import TrainingError
 
 HELD_DOWN = 1.0
-"""Seconds within which another Ctrl-C is the same one: a key held down, or torchrun, which passes on to its processes
-what they have had from the terminal."""
+"""Seconds within which another Ctrl-C counts as the same: from a key held down, or from torchrun, which passes on a
+Ctrl-C that its processes have also got from the terminal."""
 
 
 class Stopped(BaseException):
-    """Raised out of what was waited for when this process is asked to stop; no error, hence no Exception."""
+    """Raised out of a wait when this process is asked to stop. It is no error, and so no Exception."""
 
 
 class Interrupted(TrainingError):
-    """The run was asked to stop by the signal `number`, 0 if only another process was; its state is saved."""
+    """The run was asked to stop by the signal `number` (0: only another process was asked); its state is saved."""
 
     def __init__(self, what: str, *, number: int = 0, fix: str = "") -> None:
         super().__init__(what, fix=fix)
@@ -35,7 +35,7 @@ class StopSignal:
     def __init__(self) -> None:
         self.asked = False
         self.number = 0
-        """The signal by which it was."""
+        """The signal that asked."""
         self._waiting = False
         self._interrupted = -math.inf
 
@@ -50,15 +50,15 @@ class StopSignal:
         self.asked = True
         self.number = number
         if self._waiting:
-            self._waiting = False  # once: what is done about it must not be interrupted
+            self._waiting = False  # only once: the reaction must not be interrupted
             raise Stopped
 
     @contextmanager
     def interrupts(self) -> Iterator[None]:
-        """Within, being asked to stop raises Stopped at once, wherever the main thread is; on entering, if it was.
+        """Within the block, a request to stop raises Stopped at once in the main thread; an earlier one, on entering.
 
-        Python looks at signals between its instructions and where it waits: a library's function that computes is
-        first computed to its end.
+        Python looks at signals between its instructions and where it waits, so a library's computation first runs to
+        its end.
         """
         self._waiting = True
         try:
@@ -71,10 +71,9 @@ class StopSignal:
 
 @contextmanager
 def stop_signals(stop: StopSignal) -> Iterator[None]:
-    """Within, SIGTERM and the first Ctrl-C are noted instead of ending the process; a second Ctrl-C ends it.
+    """Within the block, SIGTERM and the first Ctrl-C are noted instead of ending the process; a second Ctrl-C ends it.
 
-    So is that the terminal has been closed (SIGHUP), unless the process was started so that it does not end then, as by
-    `nohup`.
+    A closed terminal (SIGHUP) is noted likewise, unless the process ignores SIGHUP, as `nohup` makes it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,6 +1,6 @@
-"""What a run starts from: the model that `init` names, its configuration taken over and its weights put in.
+"""What a run starts from: the model that `init` names. The run takes over its configuration and its weights.
 
-Nothing is taken over or left without a word: `Start.lines` tells people, and `init.json` in the run folder keeps it.
+`Start.lines` prints everything that is taken over or left out, and `init.json` in the run folder keeps it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from openslip.models.weights import Origin, Pretrained
 from openslip.training.student import Student, stored_state
 
 OWN = FOR_TRAINING | {"truncation"}
-"""What of a tower's configuration is the run's own, whatever the weights have."""
+"""Fields of a tower's configuration that stay the run's own, whatever the weights have."""
 VIT = (
     "patch",
     "width",
@@ -33,22 +33,22 @@ VIT = (
     "pre_norm",
     "norm_eps",
 )
-"""What of an image tower's configuration a tower of timm does not take: timm defines it."""
+"""Fields of an image tower's configuration that do not apply to a tower of timm, because timm defines them."""
 CLOSE = 1e-3
-"""By how much a mean or deviation may differ from that of the weights: people round them."""
+"""By how much a mean or deviation may differ from that of the weights, because people round them."""
 LISTED = 4
-"""Names of tensors that a line shows; the others are counted."""
+"""Names of tensors that a line shows; the others are only counted."""
 
 
 def adopted(config: Config, found: Pretrained, typed: Collection[str] = ()) -> Config:
     """Return the configuration with the towers and the preprocessing of the weights that a run starts from.
 
-    The towers that the weights have take the place of the configuration's; how they are trained stays its own. So does
-    `views.size`, unless it is 0, and a text context that is shorter than theirs. What was adopted already comes back as
-    it is. typed: full keys that a person has typed, `views.mean`.
+    The weights' towers replace the configuration's; how towers are trained stays the configuration's own. So do
+    `views.size`, unless it is 0, and a text context that is shorter than the weights'. A configuration that was adopted
+    already does not change. typed: full keys that a person has typed, such as `views.mean`.
 
-    Raises ConfigError where a typed value is not that of the weights, and where the configuration has other levels than
-    the defaults that are not those of the weights.
+    Raises ConfigError if a typed value is not that of the weights, or if the configuration sets levels that are neither
+    the defaults nor those of the weights.
     """
     spec, model, own = found.origin.spec, config.model, found.config.model
     image = _tower(model.image, own.image, "model.image", spec, typed)
@@ -72,7 +72,7 @@ def _tower(given: Any, own: Any, where: str, spec: str, typed: Collection[str]) 
             changes[field.name] = mine
         elif of_timm and field.name in VIT and f"{where}.{field.name}" in typed:
             raise ConfigError(
-                f"--{where}.{field.name.replace('_', '-')} says nothing of an image tower of timm",
+                f"--{where}.{field.name.replace('_', '-')} does not apply to an image tower of timm",
                 got=f"{mine}, for {own.name} of {spec}",
                 cause="timm defines the sizes of its towers",
                 fix="Leave the option out",
@@ -83,12 +83,12 @@ def _tower(given: Any, own: Any, where: str, spec: str, typed: Collection[str]) 
 
 
 def _same(mine: Any, theirs: Any, key: str, spec: str, typed: Collection[str]) -> Any:
-    """Return the value of the weights. Raises ConfigError where another one was typed."""
+    """Return the value of the weights. Raises ConfigError if another value was typed."""
     if key in typed and mine != theirs:
         raise ConfigError(
             f"--{key.replace('_', '-')} does not fit the weights that the run starts from",
-            got=f"{mine}, where {spec} has {theirs}",
-            fix="Leave the option out: it is taken from the weights",
+            got=f"{mine}, and {spec} has {theirs}",
+            fix="Leave the option out: its value is taken from the weights",
         )
     return theirs
 
@@ -106,9 +106,9 @@ def _views(views: ViewsConfig, own: ViewsConfig, spec: str, typed: Collection[st
         else:
             raise ConfigError(
                 f"views.{key} is not what the weights of {spec} were trained with",
-                got=f"{as_typed(mine)}, where theirs is {as_typed(theirs)}",
-                fix=f"Leave views.{key} out, on the command line and in the configuration file: it is taken from the "
-                f"weights. Or give theirs: --views.{key} {as_typed(theirs)}",
+                got=f"{as_typed(mine)}, and the weights have {as_typed(theirs)}",
+                fix=f"Leave views.{key} out, on the command line and in the configuration file: its value comes from "
+                f"the weights. Or give their value: --views.{key} {as_typed(theirs)}",
             )
     return replace(views, **chosen)
 
@@ -120,10 +120,10 @@ def _close(mine: Any, theirs: Any) -> bool:
 
 
 def adopted_as_in_run(config: Config, run: Config) -> Config:
-    """Return the configuration of a run that goes on: its towers and preprocessing are what it began with.
+    """Return the configuration of a resumed run, with the towers and preprocessing that the run began with.
 
-    What `init` names need not be there any more, and may have changed. Other values stay as they are, and are refused
-    where the run folder is compared.
+    The model that `init` names may be gone or changed. Other values stay as they are; the comparison with the run
+    folder refuses what may not differ.
     """
     if not config.init or config.init != run.init:
         return config
@@ -146,21 +146,21 @@ def _trained_as(given: Any, own: Any) -> Any:
 
 
 def check_size(config: Config) -> None:
-    """Raise ConfigError where the size of pictures is that of weights, and none are named."""
+    """Raise ConfigError if the size of pictures is that of weights, and no weights are named."""
     if not config.views.size:
         raise ConfigError(
-            "The configuration is for a run that starts from a model, and none is named",
+            "The configuration is for a run that starts from a model, and no model is named",
             got=f"{config.name}: views.size 0, the size of the weights, without --init",
-            fix="Name a model: --init open_clip:NAME/TAG, hf:owner/name, timm:NAME or a run folder. To start at random "
-            "take another recipe, small-data say",
+            fix="Name a model: --init open_clip:NAME/TAG, hf:owner/name, timm:NAME or a run folder. To start at "
+            "random, take another recipe, such as small-data",
         )
 
 
 @dataclass(frozen=True)
 class Start:
-    """What of a student's tensors somebody's weights have filled, and what has not been used of them.
+    """Which of a student's tensors the weights of `init` have filled, and which of the weights were not used.
 
-    taken, fresh: names as in checkpoints. resampled: what was changed to fit, in words. unused: why, by the name.
+    taken, fresh: names as in checkpoints. resampled: what was changed to fit, in words. unused: the reason, by name.
     """
 
     origin: Origin
@@ -185,19 +185,19 @@ class Start:
         }
 
     def lines(self, config: Config) -> list[str]:
-        """Return what people are told before training starts."""
+        """Return the lines that are printed before training starts."""
         views = config.views
         told = [
             f"{self.origin.spec} ({self.origin.format}): {parts(self.taken)}",
             *(f"resampled: {what}" for what in self.resampled),
         ]
         if self.fresh:
-            told.append(f"fresh, because it has none: {parts(self.fresh)}")
+            told.append(f"fresh, because the model has none: {parts(self.fresh)}")
         reasons: dict[str, list[str]] = {}
         for name, why in self.unused.items():
             reasons.setdefault(why, []).append(name)
         told += [f"not used: {_few(names)} ({why})" for why, names in reasons.items()]
-        other = f" (the weights have seen {self.size})" if self.size not in (0, views.size) else ""
+        other = f" (the weights were trained with {self.size})" if self.size not in (0, views.size) else ""
         told.append(
             f"pictures as these weights take them: {views.size} px{other}, mean {as_typed(views.mean)}, deviation "
             f"{as_typed(views.std)}, {views.interpolation}, {views.fit}"
@@ -208,10 +208,10 @@ class Start:
 def fill(student: Student, found: Pretrained) -> Start:
     """Put the weights that a run starts from into the student; return what was taken, and what was not.
 
-    Parts that the weights lack stay as they were drawn: a text tower, projections, the heads of objectives. A part that
-    they have in part is an error. Position embeddings of another grid are resampled (`openslip.models.positions`).
+    Parts that the weights lack keep their random weights: a text tower, projections, the heads of objectives. An
+    incomplete part is an error. Position embeddings of another grid are resampled (`openslip.models.positions`).
 
-    Raises CheckpointError where a part does not fit.
+    Raises CheckpointError if a part does not fit.
     """
     weights, resampled = fitted(student.model, found.weights)
     by_record = {f"objective.{o.name}.{name}" for o in student.objective.objectives for name in o.by_record}
@@ -275,13 +275,13 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _shapes(name: str, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    return f"{name} is {tuple(weights[name].shape)}, where {tuple(own[name].shape)} is wanted"
+    return f"{name} is {tuple(weights[name].shape)}, and should be {tuple(own[name].shape)}"
 
 
 def _misfit(found: Pretrained, got: str) -> CheckpointError:
     return CheckpointError(
-        f"The weights of {found.origin.spec} do not fit the model that they are to start",
+        f"The weights of {found.origin.spec} do not fit the model that should start from them",
         got=got,
-        cause=f"The file is {found.origin.format}, and may be cut off or of another architecture than it says",
+        cause=f"The file is {found.origin.format}; it may be cut off, or have another architecture than it says",
         fix="Check the file, or name another one with --init",
     )

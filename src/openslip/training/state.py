@@ -1,4 +1,4 @@
-"""The state of a run: all that its next step depends on, how a checkpoint keeps it, and how it comes back."""
+"""The state of a run: all that its next step depends on, how a checkpoint keeps it, and how it is restored."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from openslip.training.student import stored_parameters
 
 
 class State:
-    """Where a run is, from which it goes on to the same weights; `save` and `restore` are for all processes at once.
+    """The state from which a run continues to the same weights; all processes call `save` and `restore` together.
 
-    data: what the run trains on. inform: tells people what they should know of. fresh: names, as checkpoints have them,
-    of the parameters that the weights the run starts from lack; none where it starts from none.
+    data: what the run trains on. inform: prints a line for the user. fresh: names, as in checkpoints, of the parameters
+    that are missing in the weights that the run starts from; none if it starts from random weights.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class State:
         factors = rate_factors(student.model, config)
         self.optimizer = build_optimizer(stored_parameters(student), config, factors, fresh)
         self.rates: dict[str, float] = {}
-        """The learning rates of the step that was just taken, as the log has them."""
+        """The learning rates of the last step, as the log has them."""
         self.scaler = loss_scaler(plan.device, plan.dtype)
         self.step = 0
         self.scores: dict[str, float] = {}
@@ -68,17 +68,17 @@ class State:
         self.saved_at, self.saved_step = time.monotonic(), 0
         self.timed = parse_budget(plan.config.training.budget).seconds > 0
         self.spent = 0.0
-        """Seconds that the steps have taken, those that were timed for a budget included."""
+        """Seconds that the steps have taken, including the steps that were timed for a budget."""
         self.writer = BackgroundWriter(run.checkpoints, processes, self._warn)
 
     @property
     def position(self) -> int:
-        """How many samples of the data's stream the run has gone through."""
+        """How many samples of the data's stream the run has seen."""
         return self.step * self.plan.config.training.batch
 
     @property
     def saved(self) -> bool:
-        """Whether what has been learned is in a checkpoint, or on its way into one; before the first step it is."""
+        """Whether the last step is in a checkpoint, or on its way into one; true before the first step."""
         return self.step == self.saved_step
 
     def optimise(self, loss: Tensor, at: At) -> tuple[Tensor, Tensor]:
@@ -86,7 +86,7 @@ class State:
 
         Return the gradient's norm, and the factor that the loss was scaled by: scalars on the device.
 
-        The device decides, and all processes alike: a loss that is not finite on one is none on any.
+        The device decides, and all processes decide alike: if the loss is not finite on one, no process takes the step.
         """
         plan, student, config = self.plan, self.parallel.student, self.plan.config.optimizer
         self.rates = set_learning_rates(
@@ -105,7 +105,7 @@ class State:
     def restore(self) -> None:
         """Go to the newest good checkpoint, if there is one. All processes read it, from a folder that they share.
 
-        Raises CheckpointError where there are checkpoints and none is good, or this version cannot go on from it.
+        Raises CheckpointError if there are checkpoints and none is good, or if this version cannot continue from it.
         """
         folder = self.run.checkpoints
         found = None
@@ -117,7 +117,7 @@ class State:
             path = checkpoint.path_of(folder, newest)
             if not path.exists():
                 raise CheckpointError(
-                    "The checkpoint that the first process has found is not there for this one",
+                    "The checkpoint that the first process has found is not there for this process",
                     got=str(path),
                     fix="The run folder must be one that all machines share",
                 )
@@ -142,8 +142,8 @@ class State:
         self.saved_step = self.step
         if self.scores and not self.measured and self.step < self.plan.steps:
             self.inform(
-                "warning: an earlier version measured this run, and has not written down what the scores of its "
-                "checkpoints are of. They are not compared with those that follow; the best one by them is kept"
+                "warning: an earlier version measured this run, and did not note what the scores of the checkpoints "
+                "measure. They are not compared with later scores; the best checkpoint by them is kept"
             )
         if self.processes.first:
             if newest < 0:
@@ -151,7 +151,7 @@ class State:
             self.run.rewind(self.step, measured=self.measured_at == self.step)
 
     def _put_back(self, saved: Mapping[str, Any]) -> None:
-        """Take a checkpoint's values over, each of the kind it has to be. Raises what a wrong one causes."""
+        """Take over a checkpoint's values, each converted to its type. Raises what a wrong value causes."""
         self.step, self.measured_at = int(saved["step"]), int(saved.get("measured_at", -1))
         self.scores = {str(name): float(score) for name, score in saved["scores"].items()}
         self.measured = {str(name): str(what) for name, what in saved.get("measured", {}).items()}
@@ -161,12 +161,12 @@ class State:
         self.scaler.load_state_dict(saved.get("scaler", {}))
         steps = saved.get("steps")
         if self.step > (int(steps) if steps else self.plan.steps):
-            raise ValueError(f"step {self.step:,} lies beyond the run's last one")
+            raise ValueError(f"step {self.step:,} lies beyond the run's last step")
         if self.plan.seconds and steps:
             self.plan = self.plan.of_steps(int(steps))
 
     def save(self) -> None:
-        """Write a checkpoint in the background. Its state is that of now: tensors are copied, numbers encoded."""
+        """Write a checkpoint of the present state in the background: tensors are copied and numbers encoded at once."""
         folder, step, config = self.run.checkpoints, self.step, self.plan.config
         self.outcomes.settle()
         saved, outcomes = self.to_dict(), self.outcomes
@@ -206,7 +206,7 @@ class State:
             "measured": dict(self.measured),
             "score": self.scores.get(score_name) if self.measured_at == self.step else None,
             "score_of": self.measured.get(score_name, ""),
-            # The clock's word is in no other state, so that a resumed run's equals that of an uninterrupted one.
+            # Times are in no other state, so that a resumed run's state equals an uninterrupted run's.
             **({"spent": round(self.spent, 3)} if self.timed else {}),
         }
 
@@ -217,10 +217,10 @@ class State:
         return self.plan.config.evaluation.best or next(first, "")
 
     def measure(self, results: Sequence[Any], *, partly: bool = False) -> None:
-        """Take over what was measured at this step: the numbers by name, and of each what exactly it is of.
+        """Take over what was measured at this step: the numbers by name, and what exactly each number measures.
 
-        partly: some tasks come at other steps. Says so where the best checkpoint was picked by something else until
-        now.
+        partly: some tasks come at other steps. Prints a line if another measurement has picked the best checkpoint
+        until now.
         """
         names = _names(results)
         self.scores = {name: result.value for name, result in zip(names, results)}
@@ -233,7 +233,7 @@ class State:
             apart = (
                 ""
                 if before in self.measured.values()
-                else ". The two are not compared; both best ones are kept"
+                else ". The two are not compared; the best checkpoint by each is kept"
             )
             self.inform(f"the best checkpoint is picked by {now} from here on; until now by {before}{apart}")
         self.score_of = now
@@ -243,14 +243,14 @@ class State:
 
 
 def _names(results: Sequence[Any]) -> list[str]:
-    """Return the names under which results are logged: different ones where what was measured differs."""
+    """Return the names under which results are logged; different measurements have different names."""
     if all(isinstance(result, Result) for result in results):
         return keys(results)
     return [f"{result.task}/{result.metric}" for result in results]
 
 
 def what_was_measured(result: Any) -> str:
-    """Return what tells a measurement from others of its name: the metric, the data, and how it was made."""
+    """Return text that tells a measurement from others of its name: the metric, the data, and the settings."""
     facts = (getattr(result, name, "") for name in ("data", "split", "prompts", "settings", "content"))
     count = getattr(result, "count", 0) + getattr(result, "skipped", 0)
     return "; ".join([f"{result.task}/{result.metric}", *filter(None, facts), f"{count:,} samples"])

@@ -35,12 +35,12 @@ def backward(
     With `micro_batch`, the towers see that many samples at a time and memory is that of one part, while heads
     and losses run once on the whole batch: negatives and BatchNorm statistics are those of the full batch
     (GradCache; Gao et al. 2021, section 3). Nothing is accumulated from smaller contrasts.
-    Of several processes, each has its share of the batch, and the gradient that it is left with is the mean over them:
-    that of the whole batch's loss.
+    Each of several processes has its share of the batch, and ends with the mean gradient over processes: the gradient
+    of the whole batch's loss.
     `seed` fixes the randomness inside the towers (stochastic depth, dropped tokens), which belongs to the rows of the
-    whole batch. `phases` is entered with the names of what is timed: `forward`, `backward`, `communication`; computing
-    a part's features once more is forward, and what DistributedDataParallel sends meanwhile is backward.
-    `scaler` multiplies the gradient, which has to be unscaled before it is used.
+    whole batch. `phases` is entered with the names of timed parts: `forward`, `backward`, `communication`. Computing a
+    part's features again counts as forward, and what DistributedDataParallel sends meanwhile counts as backward.
+    `scaler` multiplies the gradient, which must be unscaled before use.
     """
     in_parts = bool(micro_batch) and micro_batch < len(inputs)
     if in_parts:
@@ -66,7 +66,7 @@ def _backward_in_parts(
     phases: Callable[[str], AbstractContextManager[object]],
     scaler: torch.amp.GradScaler,
 ) -> dict[str, Tensor]:
-    """`backward` with the towers seeing a part of the batch at a time: features, their gradient, then the towers'."""
+    """Do `backward` with the towers seeing a part of the batch at a time: features, their gradient, the towers'."""
     device = parts[0].device
 
     def features(part: Inputs, *, learning: bool = False) -> dict[tuple[str, Need], Tensor]:
@@ -102,7 +102,7 @@ def _backward_in_parts(
 
 
 def gradient_norm(model: torch.nn.Module, limit: float = 0.0) -> Tensor:
-    """Return the Euclidean norm of all gradients, after which they are scaled down to `limit` if it is set.
+    """Return the Euclidean norm of all gradients, then scale them down to `limit`, if it is set and they exceed it.
 
     Gradients may be whole or spread over the processes; all get the same number, a scalar on the device.
     """

@@ -1,4 +1,4 @@
-"""What is trained: the model, and the objective that it is trained by."""
+"""What is trained: the model together with its objective."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from openslip.training.fixed import FixedModels
 from openslip.training.teacher import Teacher
 
 MODEL = "model."
-"""What the names of the model's tensors begin with here. Checkpoints leave it out: what ships has its own names there,
-and what is the objective's begins with `objective.`"""
+"""Prefix of the names of the model's tensors in a student. Checkpoints leave the prefix out; there the objective's
+tensors begin with `objective.`"""
 
 POOLED = ("feature", "embedding")
-"""The outputs of a tower that are one vector for each row, or are made of one."""
+"""Outputs that are one vector for each row, or are made of one."""
 Features = Mapping[tuple[str, Need], Tensor]
-"""What was computed of a batch: by the student under "", by a term's teacher or fixed model under the term's name."""
+"""Outputs for a batch: the student's under "", those of a term's teacher or fixed model under the term's name."""
 
 
 class Student(nn.Module):
@@ -47,11 +47,11 @@ class Student(nn.Module):
 
     @property
     def views(self) -> tuple[View, ...]:
-        """All views that are drawn, each once: those of the objective, and those for the fixed models alone."""
+        """All views that are drawn, each once: the objective's views, then the views for the fixed models alone."""
         return joined([*self.objective.written.views, *self.fixed.views])
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode, as of any module. What is frozen stays in evaluation mode, and so do teachers' copies of it."""
+        """Set the mode, as of any module. Frozen parts stay in evaluation mode, and so do teachers' copies of them."""
         super().train(mode)
         frozen = set(frozen_parts(self.model)) if mode else ()
         if frozen:
@@ -67,13 +67,13 @@ class Student(nn.Module):
         return self.losses(self.targets(inputs, at) | self.features(inputs, at), at)
 
     def targets(self, inputs: Inputs, at: At) -> dict[tuple[str, Need], Tensor]:
-        """Return what is learned from in this step: the features by teachers and by fixed models, without gradient."""
+        """Return the targets of this step: the features by teachers and by fixed models, without gradient."""
         return self.teachers_features(inputs, at) | self.fixed_features(inputs, at)
 
     def features(self, inputs: Inputs, at: At, *, learning: bool = False) -> dict[tuple[str, Need], Tensor]:
-        """Return what the towers make of a batch, or of a part of one, for the terms of this step.
+        """Return the towers' outputs for a batch, or for a part of one, for the terms of this step.
 
-        learning: without what has no gradient, as it comes from a frozen tower.
+        learning: leave out outputs of frozen towers, which have no gradient.
         """
         needs = [need for need in self.objective.needs(at) if need.by == "student"]
         needs = [need for need in needs if self.learns(need)] if learning else needs
@@ -84,12 +84,12 @@ class Student(nn.Module):
         return {("", need): feature for need, feature in found.items()} | given
 
     def learns(self, need: Need) -> bool:
-        """Whether what is needed of the student has a gradient: its tower learns, or the token of its mask does."""
+        """Whether a need's output has a gradient: its tower learns, or the token of its mask does."""
         tower = self.model.text_tower if need.view == TEXT else self.model.image_tower
         return tower is not None and (need.masked or not is_frozen(tower))
 
     def teachers_features(self, inputs: Inputs, at: At) -> dict[tuple[str, Need], Tensor]:
-        """Return what the teachers of this step's terms make of a batch, or of a part of one; without gradient."""
+        """Return the outputs of this step's teachers for a batch, or for a part of one; without gradient."""
         found: dict[tuple[str, Need], Tensor] = {}
         for _, name, objective in self.objective.taking_part(at):
             needs = [n for n in objective.needs_for(objective.config) if n.by == "teacher"]
@@ -102,7 +102,7 @@ class Student(nn.Module):
         return found
 
     def fixed_features(self, inputs: Inputs, at: At) -> dict[tuple[str, Need], Tensor]:
-        """Return what the fixed models of this step's terms make of a batch, or of a part of one; without gradient."""
+        """Return the outputs of this step's fixed models for a batch, or for a part of one; without gradient."""
         found: dict[tuple[str, Need], Tensor] = {}
         learners: dict[str, dict[str, list[Need]]] = {}
         for _, name, objective in self.objective.taking_part(at):
@@ -150,23 +150,23 @@ class Student(nn.Module):
 
     @torch.no_grad()
     def after_step(self, at: At, taken: Tensor) -> None:
-        """Do what follows an optimiser's step; `taken`, a scalar bool, is false where the step was left out."""
+        """Do what follows an optimiser's step; `taken`, a scalar bool, is false if the step was left out."""
         self.objective.after_step(self.model, at, taken)
         for _, _, objective in self.objective.taking_part(at):
             if objective.teacher is not None:
                 objective.teacher.follow(self._followed(objective), objective.momentum(at))
 
     def _followed(self, objective: Objective) -> dict[str, nn.Module]:
-        """Return what the teacher of an objective is the average of: the towers that it needs, and heads."""
+        """Return the modules that an objective's teacher averages: the towers that it needs, and heads."""
         needs = [need for need in objective.needs_for(objective.config) if need.by == "teacher"]
         heads = {name: getattr(objective, name) for name in objective.teacher_heads}
         return ({"model": self.model.only(needs)} if needs else {}) | heads
 
     def add_teachers(self) -> Student:
-        """Give every objective that needs one its teacher, an average that starts as the student; return the student.
+        """Give a teacher, an average that starts as the student, to every objective that needs one; return the student.
 
-        After what prepares the towers, and before what spreads them. Raises ConfigError where an objective lacks a head
-        that its teacher is to follow.
+        Call this after the towers are prepared, and before they are spread. Raises ConfigError if an objective lacks a
+        head that its teacher should follow.
         """
         for objective in self.objective.objectives:
             for head in objective.teacher_heads:
@@ -174,7 +174,7 @@ class Student(nn.Module):
                     raise ConfigError(
                         f"The objective {objective.name} has no head for its teacher to follow",
                         got=f"teacher_heads {', '.join(objective.teacher_heads)}; no module {head}",
-                        fix="Name attributes of the objective that hold modules",
+                        fix="List only attributes of the objective that hold modules",
                     )
             if followed := self._followed(objective):
                 objective.teacher = Teacher(followed)
@@ -207,8 +207,8 @@ def build_student(
 ) -> Student:
     """Return a student with fresh weights from torch's generator.
 
-    fixed: the fixed models of the loss. own_tokenizer: the bytes of the tokenizer among the weights that are going to
-    be put in, as far as these are known. records: how many are trained on, where that is known.
+    fixed: the fixed models of the loss. own_tokenizer: the bytes of the tokenizer in the weights that will be put in,
+    if they are known. records: the number of records that are trained on, if known.
     """
     views = {view.name: config.views.of(view.kind) for view in loss.views}
     scale = loss.logit_scale
@@ -229,6 +229,6 @@ def _with_tokens(dims: Dims, model: Model, config: ModelConfig, own_tokenizer: b
     """Return the sizes with what is known of the tokenizer: CLIP's, or one that the weights bring."""
     if not config.text.tokenizer:
         return replace(dims, special=Tokenizer.special)
-    if model.text_tower is None:  # which would hold the other's bytes, so that captions are read by CLIP's
+    if model.text_tower is None:  # it would hold the other tokenizer, so captions are read by CLIP's
         return replace(dims, special=Tokenizer.special, vocabulary=Tokenizer.vocabulary_size)
     return replace(dims, special=OwnTokenizer(own_tokenizer, 3).special) if own_tokenizer else dims

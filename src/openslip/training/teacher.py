@@ -1,4 +1,4 @@
-"""A teacher: the average of its students' weights over the steps, from whose outputs the students learn."""
+"""A teacher: the average of the students' weights over the steps; the students learn from its outputs."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Teacher(nn.ModuleDict):
         followed = nn.ModuleDict(dict(students))
         for module in followed.modules():
             if isinstance(module, FSDPModule):
-                module.reshard()  # what it has kept whole of a forward pass may be the weights of before the step
+                module.reshard()  # whole weights kept from the forward pass may be older than the step
         mine: list[Tensor] = []
         theirs: list[Tensor] = []
         for p, student in _pairs(dict(self.named_parameters()), dict(followed.named_parameters())):
@@ -96,7 +96,7 @@ def _without_chance(module: nn.Module) -> None:
 
 
 def _common_buffers(modules: nn.Module) -> dict[str, Tensor]:
-    """Return the buffers by name that teacher and student have in common: all but the running statistics of norms."""
+    """Return, by name, the buffers that teacher and student share: all but the running statistics of norms."""
     own = {
         f"{prefix}.{name}"
         for prefix, module in modules.named_modules()
@@ -114,6 +114,6 @@ def _pairs(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[tup
         raise TrainingError(
             "The teacher's weights are not those of the students that it was told to follow",
             got=f"{len(wrong)} that differ in name or shape: {', '.join(wrong[:5])}",
-            fix="Follow the modules that the teacher was made of, under the same names, without a wrapper around them.",
+            fix="Follow the modules that the teacher was made of, under the same names, without wrappers.",
         )
     return [(tensor, theirs[name]) for name, tensor in mine.items()]

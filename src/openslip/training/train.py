@@ -56,28 +56,28 @@ def train(
 ) -> RunFolder:
     """Train as `config` says on `source`, writing to the run folder `out`; return the run folder.
 
-    `config` may be the name of a recipe, or the path of a TOML file. `source` may be what `openslip.open_source` takes;
-    the configuration's options for data hold for it, and it is noted in the run as its `data.train`. Without `out` the
+    `config` may be the name of a recipe, or the path of a TOML file. `source` may be what `openslip.open_source` takes.
+    The configuration's options for data then apply to it, and the run notes it as `data.train`. Without `out` the
     folder is `runs/NAME`, with the configuration's name.
 
     `ssl`: where the images of the self-supervised views come from, if not from `source`.
 
-    With `resume`, a run that `out` holds goes on from its newest checkpoint and ends with the weights it would
-    have had without the interruption (bit for bit on a CPU); without one there, it starts.
-    `evaluate` takes the model and returns results (see `openslip.evaluation.Result`); it is called at the configured
-    cadence and at the end, and its last results become the run's results.json.
+    With `resume`, a run in `out` continues from its newest checkpoint, and ends with the weights of an uninterrupted
+    run (bit for bit on a CPU). If `out` holds no run, a run starts.
+    `evaluate` takes the model and returns results (see `openslip.evaluation.Result`). It is called at the configured
+    cadence and at the end; its last results become the run's results.json.
 
-    `objective`: what to minimise in place of the configuration's loss. An objective's class, or a loss as text, in
-    which classes of your own have the names `module:Class`. To go on, such a run needs its classes once more.
+    `objective`: what to minimise in place of the configuration's loss. Give an objective's class, or a loss as text, in
+    which classes of your own have the names `module:Class`. A resumed run needs the same classes again.
 
-    init: what to start from, in the place of the configuration's `init`: what `openslip.load` takes, or weights that
-    the caller has read already (`openslip.interop.read`). A run that goes on needs neither, but for an objective that
-    learns from what it started from (`preserve`).
+    init: what to start from, in place of the configuration's `init`. Give what `openslip.load` takes, or weights that
+    you have read already (`openslip.interop.read`). A resumed run needs neither, except for an objective that learns
+    from the model that the run started from (`preserve`).
 
-    Under `torchrun` all its processes train together, as one would with the whole batch; the first one writes the run
-    folder, and measures. processes: those of `openslip.processes.joined`, where the caller has joined them already.
+    Under `torchrun` all processes train together, as one process would with the whole batch. The first process writes
+    the run folder and measures. processes: what `openslip.processes.joined` yields, if you have called it already.
 
-    Raises ConfigError, DataError, CheckpointError, TrainingError or ProcessError; whatever the reason, the newest
+    Raises ConfigError, DataError, CheckpointError, TrainingError or ProcessError. After any error, the newest
     checkpoint is complete.
     """
     asked.leave_if_imported()
@@ -126,7 +126,7 @@ def _starting(
 ) -> tuple[Config, Pretrained | None]:
     """Return the configuration with what follows from the weights that the run starts from, and these; all call it.
 
-    There are none where nothing is named. Where a run goes on, its checkpoint has its own, and none are read.
+    The weights are None if `init` names none, and if the run resumes, because its checkpoint has its own.
     """
     if init is None and not config.init:
         start.check_size(config)
@@ -145,7 +145,7 @@ def _starting(
 
 
 def _read(spec: str, processes: Processes) -> Pretrained:
-    """Return the weights that a run starts from. The first process downloads what is not there, the others wait."""
+    """Return the weights that a run starts from. The first process downloads missing files; the others wait."""
     from openslip.interop import read
 
     found: list[Pretrained] = []
@@ -165,11 +165,11 @@ def _begin(
     *,
     evaluated: bool,
 ) -> tuple[Parallel, Collection[str]]:
-    """Return what is trained, with the weights it starts from, and the names of what these lack.
+    """Return what is trained, with the weights it starts from, and the names of the tensors that these weights lack.
 
-    Says what the run is going to do, and makes its folder where it is new.
+    Prints the plan of the run, and makes the run's folder if it is new.
 
-    Raises ConfigError where the folder holds another run.
+    Raises ConfigError if the folder holds another run.
     """
     config, begun, new = plan.config, False, False
     identity: Identity = {}
@@ -204,7 +204,7 @@ def _begin(
         config.training.parallel,
         dtype=plan.dtype,
         offload=config.training.offload,
-        # A class of a user's own may have a head that its loss leaves out. A text tower comes with a logit scale.
+        # A user's own class may have a head that its loss leaves out. A text tower comes with a logit scale.
         some_unused=not plan.schedule.every_step
         or bool(own.named(config.objective.loss))
         or (student.model.logit_scale is not None and LOGIT_SCALE not in plan.loss.needs),
@@ -215,9 +215,9 @@ def _begin(
 def _student(
     plan: Plan, fixed: FixedModels, init: Pretrained | None, records: int, *, begun: bool
 ) -> tuple[Student, start.Start | None]:
-    """Return what is trained, ready for it, and what it starts from, if that is not random weights.
+    """Return the student, ready to train, and its `Start`, if it does not start from random weights.
 
-    records: how many are trained on. begun: whether a checkpoint's weights are going to be put in.
+    records: the number of records that are trained on. begun: whether a checkpoint's weights will be put in.
     """
     config = plan.config
     # After the fixed models, because building one may draw random numbers.
@@ -236,9 +236,9 @@ def _student(
 
 
 def _is_new(run: RunFolder, config: Config, identity: Identity, resume: bool) -> bool:
-    """Say whether a run starts here; else the one that is here goes on. Raises ConfigError where neither can be.
+    """Return whether a new run starts here, or the run that is here resumes. Raises ConfigError if neither can be.
 
-    A start that failed before it had learned anything is none that would have to go on.
+    A start that failed before it learned anything is not a run to resume.
     """
     if not run.exists():
         run.check_unused()

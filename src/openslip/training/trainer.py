@@ -29,7 +29,7 @@ from openslip.training.watching.speed import Speed, Work, peak
 from openslip.training.watching.tracking import ProgressLine, Tracker, open_trackers
 
 SETTLE = 10
-"""Steps after which their numbers are read at the latest."""
+"""Their numbers are read at the latest after this many steps."""
 
 
 class Trainer:
@@ -58,9 +58,9 @@ class Trainer:
         self.state.run.flush()
 
     def keep(self) -> None:
-        """Compute what is computed once and kept, or open it, where steps are left that need it.
+        """Compute the features that are computed once, or open them, if steps are left that need them.
 
-        Raises Interrupted when the run is asked to stop.
+        Raises Interrupted if the run is asked to stop.
         """
         state, plan = self.state, self.state.plan
         if state.step >= plan.steps and not plan.seconds:
@@ -72,10 +72,10 @@ class Trainer:
                 self.work.kept = chosen.outputs
                 self.kept = Pass(chosen, state, self.stop, self._inputs, self.console).run()
             if chosen.without_fixed:
-                student.fixed.to("cpu")  # nothing asks them any more
+                student.fixed.to("cpu")  # nothing needs them any more
 
     def run(self) -> None:
-        """Train, log, save and measure until the last step. Raises Interrupted when the run is asked to stop."""
+        """Train, log, save and measure until the last step. Raises Interrupted if the run is asked to stop."""
         self._begin()
         with stop_signals(self.stop):
             try:
@@ -105,9 +105,9 @@ class Trainer:
     def step(self, batches: Iterator[Batch], *, settle: bool = False) -> float:
         """Wait for a batch and train on it; return the seconds that both took.
 
-        Raises Stopped, on all processes and before the step has begun, when one of them is asked to stop, also while it
-        waits. Each says whether it has its batch before any begins the step, in which they wait for each other. Where
-        all that was learned is saved, a process that is alone leaves a step half done: the first one, or one that is
+        Raises Stopped, on all processes and before the step begins, if one of them is asked to stop, also while it
+        waits. Within a step processes wait for each other, so before it they agree whether each has its batch. If all
+        that was learned is saved, a single process leaves a step half done, because the first step, or a step that is
         only timed, may take minutes. settle: wait for the step's numbers, too.
         """
         state, started, batch = self.state, time.perf_counter(), None
@@ -125,7 +125,7 @@ class Trainer:
                 self._train_on(batch)
         except Stopped:
             if state.step == before:
-                raise  # else it was done by then, and counts
+                raise  # else the step was done already, and counts
         every = state.plan.config.training.log_every
         if settle or state.step == state.plan.steps or not (state.step % SETTLE and state.step % every):
             with self.speed.phases("communication"):
@@ -135,10 +135,10 @@ class Trainer:
         return seconds
 
     def _agree(self, batch: Batch | None) -> Batch:
-        """Do what the processes decide together between two steps; return the batch. Raises Stopped where one has none.
+        """Do what the processes decide together between two steps; return the batch. Raises Stopped if one has none.
 
-        This is the one exchange of each step: a checkpoint by the clock, one whose parts are written, and whether all
-        can go on.
+        This is the only exchange of each step: whether a checkpoint is due by the clock, whether the parts of one are
+        written, and whether all can continue.
         """
         state = self.state
         minutes = state.plan.config.checkpoint.every_minutes
@@ -187,7 +187,7 @@ class Trainer:
         return Inputs(views, tokens, labels=labels, records=records, kept=self.kept.of(batch, device))
 
     def batches(self) -> Generator[Batch]:
-        """Return the data from where the run is, on the device; the loader processes are started."""
+        """Return the batches from the run's position on, on the device, and start the loader processes."""
         state, plan = self.state, self.state.plan
         text = state.parallel.student.model.text_tower
         loader = state.data.loader(
@@ -203,7 +203,9 @@ class Trainer:
             own_tokenizer=b"" if text is None else text.own_tokenizer,
             kept=self.kept.kept,
         )
-        count = sys.maxsize if plan.seconds else plan.steps - state.step  # of a rehearsal nobody knows
+        count = (
+            sys.maxsize if plan.seconds else plan.steps - state.step
+        )  # a rehearsal does not know its number
         try:
             started = iter(loader)
         except DataError:
@@ -241,7 +243,7 @@ class Trainer:
             state.inform(f"WARNING    {warning}")
 
     def _begin(self) -> None:
-        """Open what the run's numbers go to."""
+        """Open the trackers that take the run's numbers."""
         state = self.state
         if state.step:
             state.inform(f"continuing from step {state.step:,} of {state.plan.steps:,}")
@@ -253,14 +255,14 @@ class Trainer:
         state.saved_at = time.monotonic()
 
     def _catch_up(self) -> None:
-        """Do what a kill may have prevented after the last step that was saved."""
+        """Do what a kill may have prevented after the last saved step."""
         if self.state.step == self.state.plan.steps:
             self.state.save()  # for counts.json, which is written after the checkpoint
         if self.evaluations.due():
             self._measure()  # the run ended before the scores were saved
 
     def _after_step(self) -> None:
-        """Log, save and measure what is to be after this step."""
+        """Log, save and measure what is due after this step."""
         state, config = self.state, self.state.plan.config
         self.progress.advance(state.step)
         last, due = state.step == state.plan.steps, self.evaluations.due()
@@ -273,7 +275,7 @@ class Trainer:
             self._measure()
 
     def _end(self) -> None:
-        """Tell what the run came to, and measure it."""
+        """Print the run's counts, and measure the model."""
         state, outcomes = self.state, self.state.outcomes
         state.inform(
             outcomes.records.summary(state.run.skipped, outcomes.nonfinite, state.plan.config.training.batch)
@@ -290,7 +292,7 @@ class Trainer:
             self.evaluations.run()
 
     def _count_time(self, seconds: float) -> None:
-        """Count the time that a step has taken; say how long the rest will take, and where a budget is overrun."""
+        """Count the time that a step has taken; print how long the rest will take, and if a budget is overrun."""
         state = self.state
         state.spent += seconds
         left = state.plan.steps - state.step
@@ -299,7 +301,7 @@ class Trainer:
             state.inform(words)
 
     def log(self, line: dict[str, Any]) -> None:
-        """Hand a line of numbers, with where the run is, to all that take them."""
+        """Pass a line of numbers, with the run's position, to all trackers."""
         state, plan = self.state, self.state.plan
         where = {
             "step": state.step,
@@ -316,7 +318,7 @@ class Trainer:
             tracker.log(where | line)
 
     def _leave(self) -> NoReturn:
-        """Save what has been learned, and raise Interrupted when the state is on disk."""
+        """Save what has been learned, then raise Interrupted once the state is on disk."""
         state = self.state
         if not state.saved:
             state.save()

@@ -17,7 +17,7 @@ from torch import Tensor
 from openslip.data.record import Batch
 
 PATIENCE = 5.0
-"""Seconds that closing waits for the batch in work. A source that hangs must not keep a run from ending."""
+"""Seconds that closing waits for the batch in progress. A source that hangs must not keep a run from ending."""
 
 
 def on_device(batches: Generator[Batch], device: torch.device, count: int) -> Generator[Batch]:
@@ -25,9 +25,9 @@ def on_device(batches: Generator[Batch], device: torch.device, count: int) -> Ge
 
     Parameters stay on the CPU.
 
-    For a CUDA device a thread takes the next batch and sends it while the caller works on the one before. It hands it
-    over when it has arrived, so that whoever waits for a batch waits for all of it. For other devices they are the
-    batches themselves. Closing the result closes `batches`.
+    For a CUDA device, a thread takes the next batch and sends it while the caller works on the previous batch. The
+    thread hands a batch over when all of it has arrived. For other devices the batches are returned as they are.
+    Closing the result closes `batches`.
     """
     if device.type != "cuda":
         return batches
@@ -41,7 +41,7 @@ def _ahead(
     keep: Callable[[Batch], None],
     count: int,
 ) -> Generator[Batch]:
-    """Yield what `send` makes of `count` batches, in a thread, one ahead; `keep` is called here for each."""
+    """Yield `count` batches that `send` sends in a thread, one ahead; `keep` is called in this thread for each."""
     wanted, arrived, closed = (
         threading.Semaphore(),
         queue.SimpleQueue[Batch | BaseException](),
@@ -68,7 +68,7 @@ def _ahead(
             wanted.release()
             keep(batch)
             yield batch
-            del batch  # else its memory would be held until the next one is there
+            del batch  # else its memory would be held until the next batch is there
         if not isinstance(batch, StopIteration):
             raise batch
     finally:
@@ -101,7 +101,7 @@ def _to(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def _keep(batch: Batch, device: torch.device) -> None:
-    """Tell the allocator which stream works on the batch: its memory must not be given to the next one before."""
+    """Tell the allocator which stream works on the batch, so that it does not give the memory away too early."""
     working = torch.cuda.current_stream(device)
     for tensor in (*batch.views.values(), *_rows(batch).values()):
         if tensor is not None:
@@ -109,7 +109,7 @@ def _keep(batch: Batch, device: torch.device) -> None:
 
 
 def run_ahead(device: torch.device, steps: int = 2) -> Callable[[], None]:
-    """Return what to call after each step, so that this process is never more than `steps` ahead of a GPU.
+    """Return a function to call after each step, so that this process is never more than `steps` ahead of a GPU.
 
     Nothing in a step waits for the GPU. Without a bound, the views of all steps that were begun would be in its memory.
     """

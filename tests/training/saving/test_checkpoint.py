@@ -141,9 +141,10 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path) -> None:
     assert [str(e.got).split(":")[0] for e in told] == [
         str(missing / "model.safetensors"), str(cut / "optimizer.safetensors"), str(flipped / "model.safetensors"),
     ]  # fmt: skip
-    assert all(f"goes on from {good.name}; this one is damaged-step-0000000" in str(error) for error in told)
+    words = f"continues from {good.name}; the damaged one is now damaged-step-0000000"
+    assert all(words in str(error) for error in told)
     (good / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"is damaged.*No other is good"):
+    with pytest.raises(CheckpointError, match=r"is damaged.*No other checkpoint is good"):
         checkpoint.newest_good(tmp_path, told.append)
     assert checkpoint.newest_good(tmp_path / "nothing", told.append) is None
 

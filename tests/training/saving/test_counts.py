@@ -109,7 +109,7 @@ def test_summary() -> None:
     counts.add([tally(24, 3)])
     assert counts.summary(LISTED, 2, 8) == (
         "1,024 records read: 1,021 used, 3 skipped and stood in for by others, listed in run/skipped.jsonl\n"
-        "16 samples were in 2 steps with a loss that was not finite: not learned from"
+        "16 samples were in 2 steps with a loss that was not finite: nothing was learned from them"
     )
     counts = Counts(Data(Mixture([Shards(10, name="a"), Shards(10, name="b")], [1, 1])))
     counts.add([tally(10, 0), tally(10, 2)])

@@ -75,7 +75,7 @@ def test_outputs_of_something_else_are_not_used(tmp_path) -> None:
     writer.settle()
     writer.close()
     other = files(tmp_path, of=OF | {"seed": 1, "weights": {"a": "2"}})
-    assert other.begin() == "they are of other weights, seed"
+    assert other.begin() == "they were computed with other weights, seed"
     assert other.done == 0
     other.close()
 
@@ -88,9 +88,9 @@ def test_a_file_that_is_not_whole_is_told_of(tmp_path) -> None:
     writer.close()
     path = tmp_path / "train" / "b.npy"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match=r"cannot be read.*b\.npy.*must be one that they share"):
+    with pytest.raises(CheckpointError, match=r"cannot be read.*b\.npy.*give a run folder that they share"):
         files(tmp_path).load()
-    assert files(tmp_path).begin() == "b.npy is not whole"
+    assert files(tmp_path).begin() == "b.npy is incomplete"
 
 
 def test_no_file_that_runs_code_is_read(tmp_path) -> None:
@@ -103,7 +103,7 @@ def test_no_file_that_runs_code_is_read(tmp_path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path) -> None:
     (tmp_path / "train").write_text("")
-    with pytest.raises(CheckpointError, match=r"cannot be kept.*It takes 0\.00 GiB"):
+    with pytest.raises(CheckpointError, match=r"cannot be kept.*They take 0\.00 GiB"):
         files(tmp_path).begin()
 
 

@@ -39,7 +39,7 @@ def test_a_run_too_short_for_a_trace_ends_without_one(tmp_path, toy_source) -> N
         config, said = make_tiny_config(profile=3, budget=f"{8 * steps} samples"), io.StringIO()
         run = train(config, toy_source, tmp_path / str(steps), console=Console(file=said, width=200))
         assert (run.path / TRACE).exists() == (steps == 6)
-        told = f"the first 5 are not recorded, and this one had {steps}"
+        told = f"the first 5 steps of a run are not recorded, and this run had {steps}"
         assert (told in said.getvalue()) == (steps < 6)
 
 

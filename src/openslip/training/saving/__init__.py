@@ -1,1 +1,1 @@
-"""What a run leaves on disk: its folder, counts, and checkpoints written in the background."""
+"""What a run writes to disk: its folder, counts, and checkpoints, which are written in the background."""

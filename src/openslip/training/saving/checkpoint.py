@@ -2,9 +2,9 @@
 
 checkpoints/step-00001000/model.safetensors      weights
                           optimizer.safetensors  AdamW's moments, by parameter name
-                          state.json             step, score and what else a run needs to go on; checksums, also its own
+                          state.json             step, score, what else a run needs to resume; checksums, also its own
 
-Of a model that is spread over processes, each writes its parts of both files; see `openslip.training.saving.tensors`.
+If a model is spread over processes, each writes its parts of both files; see `openslip.training.saving.tensors`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from openslip.training.saving.tensors import Snapshot, read_tensors
 PREFIX = "step-"
 _NAME = re.compile(PREFIX + "[0-9]{8,18}")
 _FILES = re.compile(r"(model|optimizer)(-\d{5}-of-\d{5})?\.safetensors")
-"""What a checkpoint's files are called, beside its state: no other is looked at, wherever a name may lead."""
+"""Names of a checkpoint's files besides its state. No other file is read, wherever a name may lead."""
 REPLACED = "-replaced"
-"""Suffix of the temporary name of a checkpoint whose step is saved again, until the new one is in its place."""
+"""Suffix of the temporary name of a checkpoint whose step is saved again, until the new checkpoint is in its place."""
 DAMAGED = "damaged-"
-"""Prefix of the names of checkpoints that were passed over: left to people, and no longer counted."""
+"""Prefix of the names of damaged checkpoints: nothing reads or removes them any more."""
 
 
 def save(
@@ -45,10 +45,10 @@ def save(
     state: Mapping[str, Any],
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write checkpoint `step` below `folder` and return its path: complete under its name, or not there at all.
+    """Write checkpoint `step` in `folder` and return its path: complete under its name, or not there at all.
 
     metadata: texts for the header of the weights.
-    Raises CheckpointError when the disk is full or not writable; earlier checkpoints are untouched.
+    Raises CheckpointError if the disk is full or not writable; earlier checkpoints are untouched.
     """
     try:
         return commit(
@@ -60,9 +60,9 @@ def save(
 
 
 def write(folder: Path, step: int, snapshot: Snapshot) -> dict[str, str]:
-    """Write what one process holds of checkpoint `step`, not yet under its name; return checksums by file name.
+    """Write one process's part of checkpoint `step` under a temporary name; return checksums by file name.
 
-    Raises CheckpointError. What was written is left to `commit` or `discard`, when all processes have written.
+    Raises CheckpointError. `commit` or `discard` takes the files when all processes have written.
     """
     with _writing(folder, step) as temporary:
         temporary.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def commit(folder: Path, step: int, state: Mapping[str, Any], checksums: Mapping
         if missing:
             raise OSError(f"{missing[0]} is not there: the run folder must be one that all machines share")
         for file in temporary.iterdir():
-            if file.name not in checksums:  # of a killed run's attempt at this step, by more processes
+            if file.name not in checksums:  # left by a killed run that tried this step with more processes
                 file.unlink()
         told = dict(state, step=step, checksums=dict(checksums))
         write_json(temporary / "state.json", told | {"crc": _crc(told)})
@@ -103,17 +103,17 @@ def commit(folder: Path, step: int, state: Mapping[str, Any], checksums: Mapping
 
 
 def discard(folder: Path, step: int) -> None:
-    """Remove what was written of a checkpoint that is not to be."""
+    """Remove what was written of a checkpoint that will not be completed."""
     shutil.rmtree(_temporary(folder, step), ignore_errors=True)
 
 
 def path_of(folder: Path, step: int) -> Path:
-    """Return where checkpoint `step` is below `folder`."""
+    """Return the path of checkpoint `step` in `folder`."""
     return folder / f"{PREFIX}{step:08d}"
 
 
 def step_of(checkpoint: Path) -> int:
-    """Return the step that a checkpoint's name tells."""
+    """Return the step in a checkpoint's name."""
     return int(checkpoint.name.removeprefix(PREFIX))
 
 
@@ -127,7 +127,7 @@ def load(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[s
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """Read a checkpoint's state.json. Raises CheckpointError when it is not as it was written."""
+    """Read a checkpoint's state.json. Raises CheckpointError if it is not as it was written."""
     try:
         state = read_json(checkpoint / "state.json")
         step = state.get("step") if isinstance(state, dict) else None
@@ -140,7 +140,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         if not isinstance(checksums, dict) or not all(map(_FILES.fullmatch, checksums)):
             raise ValueError("Its checksums are damaged")
         if _NAME.fullmatch(checkpoint.name) and checkpoint.name != path_of(Path(), step).name:
-            raise ValueError(f"It is that of step {step}")
+            raise ValueError(f"It is the state of step {step}")
     except (OSError, ValueError) as error:
         raise CheckpointError(
             "The checkpoint's state cannot be read",
@@ -152,10 +152,10 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def newest_good(folder: Path, damaged: Callable[[CheckpointError], None]) -> Path | None:
-    """Return the newest checkpoint that is as it was written; None if there is none.
+    """Return the newest checkpoint that is as it was written; None if there are no checkpoints.
 
-    Those that are not are passed over and renamed, and `damaged` is told why. Raises the newest one's CheckpointError
-    when none is good: going back to the beginning is for people to decide.
+    Damaged checkpoints are passed over and renamed, and `damaged` gets the reason. Raises the newest checkpoint's
+    CheckpointError if none is good: the user decides whether to begin again.
     """
     put_back(folder)
     passed: list[tuple[Path, CheckpointError]] = []
@@ -166,12 +166,12 @@ def newest_good(folder: Path, damaged: Callable[[CheckpointError], None]) -> Pat
             passed.append((checkpoint, error))
         else:
             for other, error in passed:
-                fix = f"The run goes on from {checkpoint.name}{_set_aside(other)}"
+                fix = f"The run continues from {checkpoint.name}{_set_aside(other)}"
                 damaged(CheckpointError(error.what, got=error.got, cause=error.cause, fix=fix))
             return checkpoint
     if passed:
         error = passed[0][1]
-        fix = "No other is good. Put a copy in its place, or start a new run with another --out"
+        fix = "No other checkpoint is good. Put a copy in its place, or start a new run with another --out"
         raise CheckpointError(error.what, got=error.got, cause=error.cause, fix=fix)
     return None
 
@@ -186,15 +186,15 @@ def put_back(folder: Path) -> None:
 
 
 def any_there(folder: Path) -> bool:
-    """Say whether a run that goes on in `folder` takes its weights from a checkpoint."""
+    """Return whether a run that resumes in `folder` takes its weights from a checkpoint."""
     put_back(folder)
     return bool(list_checkpoints(folder))
 
 
 def verify(checkpoint: Path, of: str = "") -> None:
-    """Raise CheckpointError when a file of the checkpoint is missing, or not as it was written.
+    """Raise CheckpointError if a file of the checkpoint is missing, or not as it was written.
 
-    of: how the names of those begin that are to be looked at, as "model".
+    of: check only the files whose names begin so, such as "model".
     """
     for name, checksum in read_state(checkpoint).get("checksums", {}).items():
         if not name.startswith(of):
@@ -218,24 +218,24 @@ def verify(checkpoint: Path, of: str = "") -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the complete checkpoints below `folder`, oldest first; what people put beside them is none."""
+    """Return the complete checkpoints in `folder`, oldest first; other files and folders there do not count."""
     return sorted(
         p for p in folder.glob(f"{PREFIX}*") if _NAME.fullmatch(p.name) and (p / "state.json").is_file()
     )
 
 
 def best(checkpoints: list[Path]) -> Path | None:
-    """Return the checkpoint with the highest score, the later one of equals; None if none that can be read has one.
+    """Return the checkpoint with the highest score, the later of equals; None if no readable checkpoint has a score.
 
-    Compared are scores of one metric on the same data: of what the newest measured checkpoint was chosen by, as far as
-    the others have it. Those of earlier versions do not say what they are of, and are compared where no other is there.
+    The scores compared are of one metric on the same data: the one that chose the newest measured checkpoint, as far as
+    the others have it. Scores of earlier versions do not say what they measure, and are compared only with each other.
     """
     return next(iter(bests(checkpoints)), None)
 
 
 def bests(checkpoints: list[Path]) -> list[Path]:
-    """Return `best`, and of the checkpoints whose scores cannot be compared with its own those that are best among
-    themselves: measured on other data, or by an earlier version, before the run went on."""
+    """Return `best`, and the best of each group of checkpoints whose scores cannot be compared with it, because they
+    were measured on other data, or by an earlier version before the run was resumed."""
     scored = []
     for checkpoint in checkpoints:
         with suppress(CheckpointError):
@@ -251,16 +251,16 @@ def bests(checkpoints: list[Path]) -> list[Path]:
 
 @dataclass(frozen=True)
 class Score:
-    """What a checkpoint is judged by: the metric it was chosen by, and its values by what exactly was measured."""
+    """A checkpoint's score: the measurement that it was chosen by, and its values by exact measurement."""
 
     chosen_by: str
-    """What was measured, of the metric that picked the best checkpoint; empty where an earlier version has not said."""
+    """The measurement that picked the best checkpoint; empty if an earlier version has not noted it."""
     value: float
     values: Mapping[str, float]
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Score | None:
-        """Return the score of a checkpoint's state; None where it was not measured, or its score is no number."""
+        """Return the score of a checkpoint's state; None if it was not measured, or its score is no number."""
         score, told = state.get("score"), state.get("score_of")
         if not _is_score(score):
             return None
@@ -272,7 +272,7 @@ class Score:
         return cls(told if isinstance(told, str) else "", float(score), values)
 
     def by(self, what: str) -> tuple[str, float]:
-        """Return the score by what another checkpoint was chosen by, where it has it, else its own; and by what."""
+        """Return a measurement and its value: `what`, which chose another checkpoint, if known here; else its own."""
         return (what, self.values[what]) if what in self.values else (self.chosen_by, self.value)
 
 
@@ -283,7 +283,7 @@ def _is_score(value: Any) -> TypeGuard[float]:
 def prune(folder: Path, keep: int) -> None:
     """Remove all checkpoints but the last `keep` and the best (see `bests`).
 
-    Raises CheckpointError when one cannot be removed; the others are by then.
+    Raises CheckpointError if one cannot be removed; the others are then removed already.
     """
     checkpoints = list_checkpoints(folder)
     kept = {*bests(checkpoints), *checkpoints[-max(1, keep) :]}
@@ -303,10 +303,10 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def remove(folder: Path, step: int) -> None:
-    """Remove checkpoint `step`, if it is there. Raises OSError when it cannot be.
+    """Remove checkpoint `step`, if it is there. Raises OSError if it cannot be removed.
 
-    It is renamed first, so that a kill in the middle leaves nothing that looks complete; the next `commit` deletes what
-    is left.
+    The checkpoint is renamed first, so that a kill in the middle leaves nothing that looks complete. The next `commit`
+    deletes what is left.
     """
     doomed = _temporary(folder, step)
     shutil.rmtree(doomed, ignore_errors=True)
@@ -316,14 +316,14 @@ def remove(folder: Path, step: int) -> None:
 
 
 def _set_aside(checkpoint: Path) -> str:
-    """Rename a damaged checkpoint, so that it is not kept in place of a good one; return that in words."""
+    """Rename a damaged checkpoint, so that it is not kept in place of a good one; return words that say so."""
     aside = checkpoint.with_name(DAMAGED + checkpoint.name)
     shutil.rmtree(aside, ignore_errors=True)
     try:
         os.rename(checkpoint, aside)
-    except OSError:  # who cannot rename cannot remove what is good either
+    except OSError:  # a process that cannot rename cannot remove a good checkpoint either
         return ""
-    return f"; this one is {aside.name} now"
+    return f"; the damaged one is now {aside.name}"
 
 
 def _checksum(path: Path) -> str:
@@ -336,7 +336,7 @@ def _checksum(path: Path) -> str:
 
 
 def _crc(state: Mapping[str, Any]) -> str:
-    """Return the CRC-32 of a state's JSON, the same of one that was written and read."""
+    """Return the CRC-32 of a state's JSON, the same before and after it is written and read."""
     return f"{zlib.crc32(json.dumps(state).encode()):08x}"
 
 
@@ -346,7 +346,7 @@ def _temporary(folder: Path, step: int) -> Path:
 
 @contextmanager
 def _writing(folder: Path, step: int) -> Iterator[Path]:
-    """Give the folder to write checkpoint `step` in; what the disk refuses becomes a CheckpointError."""
+    """Yield the folder to write checkpoint `step` in; an OSError of the disk becomes a CheckpointError."""
     try:
         yield _temporary(folder, step)
     except OSError as error:

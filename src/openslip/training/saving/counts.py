@@ -1,4 +1,4 @@
-"""What a run adds up as it goes, and its checkpoints keep: what became of its records, and the losses to be logged."""
+"""What a run adds up as it goes, and its checkpoints keep: counts of its records, and the losses to be logged."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from openslip.data.record import Part, Skipped, Tally
 from openslip.errors import TrainingError
 
 MIN_READ = 200
-"""Records read of a source before the share of unusable ones is judged or warned of."""
+"""Records that must be read of a source before its share of unusable records is judged or gets a warning."""
 MIN_BLOCKS = 100
-"""Blocks read of a source, likewise: the records of a shard fail together, so that a few blocks tell little."""
+"""Blocks that must be read before that share is judged. Records of a shard fail together, so few blocks tell little."""
 WORTHLESS = 0.5
-"""Share of unusable records from which on a source among several is warned of."""
+"""Share of unusable records above which a source among several gets a warning."""
 
 
 @dataclass
@@ -31,14 +31,14 @@ class _Counted:
 
     @property
     def judged(self) -> bool:
-        """Whether enough was read for the share of unusable records to be more than bad luck, or all of it was."""
+        """Whether the whole source was read, or enough for the share of unusable records to be more than bad luck."""
         return self.tally.read >= max(MIN_READ, min(MIN_BLOCKS * self.part.block, self.part.length))
 
 
 class Counts:
     """The counts of a run: a `Tally` for each part of each source, in the order of `Batch.tallies`.
 
-    saved: `state` of a checkpoint, to go on from there; None counts from `step` on.
+    saved: `state` of a checkpoint, to continue from there; None counts from `step` on.
     """
 
     def __init__(self, data: Data, saved: Mapping[str, Any] | None = None, step: int = 0) -> None:
@@ -68,15 +68,15 @@ class Counts:
         return sum((source.tally for source in self.sources), Tally())
 
     def add(self, tallies: Sequence[Tally]) -> None:
-        """Add those of a batch; of several processes, add those of each."""
+        """Add the tallies of a batch; with several processes, add those of each process."""
         for source, tally in zip(self.sources, tallies, strict=True):
             source.tally += tally
 
     def judge(self, allowed: float, example: Skipped, listed: Path) -> None:
-        """Raise TrainingError when more than the share `allowed` of what was read could not be used.
+        """Raise TrainingError if more than the share `allowed` of the records read could not be used.
 
-        Counted are the sources of which enough was read (see `_Counted.judged`): with one dead shard of a hundred,
-        the first few hundred records that a run reads may well be a tenth unusable.
+        Only sources of which enough was read count (see `_Counted.judged`). With one dead shard of a hundred, a tenth
+        of the first few hundred records that a run reads may well be unusable.
         """
         judged = sum((source.tally for source in self.sources if source.judged), Tally())
         if judged.skipped > allowed * judged.read:
@@ -88,7 +88,7 @@ class Counts:
             )
 
     def warnings(self) -> list[str]:
-        """Return what there is to say, once, of each source among several that gives hardly anything usable."""
+        """Return a warning, once, for each source among several that gives hardly any usable record."""
         found = []
         for source in self.sources if len(self.sources) > 1 else ():
             tally = source.tally
@@ -116,7 +116,8 @@ class Counts:
         if nonfinite:
             steps = f"{nonfinite:,} step{'s' if nonfinite > 1 else ''}"
             lines.append(
-                f"{nonfinite * batch:,} samples were in {steps} with a loss that was not finite: not learned from"
+                f"{nonfinite * batch:,} samples were in {steps} with a loss that was not finite: nothing was learned "
+                "from them"
             )
         return "\n".join(lines)
 
@@ -142,7 +143,7 @@ def _described(tally: Tally) -> str:
 
 
 class Window:
-    """Means since the last line, each over the steps that had the value; its state travels with the checkpoint."""
+    """Means since the last line, each over the steps that had the value. Checkpoints keep the state of a Window."""
 
     def __init__(self, sums: Mapping[str, tuple[float, int]] | None = None) -> None:
         self.sums = {name: (total, steps) for name, (total, steps) in (sums or {}).items()}

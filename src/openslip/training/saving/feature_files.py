@@ -1,11 +1,11 @@
 """Outputs of models that do not change, in a run folder: computed a block at a time, in order, and read back by row.
 
-features/train/         of the records of data.train, epoch after epoch of their views
-  about.json            what the outputs are of, and how many blocks are done
+features/train/         outputs of the records of data.train, epoch after epoch of their views
+  about.json            what the outputs were computed from, and how many blocks are done
   NAME.npy              an output, (rows, width) in fp16, as numpy writes arrays
-  records.jsonl         what each record is: key, captions and class, or why it cannot be used
-features/ssl/           the same of data.ssl
-features/text/          of the captions
+  records.jsonl         each record's key, captions and class, or why it cannot be used
+features/ssl/           outputs of the records of data.ssl
+features/text/          outputs of the captions
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from openslip.files import open_regular, parse_json, read_json, write_json
 
 FOLDER = "features"
 BLOCK = 256
-"""Most rows of a block. What a row is must not depend on who computes it with which others: blocks are always the
-same ones."""
+"""Most rows of a block. A row must not depend on the process, or on the other rows that are computed with it. So a
+block always has the same rows."""
 TYPE = np.dtype(np.float16)
 _VERSION = 1
 
 
 class FeatureFiles:
-    """Some outputs of the same `rows`, in a folder; widths: of each output by its name.
+    """Some outputs of the same `rows`, in a folder. widths: the width of each output, by name.
 
-    of: what they are of, as JSON holds it. Outputs of something else that lie in the folder are computed again. What
-    stands under `data` is compared as an `Identity` (`openslip.data.identity`).
+    of: what the outputs are computed from, as JSON holds it. If the folder holds outputs of something else, they are
+    computed again. The value under `data` is compared as an `Identity` (`openslip.data.identity`).
 
-    One process writes: `begin`, then `write` of each block in order, `settle` now and then and at the end. When all
-    blocks are done, any process reads.
+    One process writes: `begin`, then `write` for each block in order, `settle` now and then and at the end. When all
+    blocks are done, any process may read.
     """
 
     def __init__(self, folder: Path, rows: int, widths: Mapping[str, int], of: Mapping[str, Any]) -> None:
@@ -60,9 +60,9 @@ class FeatureFiles:
         return self.rows * sum(self.widths.values()) * TYPE.itemsize
 
     def begin(self) -> str:
-        """Open the files to write what is missing; set `done`. Return why outputs that are there are not used, or "".
+        """Open the files to write what is missing; set `done`. Return why outputs in the folder are not used, or "".
 
-        Raises CheckpointError where the folder cannot be written.
+        Raises CheckpointError if the folder cannot be written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ class FeatureFiles:
             raise self._unwritable(error) from None
 
     def _go_on(self) -> str:
-        """Open the files where they are, cut to what is known to be complete, if they are of the same."""
+        """Open the files that are there, cut to what is known to be complete, if they hold the same outputs."""
         try:
             about = read_json(self.folder / "about.json")
             other = self._differs(about["of"])
@@ -89,7 +89,7 @@ class FeatureFiles:
         for name, end in ends.items():
             path = self.folder / self._file(name)
             if not path.is_file() or path.stat().st_size < end:
-                return f"{path.name} is not whole"
+                return f"{path.name} is incomplete"
         for name, end in ends.items():
             file = self._opened(name, "r+b")
             file.truncate(end)
@@ -98,10 +98,10 @@ class FeatureFiles:
         return ""
 
     def _differs(self, of: Mapping[str, Any]) -> str:
-        """Return in words what outputs that lie here are of, if it is something else; else ""."""
+        """Return in words how the outputs in the folder differ from these; "" if they are the same."""
         changed = [key for key in self.of if key != "data" and of.get(key) != self.of[key]]
         if changed:
-            return f"they are of other {', '.join(changed)}"
+            return f"they were computed with other {', '.join(changed)}"
         return "; ".join(differences(of.get("data", {}), self.of.get("data", {})))
 
     def _start(self) -> None:
@@ -122,7 +122,7 @@ class FeatureFiles:
         return header.getvalue()
 
     def _end(self, name: str, blocks: int) -> int:
-        """Return how long the file of an output is with so many blocks."""
+        """Return the length of an output's file with `blocks` blocks, in bytes."""
         rows = min(blocks * self.block, self.rows)
         return len(self._header(name)) + rows * self.widths[name] * TYPE.itemsize
 
@@ -145,7 +145,7 @@ class FeatureFiles:
         self.done += 1
 
     def settle(self) -> None:
-        """Force to disk what was written, then note that it is."""
+        """Force the written blocks to disk, then note that they are there."""
         try:
             for file in self._files.values():
                 file.flush()
@@ -163,12 +163,12 @@ class FeatureFiles:
     def close(self) -> None:
         """Close what `begin` has opened."""
         for file in self._files.values():
-            with suppress(OSError):  # what the disk does not take has been told of
+            with suppress(OSError):  # a full disk has been reported already
                 file.close()
         self._files.clear()
 
     def load(self) -> dict[str, np.ndarray]:
-        """Return the complete outputs, mapped into memory. Raises CheckpointError where they cannot be read."""
+        """Return the complete outputs, mapped into memory. Raises CheckpointError if they cannot be read."""
         found = {}
         for name, width in self.widths.items():
             path = self.folder / self._file(name)
@@ -182,7 +182,7 @@ class FeatureFiles:
         return found
 
     def records(self) -> Iterator[Known]:
-        """Yield what each record is. Raises CheckpointError where that cannot be read."""
+        """Yield what is known of each record. Raises CheckpointError if that cannot be read."""
         path = self.folder / "records.jsonl"
         try:
             with open_regular(path) as file:
@@ -192,25 +192,25 @@ class FeatureFiles:
 
     def _unwritable(self, error: OSError) -> CheckpointError:
         return CheckpointError(
-            "What is computed once cannot be kept in the run folder",
+            "The features that are computed once cannot be kept in the run folder",
             got=str(self.folder),
             cause=str(error),
-            fix=f"It takes {self.size / 2**30:.2f} GiB. Make room, choose another folder with --out, or lower "
+            fix=f"They take {self.size / 2**30:.2f} GiB. Make room, choose another folder with --out, or lower "
             "--training.keep-features",
         )
 
     def _unreadable(self, path: Path, error: Exception) -> CheckpointError:
         return CheckpointError(
-            "What was kept of models that do not change cannot be read",
+            "The features that are computed once cannot be read",
             got=str(path),
             cause=str(error),
-            fix=f"Where several machines train, the run folder must be one that they share. Else delete {self.folder}, "
-            "and it is computed again",
+            fix=f"If several machines train, give a run folder that they share. Otherwise delete {self.folder}; the "
+            "features are then computed again",
         )
 
 
 def lines_of(records: Iterable[Known]) -> Iterator[str]:
-    """Yield what is known of each record as a line of JSON. Captions that are the record's before are left out."""
+    """Yield what is known of each record as a line of JSON, without captions that equal the previous record's."""
     before: tuple[str, ...] | None = None
     for record in records:
         if isinstance(record, Skipped):
@@ -222,7 +222,7 @@ def lines_of(records: Iterable[Known]) -> Iterator[str]:
 
 
 def records_of(lines: Iterable[bytes]) -> Iterator[Known]:
-    """Yield what lines say of records. Raises ValueError, LookupError or TypeError for others than of `lines_of`."""
+    """Yield what lines say of records. Raises ValueError, LookupError or TypeError for lines not from `lines_of`."""
     before: tuple[str, ...] = ()
     for line in lines:
         value = parse_json(line)

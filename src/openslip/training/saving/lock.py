@@ -1,8 +1,8 @@
-"""One process at a time writes to a run folder: a lock that nobody holds who is dead.
+"""A lock that lets one process at a time write to a run folder; a dead process holds no lock.
 
-The kernel keeps the lock (`flock`) and lets go of it when its holder dies. What one kernel keeps, others may not see,
-as on some network file systems, and some file systems keep no locks at all. There the holder's sign of life counts: it
-changes the lock file every few seconds, and a file that has not been changed for a while is nobody's.
+The kernel keeps the lock (`flock`) and releases it when its holder dies. On some network file systems other kernels do
+not see the lock, and some file systems keep no locks at all. There the holder's sign of life counts: the holder changes
+the lock file every few seconds, and a file that has not changed for a while belongs to nobody.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from openslip.errors import ConfigError
 
 NAME = "lock"
 PATIENCE = 10.0
-"""Seconds to wait for a holder that may be about to end, as one that has been replaced."""
+"""Seconds to wait for a holder that may be about to end, such as a process that has been replaced."""
 BEAT = 5.0
 """Seconds between two signs of life."""
 SILENCE = 20.0
@@ -40,13 +40,13 @@ Inform = Callable[[str], object]
 
 @contextmanager
 def held(folder: Path, patience: float | None = None, inform: Inform = lambda text: None) -> Iterator[None]:
-    """Be the only process within the block, of all that ask for this folder; make the folder where it is not there.
+    """Hold the lock on a folder within the block; make the folder if it is not there.
 
-    A process that dies, however that may be, holds no lock. What was made for the lock alone goes with it, but for a
-    folder that another process is in by then. Where no file can be written, everybody is let in. inform: tells people
-    what is waited for.
+    A process that dies in any way holds no lock. Folders made only for the lock are removed with it, unless another
+    process uses them by then. If no file can be written, no lock is held, and the block runs. inform: prints what the
+    process waits for.
 
-    Raises ConfigError when another process has held it for `patience` seconds (default: PATIENCE), OSError when the
+    Raises ConfigError if another process has held the lock for `patience` seconds (default: PATIENCE), OSError if the
     folder cannot be made.
     """
     patience = PATIENCE if patience is None else patience
@@ -59,14 +59,15 @@ def held(folder: Path, patience: float | None = None, inform: Inform = lambda te
         with suppress(OSError):
             if lock is not None:
                 lock.release()
-            for path in made:  # nothing has come of it
+            for path in made:  # only if it is empty
                 path.rmdir()
 
 
 def check_free(folder: Path, patience: float | None = None, inform: Inform = lambda text: None) -> None:
-    """Raise ConfigError when another process of this machine has held the folder for `patience` seconds.
+    """Raise ConfigError if another process of this machine has held the folder for `patience` seconds.
 
-    Nothing is written, and nothing is held afterwards: for who has long to prepare before it needs the folder.
+    Nothing is written, and nothing is held afterwards. Use it before a long preparation that needs the folder at its
+    end.
     """
     patience = PATIENCE if patience is None else patience
     with suppress(OSError):
@@ -97,7 +98,7 @@ class _Lock:
             self.sign.write(self.descriptor)
 
     def release(self) -> None:
-        """Let go: first the file, while nobody else can have it."""
+        """Release the lock: first remove the file, while no other process can have it."""
         self.ended.set()
         self.thread.join()
         try:
@@ -109,7 +110,7 @@ class _Lock:
 
 @dataclass
 class _Sign:
-    """What a lock file says of its holder; of another version's, only who it is."""
+    """What a lock file says of its holder. A lock file of another version only names the holder."""
 
     holder: str = ""
     kernel: str = ""
@@ -117,8 +118,8 @@ class _Sign:
     beat: int = 0
 
     def write(self, descriptor: int) -> None:
-        """Write it, also for those who look from another machine."""
-        with suppress(OSError):  # a full disk stops nobody here
+        """Write the sign, also for processes on other machines."""
+        with suppress(OSError):  # a full disk is no reason to stop
             text = f"{self.holder}\n{self.kernel} {self.token} {self.beat:010d}\n".encode()
             os.pwrite(descriptor, text, 0)
             os.ftruncate(descriptor, len(text))
@@ -126,11 +127,11 @@ class _Sign:
 
     @classmethod
     def read(cls, path: Path) -> _Sign | None:
-        """Return what a lock file says; None where there is none, or it says nothing."""
+        """Return what a lock file says; None if there is no file, or it is empty."""
         try:
             descriptor = os.open(
                 path, _READ
-            )  # opened anew each time, because a network file system looks then
+            )  # opened anew each time, because only then a network file system looks at the file again
         except OSError:
             return None
         with suppress(OSError), os.fdopen(descriptor, "rb") as file:
@@ -141,21 +142,21 @@ class _Sign:
 
 
 def _acquire(path: Path, patience: float, inform: Inform) -> _Lock | None:
-    """Return the lock, or None where no file can be written. Raises ConfigError when it is held."""
+    """Return the lock, or None if no file can be written. Raises ConfigError if another process holds the lock."""
     while True:
         before = _Sign.read(path)
         if before and not before.holder.startswith(("process ", "a process ")):
             raise ConfigError(
-                f"{path} is a file of somebody else's, in the place of the lock on its folder",
+                f"{path} is no lock, and has the name of the lock on its folder",
                 got=f"a file that begins with {before.holder[:60]!r}",
                 fix="Give that file another name, or choose another folder with --out",
             )
         try:
             descriptor = _open(path)
-        except FileNotFoundError:  # who made the folder has just removed it
+        except FileNotFoundError:  # the process that made the folder has just removed it
             path.parent.mkdir(parents=True, exist_ok=True)
             continue
-        except OSError:  # what is written next says why
+        except OSError:  # the next file that is written tells why
             return None
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -163,7 +164,7 @@ def _acquire(path: Path, patience: float, inform: Inform) -> _Lock | None:
                 return None
             kept = _wait_for(descriptor, path, patience, inform)
             if _is(descriptor, path):
-                # What earlier versions left says nothing of a kernel.
+                # A file of an earlier version does not name a kernel.
                 if before and (not kept or before.kernel not in ("", _kernel())):
                     _wait_for_silence(path, before, inform)
                 if kept or _first_of_several(descriptor, path):
@@ -173,11 +174,11 @@ def _acquire(path: Path, patience: float, inform: Inform) -> _Lock | None:
             raise
         os.close(
             descriptor
-        )  # it has gone with its last holder, or is another one's who came at the same time
+        )  # the file went with its last holder, or another process came at the same time and has it
 
 
 def _open(path: Path) -> int:
-    """Open the lock file, make it where there is none; one of another user's at least to be locked."""
+    """Open the lock file, or make it; open another user's file at least for locking."""
     try:
         return os.open(path, _WRITE | os.O_CREAT, 0o644)
     except PermissionError:
@@ -185,7 +186,7 @@ def _open(path: Path) -> int:
 
 
 def _wait_for(descriptor: int, path: Path, patience: float, inform: Inform, *, shared: bool = False) -> bool:
-    """Lock the open file; False where the file system keeps no locks. Raises ConfigError when another has it."""
+    """Lock the open file; False if the file system keeps no locks. Raises ConfigError if another process has it."""
     try:
         import fcntl
     except ImportError:
@@ -202,7 +203,7 @@ def _wait_for(descriptor: int, path: Path, patience: float, inform: Inform, *, s
                 raise _refusal(path.parent, sign) from None
             if waited > 1 and not told:
                 told = True
-                inform(f"waiting {patience:.0f} s for {_named(sign)} to let go of {path.parent}")
+                inform(f"waiting {patience:.0f} s for {_named(sign)} to release {path.parent}")
             time.sleep(0.1)
         except OSError as error:
             if error.errno in _UNLOCKABLE:
@@ -211,7 +212,7 @@ def _wait_for(descriptor: int, path: Path, patience: float, inform: Inform, *, s
 
 
 def _wait_for_silence(path: Path, before: _Sign, inform: Inform) -> None:
-    """Return when nothing is heard of the holder that this kernel does not know. Raises ConfigError when it lives."""
+    """Return when a holder that this kernel does not know gives no sign of life. Raises ConfigError if it lives."""
     end, told = time.monotonic() + SILENCE, False
     while time.monotonic() < end:
         now = _Sign.read(path)
@@ -221,14 +222,16 @@ def _wait_for_silence(path: Path, before: _Sign, inform: Inform) -> None:
             raise _refusal(path.parent, now)
         if not told:
             told = True
-            inform(f"waiting {SILENCE:.0f} s for a sign of life of {_named(before)}, which had {path.parent}")
+            inform(
+                f"waiting {SILENCE:.0f} s for a sign of life of {_named(before)}, which held {path.parent}"
+            )
         time.sleep(0.2)
 
 
 def _first_of_several(descriptor: int, path: Path) -> bool:
-    """Whether the file is this process's where no lock decides between those who come at the same time.
+    """Whether this process gets the file, if no lock decides between processes that come at the same time.
 
-    Each writes its sign. The last one to write is the one that all then see.
+    Each process writes its sign. All then see the sign of the last to write, which gets the file.
     """
     sign = _Sign("a process that starts", _kernel())
     sign.write(descriptor)
@@ -237,7 +240,7 @@ def _first_of_several(descriptor: int, path: Path) -> bool:
 
 
 def _make(folder: Path) -> list[Path]:
-    """Make a folder and those above it; return those that are new, the innermost first."""
+    """Make a folder and its parents; return the new ones, the innermost first."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return new
@@ -253,7 +256,7 @@ def _is(descriptor: int, path: Path) -> bool:
 
 @cache
 def _kernel() -> str:
-    """Return what tells the running kernel from others, and from itself before it was started anew."""
+    """Return an id of the running kernel, which differs between machines and after a reboot."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return socket.gethostname()
@@ -270,7 +273,8 @@ def _named(sign: _Sign | None) -> str:
 def _refusal(folder: Path, sign: _Sign | None) -> ConfigError:
     return ConfigError(
         f"Another process works in {folder}: {_named(sign)}",
-        cause="Two would write over each other's files; perhaps the one that this one replaces has not ended yet",
+        cause="Two processes would write over each other's files. Perhaps the process that this one replaces has not "
+        "ended yet",
         fix="Wait until it has ended, or end it (`kill` with its number, on its machine), then start again with "
         "--resume; or choose another folder with --out",
     )

@@ -1,19 +1,19 @@
 """The run folder: everything a run writes, and nothing else.
 
 config.toml     the resolved configuration
-data.json       what tells the data from others
-init.json       what weights the run started from, which of its own they filled, and what of them was not used
-objective.json  of what files a user's own objectives are, if there are any
-fixed.json      what the fixed models are that objectives learn from, if there are any
+data.json       the identity of the data
+init.json       the weights that the run started from: which tensors they filled, and which of them were not used
+objective.json  the files of a user's own objectives, if there are any
+fixed.json      the fixed models that objectives learn from, if there are any
 versions.json   versions of Python, torch and the other libraries that shape the numbers
 metrics.jsonl   a line every few steps, and one for each evaluation
 skipped.jsonl   every record that could not be used, with the reason
-counts.json     what became of the records of each source, up to the newest checkpoint
-trace.json.gz   what a few steps spent their time on, with `training.profile`
+counts.json     how many records of each source were read, used and skipped, up to the newest checkpoint
+trace.json.gz   how a few steps spent their time, with `training.profile`
 lock            locked by the process that trains here
-tracker_id      by which trackers elsewhere know the run
+tracker_id      the run's name for trackers elsewhere
 results.json    the final evaluation
-outcomes/       what its numbers were computed from, sample by sample (see `openslip.evaluation.kept_outcomes`)
+outcomes/       the data behind its numbers, sample by sample (see `openslip.evaluation.kept_outcomes`)
 checkpoints/    see `openslip.training.saving.checkpoint`
 features/       what is computed once, with `training.keep_features` (see `openslip.training.saving.feature_files`)
 """
@@ -69,8 +69,8 @@ MAY_CHANGE = (
     "training.micro_batch", "training.checkpoint_activations", "objective.*.block", "tracking.*",
     "checkpoint.*", "evaluation.*",
 )  # fmt: skip
-"""Patterns of keys that may differ between a run and its continuation: nothing that the weights depend on but for
-rounding. An objective's option `block` is how many rows it computes at a time."""
+"""Patterns of keys that may differ between a run and its continuation: but for rounding, the weights do not depend on
+them. An objective's option `block` is how many rows it computes at a time."""
 PLACES = (
     "data.train",
     "data.ssl",
@@ -79,22 +79,22 @@ PLACES = (
     "data.class_names",
     "objective.*.teacher",
 )
-"""What may differ besides where data.json says that the data are the same: they have moved. fixed.json tells whether a
-teacher is the same."""
+"""Keys that may also differ if data.json shows that the data are the same and have only moved. fixed.json shows whether
+a teacher is the same."""
 INIT = "init.json"
-"""What the weights are that the run started from."""
+"""Notes the weights that the run started from."""
 FIXED = "fixed.json"
-"""What the fixed models are that objectives learn from."""
+"""Notes the fixed models that objectives learn from."""
 FAILED_METRICS = "metrics-of-failed-start.jsonl"
-"""Where the lines go of a start that failed before its first checkpoint, or of a run whose checkpoints are gone."""
+"""The log of a start that failed before its first checkpoint, or of a run whose checkpoints are gone."""
 LONGEST_LINE = 1 << 20
-"""Bytes of a line of metrics.jsonl or skipped.jsonl; ours have some hundreds."""
+"""Most bytes of a line of metrics.jsonl or skipped.jsonl; ours have some hundreds."""
 UNWRITTEN = 10_000
-"""How many lines of a file wait in memory, at most, for the disk to take them; after that the oldest are lost."""
+"""Most lines of a file that wait in memory for the disk to take them; beyond that the oldest lines are lost."""
 
 
 class RunFolder:
-    """A run's place on disk. inform: tells people what the disk does not take."""
+    """A run's place on disk. inform: prints a line for the user, such as what the disk does not take."""
 
     def __init__(self, path: Path, inform: Callable[[str], object] = warnings.warn) -> None:
         self.path, self.inform = path, inform
@@ -123,9 +123,9 @@ class RunFolder:
         return os.path.isfile(self.path / "config.toml")
 
     def begun(self) -> bool:
-        """Whether there is something to lose: a checkpoint of any step but the first, good or not, or results.
+        """Whether there is something to lose: results, or a checkpoint of any step but step 0, good or not.
 
-        A start that has failed before leaves none, and the same folder can be used again.
+        A start that failed before that leaves nothing to lose, and the same folder can be used again.
         """
         first = checkpoint.path_of(self.checkpoints, 0).name
         for path in self.checkpoints.glob("*step-*"):
@@ -135,7 +135,7 @@ class RunFolder:
         return (self.path / "results.json").exists()
 
     def check_new(self, resume: bool) -> None:
-        """Raise ConfigError when there is a run here that has begun, unless it is to go on."""
+        """Raise ConfigError if the folder holds a run that has begun, unless `resume`."""
         if self.exists() and self.begun() and not resume:
             raise ConfigError(
                 "The run folder already holds a run",
@@ -144,12 +144,12 @@ class RunFolder:
             )
 
     def check_free(self) -> None:
-        """Raise ConfigError when another process trains here; nothing is written."""
+        """Raise ConfigError if another process trains here; nothing is written."""
         check_free(self.path, inform=self.inform)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only process that trains here, within the block. Raises ConfigError when there is another."""
+        """Be the only process that trains here, within the block. Raises ConfigError if another process does."""
         try:
             lock = ExitStack()
             lock.enter_context(held(self.path, inform=self.inform))
@@ -159,18 +159,18 @@ class RunFolder:
             yield
 
     def check_unused(self) -> None:
-        """Raise ConfigError when there are checkpoints of a run whose configuration is gone."""
+        """Raise ConfigError if there are checkpoints of a run whose configuration is gone."""
         if any(self.checkpoints.glob("step-*")):
             raise ConfigError(
-                "The folder has checkpoints, and no config.toml that says of what run",
+                "The folder has checkpoints, and no config.toml of their run",
                 got=str(self.checkpoints),
-                fix="Put its config.toml back to continue it, or choose another folder with --out",
+                fix="Put the run's config.toml back to continue the run, or choose another folder with --out",
             )
 
     def start_anew(self) -> None:
-        """Make room for a run where a start has failed: what this one would take for its own goes, and is said.
+        """Make room for a run where a start has failed: remove what the run would take for its own, and print so.
 
-        What was logged stays, under another name. Raises CheckpointError where that cannot be done.
+        The log stays, under another name. Raises CheckpointError if that cannot be done.
         """
         words = f"{self.path} holds a start that failed before its first checkpoint, and is used again"
         try:
@@ -191,8 +191,8 @@ class RunFolder:
     ) -> None:
         """Start a new run here, on data as `openslip.data.identity.identify` describes them.
 
-        init: what is noted of the weights that the run starts from (`openslip.training.start.Start.to_dict`). fixed:
-        what the fixed models are (`openslip.training.fixed.FixedModels.noted`).
+        init: the note of the weights that the run starts from (`openslip.training.start.Start.to_dict`). fixed: the
+        note of the fixed models (`openslip.training.fixed.FixedModels.noted`).
         """
         self.__dict__.pop("config", None)  # of a start that failed
         try:
@@ -210,23 +210,23 @@ class RunFolder:
             raise self._unwritable(error) from None
 
     def note_start(self, init: Mapping[str, Any]) -> None:
-        """Note the weights of a run that has no checkpoint yet and starts once more; say so where they are others.
+        """Note the weights of a run that has no checkpoint yet and starts again; print it if they have changed.
 
-        init: as for `create`. Raises CheckpointError where it cannot be written.
+        init: as for `create`. Raises CheckpointError if it cannot be written.
         """
         with suppress(OSError, ValueError):
             if read_json(self.path / INIT) == init:
                 return
         self.inform(
-            f"{init['spec']} is not what it was when the run was begun, which starts from it as it is now"
+            f"{init['spec']} has changed since the run was begun; the run starts from it as it is now"
         )
         with _writing(self.path, INIT):
             write_json(self.path / INIT, init)
 
     def fresh(self) -> tuple[str, ...]:
-        """Return the names of the tensors that the run started with random weights, of a run that started from others.
+        """Return the names of the tensors that started with random weights, in a run that started from a model.
 
-        Raises CheckpointError where the run does not tell.
+        Raises CheckpointError if the run folder does not tell.
         """
         path = self.path / INIT
         try:
@@ -236,10 +236,10 @@ class RunFolder:
             if isinstance(error, FileNotFoundError) and not rates.fresh_epochs and rates.fresh_lr < 0:
                 return ()  # a run of an earlier version
             raise CheckpointError(
-                "Which weights the run started from cannot be read",
+                "The note of the weights that the run started from cannot be read",
                 got=str(path),
                 cause=str(error),
-                fix="Put it back",
+                fix="Put that file back",
             ) from None
 
     def _unwritable(self, error: OSError) -> CheckpointError:
@@ -251,9 +251,9 @@ class RunFolder:
         )
 
     def check_config(self, config: Config, *, moved: bool = True) -> None:
-        """Raise ConfigError when `config` differs from the run's in something that the weights depend on.
+        """Raise ConfigError if `config` differs from the run's in something that the weights depend on.
 
-        moved: whether the data may lie elsewhere than they did.
+        moved: whether the data may have moved.
         """
         may_change = (*MAY_CHANGE, *PLACES) if moved else MAY_CHANGE
         old, new = values_of(self.config), values_of(config)
@@ -261,12 +261,12 @@ class RunFolder:
             old["objective.loss"] = new["objective.loss"]
         if _same_budget(old["training.budget"], new["training.budget"]):
             old["training.budget"] = new["training.budget"]
-        # Of another loss the options are others too: that the loss differs says it all.
+        # With another loss the options differ too: that the loss differs says it all.
         if old["init"] != new["init"]:
             raise ConfigError(
                 f"The run in {self.path} goes on from its own weights",
                 got=f"--init {new['init'] or '(none)'}; the run started from {old['init'] or 'random weights'}",
-                fix=f"Continue the run with `slip train --resume --out {self.path}` alone, or start another one with "
+                fix=f"Continue the run with `slip train --resume --out {self.path}` alone, or start a new run with "
                 "another --out",
             )
         changed = [
@@ -282,13 +282,13 @@ class RunFolder:
             raise ConfigError(
                 f"The run in {self.path} was started with another configuration",
                 got="; ".join(told),
-                cause=f"Its weights depend on it. On resume may change: {', '.join(sorted(MAY_CHANGE))}",
+                cause=f"The run's weights depend on it. On resume these may change: {', '.join(sorted(MAY_CHANGE))}",
                 fix=f"Leave those options out to continue it (`slip train --resume --out {self.path}` knows them), or "
                 "start a new run with another --out",
             )
 
     def check_same(self, config: Config, data: Identity) -> None:
-        """Raise ConfigError when `config` or the data differ from the run's in something that the weights depend on."""
+        """Raise ConfigError if `config` or the data differ from the run's in something that the weights depend on."""
         known = self._data(data)
         self.check_config(config, moved=known is not None)
         changed = [] if known is None else differences(known, data)
@@ -296,15 +296,15 @@ class RunFolder:
             raise ConfigError(
                 f"The run in {self.path} was started with other data",
                 got="; ".join(changed),
-                cause="It would not go on where it was: the order of its records follows their number, and their place",
-                fix="Give it the data it had, which may lie elsewhere by now, or start a new run with another --out",
+                cause="The run could not continue where it was: the number and places of its records set their order",
+                fix="Give the run the data that it had, which may have moved, or start a new run with another --out",
             )
         self._note_code(config)
 
     def noted_fixed(self) -> dict[str, Any]:
-        """Return what was noted of the fixed models that the run began with; empty where it has none.
+        """Return the note of the fixed models that the run began with; empty if it has none.
 
-        Raises CheckpointError where that cannot be read.
+        Raises CheckpointError if that cannot be read.
         """
         path = self.path / FIXED
         try:
@@ -317,14 +317,14 @@ class RunFolder:
         except (OSError, ValueError) as error:
             reason = str(error)
         raise CheckpointError(
-            "What models the run learns from cannot be read",
+            "The note of the models that the run learns from cannot be read",
             got=str(path),
             cause=reason,
             fix="Put that file back",
         )
 
     def _note_code(self, config: Config) -> None:
-        """Where a user's own objective is other code than the run was started with, say so, and note what it is now."""
+        """If the code of a user's own objective has changed since the run started, print so, and note the new code."""
         if sentences := own.changed(self.path, config.objective):
             for sentence in sentences:
                 self.inform(f"warning: {sentence}")
@@ -332,9 +332,9 @@ class RunFolder:
                 own.write(self.path, config.objective)
 
     def _data(self, now: Identity) -> Identity | None:
-        """Return what the run's data were, to be compared with those of `now`.
+        """Return the identity of the run's data, to be compared with `now`.
 
-        None for a run of an earlier version, which did not write it down, and where it cannot be read, which is said.
+        None for a run of an earlier version, which did not note it; also None, with a warning, if it cannot be read.
         """
         path = self.path / "data.json"
         try:
@@ -345,29 +345,29 @@ class RunFolder:
             return None
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             self.inform(
-                f"warning: whether these are the run's data is not known, {path} cannot be read: {error}"
+                f"warning: whether these are the run's data is not known, because {path} cannot be read: {error}"
             )
             return None
 
     def warn_no_checkpoint(self) -> None:
-        """Tell of a run that has been logged and has no checkpoint left that it begins once more; the log stays."""
+        """Warn that a run with a log and no checkpoint begins again; the log stays."""
         try:
             aside = self._set_log_aside()
         except OSError as error:
             raise self._unwritable(error) from None
         if aside:
-            self.inform(f"warning: {self.path} has no checkpoint to go on from, and begins once more{aside}")
+            self.inform(f"warning: {self.path} has no checkpoint to continue from, and begins again{aside}")
 
     def _set_log_aside(self) -> str:
-        """Give metrics.jsonl another name, if it holds something, and return words for it."""
+        """Rename metrics.jsonl if it is not empty, and return words that say so."""
         log = self.path / "metrics.jsonl"
         if not (log.exists() and log.stat().st_size):
             return ""
         os.replace(log, self.path / FAILED_METRICS)
-        return f"; what it logged is in {FAILED_METRICS}"
+        return f"; its old log is in {FAILED_METRICS}"
 
     def rewind(self, step: int, *, measured: bool) -> None:
-        """Drop what was written after checkpoint `step`, so that a resumed run's files equal an uninterrupted one's.
+        """Drop what was written after checkpoint `step`, so that a resumed run's files equal an uninterrupted run's.
 
         measured: whether the checkpoint has its scores; otherwise that step is measured again.
         """
@@ -379,7 +379,7 @@ class RunFolder:
             with _writing(self.path, name), open_regular(path) as file, whole_or_not(path) as kept:
                 others = _copy(file, kept, lambda line: _is_before(line, step, measured))
             if others:
-                self.inform(f"warning: {others:,} lines of {name} were none of a run, and are left out")
+                self.inform(f"warning: {others:,} lines of {name} were not those of a run, and are left out")
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         self._append("metrics.jsonl", [line])
@@ -398,7 +398,7 @@ class RunFolder:
             self._append(name, [])
 
     def _append(self, name: str, lines: list[dict[str, Any]]) -> None:
-        """Add lines to a file. Those that the disk does not take wait for the next ones; nothing is raised."""
+        """Add lines to a file. Lines that the disk does not take wait for the next call; nothing is raised."""
         path, waiting = self.path / name, self._unwritten.pop(name, [])
         texts = [*waiting, *(json.dumps(line) + "\n" for line in lines)]
         size = None
@@ -418,22 +418,22 @@ class RunFolder:
 
 
 def matches(key: str, patterns: Iterable[str]) -> bool:
-    """Say whether a key, `checkpoint.keep`, is one that the patterns stand for."""
+    """Return whether a key, such as `checkpoint.keep`, matches one of the patterns."""
     return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def values_of(config: Config) -> dict[str, Any]:
     """Return the values of a configuration by key, with all options of its loss's terms as far as these are known."""
-    with suppress(ConfigError):  # an objective of somebody's own, or of another version
+    with suppress(ConfigError):  # a user's own objective, or one of another version
         config = replace(config, objective=objectives.complete(config.objective))
     return toml.flat(config)
 
 
 def _same_budget(one: str, other: str) -> bool:
-    """Whether two texts are one budget, as `2h` and `120 minutes`."""
+    """Whether two texts are the same budget, such as `2h` and `120 minutes`."""
     try:
         return parse_budget(one) == parse_budget(other)
-    except ConfigError:  # said where a plan is made of it
+    except ConfigError:  # the plan raises it
         return False
 
 
@@ -451,7 +451,7 @@ def _writing(folder: Path, name: str) -> Iterator[None]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a .jsonl file, but for lines that are no JSON object, as a kill or a power failure leaves them."""
+    """Read a .jsonl file without lines that are no JSON object, such as a kill or a power failure leaves."""
     with open_regular(path) as file:
         return [line for text in lines_of(file) if (line := parse_line(text)) is not None]
 
@@ -463,7 +463,7 @@ def lines_of(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def parse_line(text: bytes) -> dict[str, Any] | None:
-    """Return the JSON object that a line is, None where it is none."""
+    """Return the JSON object of a line; None if the line is none."""
     try:
         line = parse_json(text)
     except ValueError:
@@ -472,7 +472,7 @@ def parse_line(text: bytes) -> dict[str, Any] | None:
 
 
 def _copy(file: IO[bytes], kept: IO[bytes], wanted: Callable[[dict[str, Any]], bool]) -> int:
-    """Copy the lines that are wanted as they are; return how many were none of a run (but for half of the last)."""
+    """Copy the lines that are `wanted`; return how many were not those of a run, besides an unfinished last line."""
     others = 0
     for text in lines_of(file):
         line = parse_line(text)
@@ -489,7 +489,7 @@ def _is_before(line: dict[str, Any], step: int, measured: bool) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Say whether a value read from JSON is a usable number."""
+    """Return whether a value read from JSON is a usable number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -1,11 +1,11 @@
-"""Tensors on disk, whole or in parts: safetensors files, without a pickle or any other thing that could run.
+"""Tensors on disk, whole or in parts: safetensors files, without a pickle or anything else that could run.
 
 model.safetensors                    whole tensors by name
-model-00001-of-00004.safetensors     in their place, what the first of four processes holds of each
+model-00001-of-00004.safetensors     instead, the slices that the first of four processes holds
 
-The header of a part says where in the whole tensors its slices begin, as those that the HuggingFaceStorageWriter of
+The header of a part says where in the whole tensors its slices begin, in the form that the HuggingFaceStorageWriter of
 `torch.distributed.checkpoint` writes. Its HuggingFaceStorageReader reads both forms, in any number of processes: each
-reads the slices that it keeps, and nothing is exchanged.
+process reads the slices that it keeps, and nothing is exchanged.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from openslip.files import open_regular, sync, usual_permissions
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one process writes of weights and optimiser state: part number `part` of `parts`, or all there is."""
+    """The weights and optimiser state that one process writes: part number `part` of `parts`, or everything."""
 
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     offsets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Where in the whole tensor the slice begins, by name; the others are whole."""
+    """Where in the whole tensor the slice begins, by name; the other tensors are whole."""
     part: int = 0
     parts: int = 1
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """What the header of the weights says besides; see `openslip.training.saving.metadata`."""
+    """More texts for the header of the weights; see `openslip.training.saving.metadata`."""
 
     def write(self, folder: Path) -> list[Path]:
         """Write the snapshot's files and force them to disk. Raises OSError."""
@@ -49,9 +49,9 @@ class Snapshot:
 
 
 def slice_of(tensor: Tensor, *, first: bool) -> tuple[Tensor, tuple[int, ...]] | None:
-    """Return a copy in CPU memory of what this process writes of a tensor, and where it begins; None for nothing.
+    """Return a copy in CPU memory of the slice of a tensor that this process writes, and its offset; None for nothing.
 
-    Of tensors that are spread over the processes that is their own slice; others are left to the `first` process.
+    A process writes its own slice of a tensor that is spread over the processes. The `first` process writes the others.
     """
     offset = (0,) * tensor.ndim
     if isinstance(tensor, DTensor):
@@ -69,8 +69,8 @@ def write_tensors(
 ) -> None:
     """Write a safetensors file and force it to disk; with `offsets`, as a part. Raises OSError.
 
-    metadata: texts that the header holds besides. The library writes several in any order, so where files of equal
-    weights are to be equal there is one at most.
+    metadata: more texts for the header. The library writes several texts in any order, so give at most one if files of
+    equal weights should be equal.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -90,7 +90,7 @@ def write_tensors(
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file, or put its parts together; CheckpointError if anything is missing or damaged."""
+    """Read a safetensors file, or join its parts. Raises CheckpointError if anything is missing or damaged."""
     from safetensors.torch import load_file
 
     with _reading(path):
@@ -107,7 +107,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def stored_like(checkpoint: Path) -> dict[str, Tensor]:
-    """Return the name, shape and dtype of all tensors of a checkpoint: tensors without content."""
+    """Return all tensors of a checkpoint by name, with shape and dtype but without content."""
     with _reading(checkpoint):
         for name in ("model", "optimizer"):
             _files(checkpoint / f"{name}.safetensors")
@@ -118,11 +118,11 @@ def stored_like(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def read_into(checkpoint: Path, places: Mapping[str, Tensor]) -> None:
-    """Fill tensors of a checkpoint's names, shapes and dtypes, whole or spread over processes, with its content."""
+    """Fill tensors, whole or spread over processes, from a checkpoint with the same names, shapes and dtypes."""
     from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, load
 
     with _reading(checkpoint), warnings.catch_warnings():
-        # Each process reads for itself, even among several; that it is said to be alone is no news.
+        # Each process reads for itself, even among several, so the warning that it is alone is no news.
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         try:
             load(dict(places), storage_reader=HuggingFaceStorageReader(str(checkpoint)), no_dist=True)
@@ -131,13 +131,13 @@ def read_into(checkpoint: Path, places: Mapping[str, Tensor]) -> None:
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the file of that name, or all its parts. Raises CheckpointError where one is none that can be read."""
+    """Return the file of that name, or all its parts. Raises CheckpointError if one cannot be read."""
     with _reading(path):
         return _files(path)
 
 
 def _files(path: Path) -> list[Path]:
-    """Return the file of that name, or all its parts. Raises OSError where one is none that can be read."""
+    """Return the file of that name, or all its parts. Raises OSError if one cannot be read."""
     if path.exists():
         open_regular(path).close()
         return [path]
@@ -146,16 +146,16 @@ def _files(path: Path) -> list[Path]:
         raise FileNotFoundError("There is no such file")
     number = parts[0].stem.rpartition("-")[2]
     if number != f"{len(parts):05}":
-        raise FileNotFoundError(f"There are {len(parts)} of its {number.lstrip('0')} parts")
+        raise FileNotFoundError(f"Only {len(parts)} of its {number.lstrip('0')} parts are there")
     for part in parts:
         open_regular(part).close()
     return parts
 
 
 def _metadata(folder: Path) -> tuple[dict[str, Any], dict[Any, Any]]:
-    """Return what a folder's files say of tensors, by name, and of the file that each of their slices is in.
+    """Return what a folder's files say of tensors, by name, and which file each slice is in.
 
-    Raises ValueError when they do not say it as they should, or slices do not add up to their tensor.
+    Raises ValueError if the files do not say it as they should, or slices do not add up to their tensor.
     """
     from torch.distributed.checkpoint import HuggingFaceStorageReader
 
@@ -168,7 +168,7 @@ def _metadata(folder: Path) -> tuple[dict[str, Any], dict[Any, Any]]:
         if sum(chunk.sizes.numel() for chunk in entry.chunks) != entry.size.numel():
             raise ValueError(
                 f"The slices of {name} do not add up to its {entry.size.numel()} numbers; "
-                "is there a file in the folder that is none of the checkpoint's?"
+                "is there a file in the folder that does not belong to the checkpoint?"
             )
     return stored, metadata.storage_data
 
@@ -184,5 +184,5 @@ def _reading(path: Path) -> Iterator[None]:
             "The checkpoint cannot be read",
             got=str(path),
             cause=str(error),
-            fix="Copy the file anew, or remove that checkpoint's folder to go on from the one before it",
+            fix="Copy the file again, or remove that checkpoint's folder to go on from the one before it",
         ) from None

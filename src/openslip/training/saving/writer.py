@@ -1,4 +1,4 @@
-"""Checkpoints are written while training goes on: each process writes its part, the first makes them one."""
+"""Writing checkpoints while training goes on: each process writes its part, and the first process joins the parts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from openslip.training.saving import checkpoint
 from openslip.training.saving.tensors import Snapshot
 
 Commit = Callable[[Mapping[str, str]], object]
-"""What makes a checkpoint of files, given their checksums by name; see `openslip.training.saving.checkpoint.commit`."""
+"""Makes a checkpoint of files, given their checksums by name; see `openslip.training.saving.checkpoint.commit`."""
 
 
 class BackgroundWriter:
-    """Writes one checkpoint at a time; all processes call all methods at once, but for `busy` and `close`.
+    """Writes one checkpoint at a time. All processes call all methods together, except `busy` and `close`.
 
-    Nothing is exchanged in the background: that all parts are written is found out between two steps, by `settle`.
-    A checkpoint that cannot be written is reported to `failed` and costs nothing but itself: the ones before are there.
+    Processes exchange nothing in the background. Between two steps, `settle` finds out whether all parts are written.
+    A checkpoint that cannot be written is reported to `failed`; the earlier checkpoints stay.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class BackgroundWriter:
         self._whole: Future[object] | None = None
 
     def start(self, step: int, take: Callable[[], Snapshot], commit: Commit) -> None:
-        """Take a snapshot of `step`, write and `commit` it, after the checkpoint before has been.
+        """Take a snapshot of `step`, write and `commit` it, after the previous checkpoint is written.
 
         So there are never two snapshots in memory.
         """
@@ -52,23 +52,23 @@ class BackgroundWriter:
         return self._part is not None and not self._part[0].done()
 
     def settle(self) -> None:
-        """Let the first process make a checkpoint of the parts, in the background; for when none is `busy`."""
+        """Let the first process make a checkpoint of the parts, in the background. Call it when none is `busy`."""
         try:
             self._settle()
         except CheckpointError as error:
             self.failed(error)
 
     def catch_up(self) -> None:
-        """Wait until everything is on disk, or has been reported as what cannot be written."""
+        """Wait until everything is on disk, or has been reported as impossible to write."""
         try:
             self.finish()
         except CheckpointError as error:
             self.failed(error)
 
     def finish(self) -> None:
-        """Wait until everything is on disk, for however long that takes one of the processes.
+        """Wait until everything is on disk, however long that takes any of the processes.
 
-        Raises CheckpointError, on every process, when it could not be written.
+        Raises CheckpointError, on every process, if it could not be written.
         """
         failure: BaseException | None = None
         with self.processes.together():
@@ -87,7 +87,7 @@ class BackgroundWriter:
             raise failure or CheckpointError("The first process could not write the checkpoint")
 
     def close(self) -> None:
-        """Wait for what this process is writing, whatever becomes of it."""
+        """Wait until this process has stopped writing, with or without success."""
         self._pool.shutdown()
 
     def _settle(self) -> None:

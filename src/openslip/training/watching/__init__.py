@@ -1,1 +1,1 @@
-"""What is told of a run while it goes on: metrics, speed, profiles."""
+"""What is reported of a run while it trains: metrics, speed, profiles."""

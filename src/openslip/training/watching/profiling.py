@@ -29,8 +29,8 @@ def profiling(
     """Record `steps` training steps after a few to warm up; within, call what is yielded after each step.
 
     Writes the recording as trace.json.gz into the run folder, for https://ui.perfetto.dev or chrome://tracing, and
-    prints the operations that took longest. A run that stops while it records leaves what there is by then; one that
-    stops before leaves nothing, and says so. With 0 `steps` nothing is recorded.
+    prints the operations that took longest. A run that stops while it records leaves what was recorded; a run that
+    stops before leaves nothing, and prints so. With 0 `steps` nothing is recorded.
     """
     if not steps:
         yield lambda: None
@@ -54,12 +54,12 @@ def profiling(
             yield after_step
     finally:
         if done <= WARM_UP:
-            said = f"of a run's steps the first {WARM_UP} are not recorded, and this one had {done}"
+            said = f"the first {WARM_UP} steps of a run are not recorded, and this run had {done}"
             print_text(console, f"  no trace: {said}")
 
 
 def _write(recording: profile, run: RunFolder, console: Console) -> None:
-    """Write the trace, whole or not at all, and print where it is; a disk that is full does not stop the run."""
+    """Write the trace, whole or not at all, and print where it is. A full disk does not stop the run."""
     path = run.path / TRACE
     temporary = path.with_name(TEMPORARY + path.name)
     try:
@@ -78,7 +78,7 @@ def expensive(recording: profile) -> str:
     """Return a table of the operations that took longest by themselves, on the device if there was one."""
     entries, clock = list(recording.key_averages()), "self_cpu_time_total"
     if any(entry.self_device_time_total for entry in entries):
-        # What ran there is listed again under what started it, and under the phases.
+        # What ran on the device is listed again under what started it, and under the phases.
         entries = [e for e in entries if e.device_type != DeviceType.CPU and not e.is_user_annotation]
         clock = "self_device_time_total"
     microseconds = {entry.key: getattr(entry, clock) for entry in entries}

@@ -1,6 +1,6 @@
 """How fast steps are, where their time goes, how well they use the device, and what memory they take.
 
-All this is written down, and never acted upon.
+All this is logged, and nothing in training depends on it.
 """
 
 from __future__ import annotations
@@ -53,28 +53,28 @@ PEAKS = (
 )
 """Dense TFLOP/s of 16-bit tensor cores summing in fp32, and of fp32 without them, by the makers' data sheets."""
 PARTIAL = {"MIG", "Laptop", "Ti", "SUPER", "D"}
-"""Words in the name of a device that is less, or more, than the one of that name."""
+"""Words in a device's name that mark a slower or faster version than the device of the plain name."""
 MEASURING_SECONDS = 0.2
 NEEDS_NUMBERS = (RuntimeError, TypeError)
 """What PyTorch raises when a tensor without numbers is asked for them. All of its own errors for that are
 RuntimeErrors; `numpy()` raises TypeError."""
 
 RECORDS = 1 << 40
-"""Of the models that operations are counted on: more than anybody has. It makes no difference to what is counted."""
+"""Records of the data for which operations are counted: more than anybody has. The count does not depend on it."""
 
 Kind = tuple[tuple[tuple[str, tuple[int, ...]], ...], int, tuple[tuple[str, int], ...]]
-"""Of a step: names and shapes of the views, number of captions, and of how many rows of each view outputs are kept."""
+"""A kind of step: names and shapes of the views, number of captions, and for each view the rows with kept outputs."""
 
 
 class Speed:
     """Samples and arithmetic a second, shares of time and the peak of memory, over the steps since the last line.
 
-    `phases` times the parts of a step. `work` gives a batch's floating-point operations, `peak` is what the device can
-    do of them in a second. Samples are those of all `processes`, the rest is this one's. Nothing of this is in a
-    checkpoint: a resumed run's first line is about its own steps.
+    `phases` times the parts of a step. `work` gives a batch's floating-point operations; `peak` is how many of them the
+    device can do in a second. Samples are those of all `processes`, the rest is this process's. Checkpoints keep
+    nothing of this: a resumed run's first line is about its own steps.
 
-    inform: is told the peak of memory after the second step, and after the first step of every other kind. A first step
-    says less than is needed: the optimiser makes its moments at the end of it.
+    inform: prints the peak of memory after the second step, and after the first step of every other kind. A first step
+    shows less than is needed, because the optimiser makes its moments at the end of that step.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Speed:
 
         samples_per_second; data_wait and time_NAME: shares of the steps' time spent waiting for data and in each
         phase; tflops: 10¹² floating-point operations a second; mfu: their share of the device's peak. The last two are
-        left out where the operations of a step could not be counted. memory_gib: see `most_memory`.
+        left out if the operations of a step could not be counted. memory_gib: see `most_memory`.
         """
         seconds = max(1e-9, self.seconds)
         line = {
@@ -128,9 +128,9 @@ class Speed:
 
 
 def most_memory(device: torch.device) -> int:
-    """Return the most bytes that this process has held so far; 0 where the system does not say.
+    """Return the most bytes that this process has held so far; 0 if the system does not say.
 
-    On a CUDA device: of its memory, by tensors. Else: of the machine's, resident, shared memory included.
+    On a CUDA device, tensors in its memory count. Otherwise resident memory counts, shared memory included.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -148,9 +148,9 @@ def most_memory(device: torch.device) -> int:
 class Phases:
     """The time spent in named parts of the steps: `with phases("forward"): ...`
 
-    A part within another is not counted in the outer one. Profiles show the parts by their names. On CUDA the time is
-    the device's, by events that are read once they have passed, so that nothing waits for them; elsewhere it is the
-    clock's.
+    The time of a part within another is not counted in the outer part. Profiles show the parts by their names. On CUDA
+    the time is the device's, by events that are read once they have passed, so that nothing waits for them. Elsewhere
+    it is the clock's.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -177,7 +177,7 @@ class Phases:
         return seconds
 
     def _mark(self) -> None:
-        """Note the moment from which on the innermost open part, if any, is what takes the time."""
+        """Note the moment from which the innermost open part, if any, takes the time."""
         moment: Any = time.perf_counter()
         if self._cuda:
             moment = torch.cuda.Event(enable_timing=True)
@@ -199,13 +199,14 @@ class Work:
     """The floating-point operations of a training step: matrix products and convolutions, forward and backward.
 
     PyTorch counts them on a copy of the model that has shapes but no numbers, once for each kind of step: with captions
-    of one token and with captions of the text tower's whole context. A batch, which is cut to its longest caption, gets
-    what lies on the straight line between the two; attention bends that line by less than a hundredth. What is computed
-    a second time (micro-batches, activation checkpointing) counts once, as the work is the same however it is done:
-    "model FLOPs", Chowdhery et al. 2022, appendix B. A real step would count that twice, and could not be compiled.
+    of one token and with captions of the text tower's whole context. A batch is cut to its longest caption, and gets
+    the number on the straight line between the two; attention bends that line by less than a hundredth. What is
+    computed a second time (micro-batches, activation checkpointing) counts once, because the work is the same however
+    it is done: "model FLOPs", Chowdhery et al. 2022, appendix B. A real step would count it twice, and could not be
+    compiled.
 
-    fixed: the fixed models that the loss learns from, whose forward pass counts. inform: is told, once, where a tower
-    or an objective does not run without numbers. What is `kept` is not computed.
+    fixed: the fixed models that the loss learns from; their forward pass counts. inform: prints a warning, once, if a
+    tower or an objective does not run without numbers. `kept` outputs are not computed, and do not count.
     """
 
     def __init__(
@@ -217,7 +218,7 @@ class Work:
         self._count, self._said = cache(self._count_or_say), False
 
     def __call__(self, batch: Batch) -> float:
-        """Return the operations of the step on `batch`; nan where they cannot be counted."""
+        """Return the operations of the step on `batch`; nan if they cannot be counted."""
         kind, text = kind_of(batch), self.config.model.text
         context = text.context
         shortest = self._count(kind, context if text.padded else 1)
@@ -234,7 +235,7 @@ class Work:
             if not self._said:
                 reason = str(error).partition("\n")[0]
                 self.inform(
-                    f"warning: the log has no tflops and mfu, as operations cannot be counted: {reason}"
+                    f"warning: the log has no tflops and mfu, because operations cannot be counted: {reason}"
                 )
             self._said = True
             return math.nan
@@ -244,7 +245,7 @@ def operations_per_sample(config: Config, loss: Loss, schedule: Schedule, length
     """Return the floating-point operations of training for a sample, before a run: what `Work` counts of its batches.
 
     length: tokens of the longest caption of a batch. The number is the mean over the steps of a run, for batches of
-    `schedule.batch` rows. Fixed models are not counted. Returns nan where a step cannot be counted.
+    `schedule.batch` rows. Fixed models are not counted. Returns nan if a step cannot be counted.
     """
     rows = schedule.batch
 
@@ -267,7 +268,7 @@ def operations_per_sample(config: Config, loss: Loss, schedule: Schedule, length
 
 
 def kind_of(batch: Batch) -> Kind:
-    """Return what steps of one kind have in common: the shapes of the views, how many captions, and what is kept."""
+    """Return the kind of a batch's step: the shapes of the views, the number of captions, and the kept rows."""
     views = tuple((name, tuple(view.shape)) for name, view in batch.views.items())
     kept = tuple((name, len(rows)) for name, rows in batch.rows.items() if len(rows))
     return views, 0 if batch.tokens is None else len(batch.tokens), kept
@@ -281,9 +282,9 @@ def _count_step(
     fixed: FixedModels | None = None,
     outputs: Iterable[Output] = (),
 ) -> int:
-    """Return the operations of a step with captions of `length` tokens, where some outputs are kept.
+    """Return the operations of a step with captions of `length` tokens; `outputs` are kept.
 
-    Towers are counted on the device `meta`, as the text tower looks at tokens that are on a CPU. Heads and losses,
+    Towers are counted on the device `meta`, because the text tower looks at tokens that are on a CPU. Heads and losses,
     which ask for a device's autocast, are counted on a CPU without numbers.
     """
     views, rows, kept_rows = kind
@@ -334,18 +335,19 @@ def count(loss: Callable[[], Tensor]) -> int:
 
 
 def _convolution_backward(grad: list[int], images: list[int], weight: list[int], *rest: Any, **_: Any) -> int:
-    """Return the operations of a convolution's gradient: the convolution's own for each of the two that are asked for.
+    """Return the operations of a convolution's gradients: the convolution's own for each of the two that is asked for.
 
-    torch's formula for the gradient of the weights takes every channel with every other, although there are groups.
+    torch's formula for the weights' gradient counts every channel with every other, and ignores groups.
     """
     transposed, asked = rest[4], rest[7]
     return sum(asked[:2]) * conv_flop_count(images, weight, grad, transposed=transposed)
 
 
 def peak(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
-    """Return the operations a second that `device` can do in `dtype`, and where the figure is from.
+    """Return the operations a second that `device` can do in `dtype`, and where the figure comes from.
 
-    It is the data sheet's for the CUDA devices of `PEAKS`; others are measured for a fraction of a second.
+    The figure is the data sheet's for the CUDA devices of `PEAKS`. Other devices are measured for a fraction of a
+    second.
     """
     if device.type == "cuda":
         known = data_sheet(torch.cuda.get_device_name(device), dtype)

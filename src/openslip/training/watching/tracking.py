@@ -1,4 +1,4 @@
-"""What a run says while it trains: metrics.jsonl always, a progress line on a terminal, other trackers by option."""
+"""What a run reports while it trains: metrics.jsonl always, a progress line on a terminal, other trackers by option."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Wandb:
             project=config.tracking.wandb, id=tracker_id(run), name=run.path.resolve().name, resume="allow",
             dir=str(run.path), config=toml.shareable(config),
         )  # fmt: skip
-        # Our step is the axis. Theirs only ever grows, and would refuse what is said again after a kill.
+        # Our step is the axis. wandb's own step only grows, and would refuse lines that come again after a kill.
         self.run.define_metric("*", step_metric="step")
 
     def log(self, line: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ class Trackio:
     def __init__(self, run: RunFolder, config: Config, step: int) -> None:
         trackio: Any = importlib.import_module("trackio")
 
-        # Runs are known by their names there.
+        # trackio knows runs by their names.
         name = f"{run.path.resolve().name}-{tracker_id(run)}"
         self.run = trackio.init(
             project=config.tracking.trackio, name=name, resume="allow", config=toml.shareable(config)
@@ -106,14 +106,14 @@ TRACKERS: dict[str, tuple[str, Callable[[RunFolder, Config, int], Tracker]]] = {
     "wandb": ("wandb", Wandb),
     "trackio": ("trackio", Trackio),
 }
-"""Option of the section `tracking`, and name of the extra → the module that it needs, and what to make."""
+"""Option of the section `tracking`, and name of the extra → the module that it needs, and the class."""
 
 
 class Forgiving:
-    """A tracker that cannot stop a run: when it fails, that is said once, and it is left alone from then on.
+    """A tracker that cannot stop a run: when it fails, it warns once and is not used again.
 
-    Libraries that send numbers elsewhere have tried again before they fail, and steps should not wait for that line
-    after line. Whatever such a tracker misses is in metrics.jsonl.
+    Libraries that send numbers elsewhere retry before they fail, and steps should not wait for that line after line.
+    metrics.jsonl has all lines that such a tracker misses.
     """
 
     def __init__(self, name: str, make: Callable[[], Tracker], warn: Callable[[str], object]) -> None:
@@ -138,7 +138,7 @@ class Forgiving:
 
 
 def check_trackers(config: TrackingConfig) -> None:
-    """Raise ConfigError when a tracker is asked for whose library is not installed."""
+    """Raise ConfigError if the library of a configured tracker is not installed."""
     for name, (module, _) in TRACKERS.items():
         if getattr(config, name):
             try:
@@ -152,7 +152,7 @@ def check_trackers(config: TrackingConfig) -> None:
 
 
 def open_trackers(run: RunFolder, config: Config, step: int, warn: Callable[[str], object]) -> list[Tracker]:
-    """Return metrics.jsonl and the trackers that `config.tracking` asks for, of a run that goes on from `step`."""
+    """Return metrics.jsonl and the trackers that `config.tracking` asks for, for a run that continues from `step`."""
     chosen = {name: make for name, (_, make) in TRACKERS.items() if getattr(config.tracking, name)}
     return [
         JsonLines(run),
@@ -161,7 +161,7 @@ def open_trackers(run: RunFolder, config: Config, step: int, warn: Callable[[str
 
 
 def numbers(line: dict[str, Any]) -> dict[str, float]:
-    """Return the numbers of a line of metrics.jsonl, those of an evaluation by their own names."""
+    """Return the numbers of a line of metrics.jsonl; numbers of an evaluation keep their own names."""
     flat = line | line.get("evaluation", {})
     return {name: value for name, value in flat.items() if isinstance(value, int | float)}
 
@@ -172,7 +172,7 @@ def tracker_id(run: RunFolder) -> str:
     with suppress(OSError, ValueError):
         if _ID.fullmatch(kept := read_whole(path, 1000).decode()):
             return kept
-    drawn = secrets.token_hex(6)  # anew where it is damaged: the run goes on as another one there
+    drawn = secrets.token_hex(6)  # anew if the file is damaged: trackers then show another run
     write_text(path, drawn)
     return drawn
 
@@ -188,7 +188,7 @@ class ProgressLine(Bar):
         self.update(done=step, title="training")
 
     def measuring(self) -> None:
-        """Say that the steps pause for an evaluation."""
+        """Show that the steps pause for an evaluation."""
         self.update(title="measuring")
 
     def log(self, line: dict[str, Any]) -> None:
@@ -200,7 +200,7 @@ class ProgressLine(Bar):
 
 
 def progress_text(line: dict[str, Any]) -> str:
-    """Return a line of metrics as people read it."""
+    """Return a line of metrics as text for people."""
     losses = [f"{name} {line[name]:.3f}" for name in line if name.endswith("loss")]
     speed = [f"{line['samples_per_second']:.0f} samples/s", f"waiting {line['data_wait']:.0%}"]
     if "mfu" in line:
