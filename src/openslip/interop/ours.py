@@ -234,9 +234,7 @@ def _compare(config: Config, stated: str | None, settings: Path, say: Callable[[
     here, there = _described(config), _described(own)
     differ = [f"{key} is {here[key]}, in the weights {there[key]}" for key in here if here[key] != there[key]]
     if differ:
-        say(
-            f"{settings} differs from the header of its weights, and is followed: {'; '.join(differ)}"
-        )
+        say(f"{settings} differs from the header of its weights, and is followed: {'; '.join(differ)}")
 
 
 def _described(config: Config) -> dict[str, Any]:
