@@ -187,7 +187,7 @@ def test_positions_that_old_files_count_are_left_out_and_listed(copy, folder, ca
 def test_preprocessing_that_slip_does_otherwise_is_said(copy) -> None:
     change(copy, "preprocessor_config.json", resample=1, size={"shortest_edge": 40}, crop_size={"height": 36})
     notes = " ".join(read(copy).notes)
-    assert "by lanczos; here they are resized by bicubic" in notes
+    assert "by lanczos; slip resizes them by bicubic" in notes
     assert "prepares pictures of 36 pixels, but its model takes 32" in notes
     assert "to 40 pixels and cropped to 36" in notes
     (copy / "preprocessor_config.json").unlink()

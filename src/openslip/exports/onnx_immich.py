@@ -42,7 +42,7 @@ def notes(encoder: Encoder, tokenizer: Any) -> list[str]:
     ]
     if dim not in DIMS:
         known = ", ".join(map(str, DIMS))
-        told.append(f"Immich's list has no model whose embeddings have {dim} numbers. Its models have {known}")
+        told.append(f"Immich's list has no model whose embeddings have {dim} numbers, only {known}")
     if fit == "squash":
         told.append("older versions of Immich crop pictures, but the model needs them squashed to a square")
     return told

@@ -46,7 +46,7 @@ def views_of(
     chosen: Literal["bilinear", "bicubic"] = "bilinear" if interpolation == "bilinear" else "bicubic"
     notes = []
     if interpolation not in ("bilinear", "bicubic", "random"):
-        notes.append(f"for {spec}, pictures were resized by {interpolation}; here they are resized by bicubic")
+        notes.append(f"for {spec}, pictures were resized by {interpolation}; slip resizes them by bicubic")
     fit: Literal["crop", "squash"] = "squash" if squash else "crop"
     views = replace(
         ViewsConfig(), size=size, mean=_levels(mean), std=_levels(std), interpolation=chosen, fit=fit
