@@ -95,12 +95,12 @@ def test_a_run_says_all_that_it_knows(run, tmp_path) -> None:
         'openslip.load("there")',
         "ViT, patch 8, width 16",
         "| pairs.csv | 100 |\n| owner/set | 1,900 |",
-        "The weights started from open_clip:ViT-B-32/laion2b (open_clip): image tower. At random started: text tower.",
+        "Training started from open_clip:ViT-B-32/laion2b (open_clip): image tower. Started at random: text tower.",
         f"open_clip_model.safetensors has the SHA-256 {'ab' * 32}",
         "The objective distil learns from teacher.safetensors.",
         "The model saw 160 samples in 20 steps of 8.",
         "200 of 2,000 records were held out",
-        "3 times a record could not be used",
+        "Another record took the place of an unusable one 3 times",
         "| training.epochs | 3 | 10 |",
         "| objective.loss | clip + 1.0 * distil | clip + 0.3 * simclr |",
         "| retrieval:val | text_recall@10 | 50.0% | 49.0 – 51.0 | 90 |",
@@ -128,7 +128,7 @@ def test_another_checkpoint_has_no_results(run, tmp_path) -> None:
     results = json.loads((run / "results.json").read_text())
     (run / "results.json").write_text(json.dumps(results[-1:]))
     front, text = written(run / "checkpoints/step-00000020", tmp_path / "there")
-    assert "Nothing was measured of this checkpoint, step-00000020" in text
+    assert "This checkpoint, step-00000020, was not measured" in text
     assert "step-00000010" in text
     assert "The model saw 160 samples" in text
     assert "model-index" not in front
@@ -142,7 +142,7 @@ def test_weights_without_a_run(tmp_path) -> None:
     assert "The weights are those of model.safetensors (openslip)." in text
     assert "trained with the loss `clip + 1.0 * simclr`" in text
     assert "is not known here" in text
-    assert "Nothing is known here of how good the model is" in text
+    assert "How good the model is, is not known here" in text
     assert "held out" not in text
 
 
@@ -210,5 +210,5 @@ def test_what_is_printed_is_plain(text, shown) -> None:
 
 def test_licences() -> None:
     assert card.Wanted.given("MIT").license == "mit"
-    with pytest.raises(ConfigError, match="no identifier"):
+    with pytest.raises(ConfigError, match="not the identifier"):
         card.Wanted.given("my own: words")

@@ -98,7 +98,7 @@ def test_what_is_written(kept, tmp_path) -> None:
     assert (described["image"]["size"], described["image"]["resize"]) == (32, 40)
     assert sorted(os.listdir(tmp_path / "openslip")) == ["README.md", "model.safetensors"]
     done = exports.export(kept["timm"], "huggingface", tmp_path / "wrapped")
-    assert "timm, which has to be installed" in done.notes[0]
+    assert "timm must be installed" in done.notes[0]
     import timm
 
     assert timm.create_model(f"local-dir:{tmp_path / 'wrapped'}", pretrained=True).num_classes == 3
@@ -201,8 +201,8 @@ def test_a_card_without_results(kept, tmp_path) -> None:
     (away / "results.json").unlink()
     exports.export(away, "openslip", tmp_path / "there")
     text = (tmp_path / "there/README.md").read_text()
-    assert "Nothing is known here of how good the classifier is." in text
-    assert "On what it was trained before is not known here." in text
+    assert "How good the classifier is, is not known here." in text
+    assert "What it was trained on before is not known here." in text
 
 
 def test_the_command(kept, tmp_path, capsys) -> None:

@@ -118,7 +118,7 @@ def test_the_papers_code_and_transformers_take_the_papers_model(tmp_path) -> Non
     model = saved(recipe, tmp_path)
     done = export.export(model, "reference", tmp_path / "there.pt")
     assert done.trial.image == done.trial.text == 0
-    assert any("without their end" in note for note in done.notes)
+    assert any("cuts off the end" in note for note in done.notes)
     checkpoint = torch.load(tmp_path / "there.pt", weights_only=False)  # which we wrote
     assert checkpoint["args"].model == "CLIP_VITS16"  # these weights have no head of SimCLR
     assert all(name.startswith("module.") for name in checkpoint["state_dict"])
@@ -215,7 +215,7 @@ def test_another_major_version_is_said_before_anything_is_written(tmp_path, monk
     )
     with pytest.raises(ZeroDivisionError):
         export.export(saved(model_of(), tmp_path), "timm", tmp_path / "there")
-    assert "timm 99.1 is installed, and this was written for version 1" in caplog.text
+    assert "timm 99.1 is installed, but this was written for version 1" in caplog.text
     assert sorted(os.listdir(tmp_path)) == ["model.safetensors"]
 
 

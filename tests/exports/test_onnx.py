@@ -223,7 +223,7 @@ def test_immich_reads_its_layout() -> None:
     """As machine-learning/immich_ml/models/clip does, in a few lines."""
     model, done = exported("squashed", "onnx", layout="immich")
     assert any("name of its own list" in note for note in done.notes)
-    assert any("no model whose embeddings have 8 numbers, they have 512" in note for note in done.notes)
+    assert any("no model whose embeddings have 8 numbers, only 512" in note for note in done.notes)
     assert "embeddings have 8 numbers" in done.usage
     place, encoder = done.place, openslip.load(model)
     config = json.loads((place / "config.json").read_text())

@@ -197,7 +197,7 @@ def test_somebody_else_was_quicker(there, model) -> None:
     def meanwhile(_: object) -> None:
         there.commits["owner/mine"] = "f" * 40
 
-    with pytest.raises(ExportError, match="changed by somebody else"):
+    with pytest.raises(ExportError, match="Somebody else has changed"):
         push(model, "owner/mine", to="open_clip", replace=True, show=meanwhile)
     assert "model.safetensors" in names_in(there.repositories["owner/mine"])
 
@@ -207,19 +207,19 @@ def test_somebody_else_was_quicker(there, model) -> None:
     [
         ("owner/mine", "", {}, "Nobody is logged in.*hf auth login"),
         ("owner/mine", "hf_wrongwrongwrong", {}, "does not know the token"),
-        ("other/mine", TOKEN, {}, "not write to other/mine.*other may be neither"),
+        ("other/mine", TOKEN, {}, "not let this token write to other/mine.*other may be neither"),
         ("nobody/mine", TOKEN, {}, "knows nobody called nobody"),
         (
             "owner/mine",
             TOKEN,
             {"license": "nonsense"},
-            "does not take the model card.*must be one of.*--license",
+            "does not accept the model card.*must be one of.*--license",
         ),
         ("mine", TOKEN, {}, "no name of a repository.*owner/name"),
         ("owner/mine@v2", TOKEN, {}, "no name of a repository"),
         ("owner/mi--ne", TOKEN, {}, "no name of a repository"),
-        ("owner/mine", TOKEN, {"to": "reference"}, "no format that a repository"),
-        ("owner/mine", TOKEN, {"license": "do what you want"}, "no identifier of a licence.*apache-2.0"),
+        ("owner/mine", TOKEN, {"to": "reference"}, "not a format that a repository"),
+        ("owner/mine", TOKEN, {"license": "do what you want"}, "not the identifier of a licence.*apache-2.0"),
         ("owner/mine", TOKEN, {"notes": Path("nowhere.md")}, "notes for the model card cannot be read"),
     ],
 )
@@ -239,7 +239,7 @@ def test_the_hub_is_away(there, model, monkeypatch) -> None:
         push(model, "owner/mine", to="openslip")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     there.down = True
-    with pytest.raises(ExportError, match="not write to owner/mine"):
+    with pytest.raises(ExportError, match="not let this token write to owner/mine"):
         push(model, "owner/mine", to="openslip")
     assert names_in(there.repositories["owner/mine"]) == [".gitattributes"]
     there.down = False

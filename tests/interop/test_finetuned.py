@@ -72,7 +72,7 @@ def test_a_copy_of_an_earlier_version_wants_its_configuration(kept, tmp_path) ->
     assert len(module.read(away).names) == 3
     text = (away / "config.toml").read_text().replace("size = 32", "size = 16")
     (away / "config.toml").write_text(text)
-    with pytest.raises(CheckpointError, match=r"not of the model.*size 16 there, 32 here"):
+    with pytest.raises(CheckpointError, match=r"not of the model.*size 16, in the finetuning 32"):
         module.read(away)
 
 
@@ -141,7 +141,7 @@ def test_a_damaged_file(kept, tmp_path) -> None:
     [
         (lambda about: about["classes"].append("more"), "another number of classes.*4 names, 3 rows"),
         (lambda about: about.update(classes=[]), "cannot be read.*not named"),
-        (lambda about: about.update(images="many"), "cannot be read.*no whole numbers"),
+        (lambda about: about.update(images="many"), "cannot be read.*not all whole numbers"),
         (lambda about: about.pop("recipe"), "cannot be read.*recipe"),
         (lambda about: about["recipe"].update(crop=-1), "cannot be read.*crop"),
         (lambda about: about["recipe"].update(interpolation="odd"), "cannot be read.*odd"),

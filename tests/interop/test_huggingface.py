@@ -90,7 +90,7 @@ def test_a_siglip_has_its_bias_and_its_tokenizer(tmp_path) -> None:
     assert (found.config.views.fit, found.config.views.mean) == ("squash", (0.5, 0.5, 0.5))
     (tmp_path / "spiece.model").unlink()
     with pytest.raises(
-        CheckpointError, match=r"tokenizer of its own.*neither tokenizer.json nor spiece.model"
+        CheckpointError, match=r"its own tokenizer.*neither tokenizer.json nor spiece.model"
     ):
         read(tmp_path)
 
@@ -118,7 +118,7 @@ def test_weights_in_several_files(copy, folder) -> None:
     assert len(read(copy).origin.files) == 5
     (copy / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(
-        CheckpointError, match=r"lie in 2 files, and 1 of them is not there.*model-00002-of-00002"
+        CheckpointError, match=r"are in 2 files, and 1 of them is missing.*model-00002-of-00002"
     ):
         openslip.load(copy)
     (copy / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../etc/passwd"}}')
@@ -187,8 +187,8 @@ def test_positions_that_old_files_count_are_left_out_and_listed(copy, folder, ca
 def test_preprocessing_that_slip_does_otherwise_is_said(copy) -> None:
     change(copy, "preprocessor_config.json", resample=1, size={"shortest_edge": 40}, crop_size={"height": 36})
     notes = " ".join(read(copy).notes)
-    assert "by lanczos; here they are by bicubic" in notes
-    assert "prepares pictures of 36 pixels, and its model takes 32" in notes
+    assert "by lanczos; slip resizes them by bicubic" in notes
+    assert "prepares pictures of 36 pixels, but its model takes 32" in notes
     assert "to 40 pixels and cropped to 36" in notes
     (copy / "preprocessor_config.json").unlink()
     found = read(copy)

@@ -187,7 +187,7 @@ def test_how_long_texts_are_cut_is_the_second_models(pair, caplog) -> None:
     a, b = pair
     mixed = openslip.mix(a, Encoder(b.model, changed("text", truncation="reference")))
     assert mixed.config.model.text.truncation == "reference"
-    assert "model.text.truncation reference; of the first keep-end" in caplog.text
+    assert "model.text.truncation reference; in the first keep-end" in caplog.text
 
 
 def test_models_without_text_are_mixed_whatever_their_text_would_be() -> None:

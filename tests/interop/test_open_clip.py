@@ -95,7 +95,7 @@ def test_weights_by_name_come_from_the_hub_with_their_preprocessing(known, fetch
     assert (views.size, views.mean, views.fit, views.interpolation) == (32, OPENAI, "squash", "bilinear")
     assert fetched[0] == ("owner/name", *reader.FILES[:3])
     assert not caplog.text
-    with pytest.raises(CheckpointError, match=r"The hub has not the file.*b32.safetensors or b32.bin"):
+    with pytest.raises(CheckpointError, match=r"The hub lacks the file.*b32.safetensors or b32.bin"):
         read(f"open_clip:{NAME}/file_of_hub")
     assert "ViT-T-4-quickgelu/quick is exact" in read(f"open_clip:{NAME}/quick").notes[0]
 
@@ -159,7 +159,7 @@ def test_names_of_texts_within_a_table_of_their_own_and_a_logit_bias(folder, tmp
     ("spec", "told"),
     [
         ("ViT-T-9/hub", "no such architecture, and there is no such folder.*'ViT-T-4'"),
-        (NAME, r"that of its weights is missing.*open_clip:ViT-T-4/hub, open_clip:ViT-T-4/file_of_hub"),
+        (NAME, r"but not its weights.*open_clip:ViT-T-4/hub, open_clip:ViT-T-4/file_of_hub"),
         (f"{NAME}:hub", "no such architecture.*Write open_clip:ViT-T-4/hub"),
         (f"{NAME}/hubb", "no weights of ViT-T-4 with this name.*'hub'"),
         (f"{NAME}/other", "no weights of ViT-T-4.*Write open_clip:ViT-T-4-quickgelu/other"),

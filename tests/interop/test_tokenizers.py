@@ -59,5 +59,5 @@ def test_a_tokenizer_that_is_damaged_or_not_there(tmp_path) -> None:
 
 def test_a_way_of_using_it_that_only_open_clip_has(tmp_path) -> None:
     text = {"hf_tokenizer_name": "owner/name", "tokenizer_mode": "clips"}
-    with pytest.raises(CheckpointError, match="used by open_clip in a way that slip has not"):
+    with pytest.raises(CheckpointError, match="in a way that slip does not support"):
         tokenizers.of_open_clip(text, tmp_path, "spec")

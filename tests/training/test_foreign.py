@@ -191,7 +191,7 @@ def test_the_name_of_a_place_is_not_asked(run, name) -> None:
     (weights.parent / "state.json").unlink()
     config = run / "config.toml"
     config.write_text(config.read_text().replace('name = "vit"', f'name = "{name}"'))
-    with pytest.raises(SlipError, match="none that timm knows by this name.*model.image.name"):
+    with pytest.raises(SlipError, match="timm does not know the run's image tower.*model.image.name"):
         openslip.load(run)
 
 

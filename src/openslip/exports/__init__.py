@@ -1,4 +1,4 @@
-"""A model in other people's formats, tried with their own libraries before it takes its place, with a card."""
+"""Exports to the formats of other libraries: each is tried in its library before it is kept. A folder gets a card."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from openslip.interop import finetuned, ours, read
 from openslip.interop.filling import encoder_of, note
 
 FORMATS = {
-    "open_clip": "a folder for open_clip, which its hub repositories look like as well",
-    "timm": "the image tower alone, a folder for timm",
+    "open_clip": "a folder for open_clip, laid out like its repositories on the hub",
+    "timm": "a folder for timm, with the image tower alone",
     "huggingface": "a folder for transformers, with both towers, processor and tokenizer",
-    "openslip": "a folder with one safetensors file, which `openslip.load` takes, and the card",
+    "openslip": "a folder for `openslip.load`: one safetensors file and the card",
     "reference": "a .pt file as the SLIP paper's code writes and reads it",
     "onnx": "a folder for programs without torch: a graph of each tower, tokenizer, preprocessing",
     "torch_export": "a folder for programs with torch, without slip: a program of each tower, tokenizer, preprocessing",
 }
-"""What a model can be exported to, each a module of this package with a function `plan`, whose keywords are options."""
+"""The formats of an export. Each is a module of this package; the keywords of its `plan` are the format's options."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: where, what people should know, how close the library comes, and how it loads the model."""
+    """What was written: where, what people should know, how close the library's results are, how it loads the model."""
 
     place: Path
     notes: tuple[str, ...]
@@ -56,19 +56,19 @@ def export(
     repository: str = "",
     **options: Any,
 ) -> Exported:
-    """Write a model in another format, with its preprocessing and tokenizer; the file or folder is whole or not there.
+    """Write a model in another format, with its preprocessing and tokenizer. The result is whole or not there.
 
     model, which: as `openslip.load` takes them; or a finetuned classifier as `openslip.FinetunedClassifier` takes it,
-    in a format of `classifiers.FORMATS`. to: one of FORMATS. out: a file or folder that is not there yet.
-    license, notes: for the card that a folder gets, a README.md: the licence's identifier on the hub, and a file with
-    text in Markdown. repository: of the hub that the folder is for, so that the card loads the model from there.
-    options: of the format, as its `plan` describes them; onnx has `fp16` and `layout`.
+    for a format of `classifiers.FORMATS`. to: one of FORMATS. out: a file or folder that does not exist yet.
+    license, notes: for the README.md that a folder gets as its card: the licence's identifier on the hub, and a file
+    of Markdown. repository: the hub repository that the folder is for; the card loads the model from there.
+    options: options of the format, as its `plan` describes them; onnx has `fp16` and `layout`.
 
-    Before the result takes its place, the format's own library loads it, and its embeddings of some pictures and texts
-    are compared with ours. Nothing is written where the format cannot hold the model.
+    Before the result takes its place, the format's own library loads it, and the library's embeddings of some pictures
+    and texts are compared with ours. If the format cannot hold the model, nothing is written.
 
-    Raises ExportError where the format cannot hold the model, the place is taken, there is no room, or the library
-    gives other embeddings; ConfigError for another format, or an option that it has not; and the errors of `load`.
+    Raises ExportError if the format cannot hold the model, there is no room, or the library gives other embeddings;
+    ConfigError if the place is taken, or for an unknown format or option; and the errors of `load`.
     """
     if to not in FORMATS:
         raise ConfigError("There is no such format to export to", got=to, fix=did_you_mean(to, FORMATS))
@@ -110,7 +110,7 @@ def export(
 
 
 def _check_options(to: str, plans: Callable[..., Plan], options: Collection[str]) -> None:
-    """Raise ConfigError for an option that a format has not."""
+    """Raise ConfigError for an option that a format does not have."""
     known = [
         name for name, one in inspect.signature(plans).parameters.items() if one.kind is one.KEYWORD_ONLY
     ]
@@ -124,7 +124,7 @@ def _check_options(to: str, plans: Callable[..., Plan], options: Collection[str]
 
 
 def _check_name(place: Path, plan: Plan, to: str) -> None:
-    """Raise ExportError for a file's name where a folder is to be, and the other way round."""
+    """Raise ExportError if a format that is a folder gets the name of a file, or the other way round."""
     if plan.ending and place.suffix != plan.ending:
         raise ExportError(
             f"The format {to} is one file, whose name ends in {plan.ending}",
@@ -140,7 +140,7 @@ def _check_name(place: Path, plan: Plan, to: str) -> None:
 
 
 def _check_room(place: Path, plan: Plan) -> None:
-    """Raise ExportError where the disk has less room than the weights take."""
+    """Raise ExportError if the disk has less room than the weights need."""
     parent = next(
         folder for folder in (place.absolute().parent, *place.absolute().parents) if folder.is_dir()
     )
@@ -155,7 +155,7 @@ def _check_room(place: Path, plan: Plan) -> None:
 
 @contextmanager
 def beside(place: Path) -> Iterator[Path]:
-    """Give a place beside another one for what is not finished; what is left there is removed."""
+    """Give a path beside `place` for the unfinished result; whatever is left there at the end is removed."""
     unfinished = place.with_name(f"{TEMPORARY}{os.getpid()}-{place.name}")
     try:
         yield unfinished
@@ -164,7 +164,7 @@ def beside(place: Path) -> Iterator[Path]:
             "The model cannot be written",
             got=str(place),
             cause=str(error),
-            fix="Make room, or name another place with --out; nothing is left there",
+            fix="Make room, or name another place with --out. Nothing was left behind",
         ) from None
     finally:
         if unfinished.is_dir():
@@ -174,6 +174,6 @@ def beside(place: Path) -> Iterator[Path]:
 
 
 def keep(place: Path) -> None:
-    """Bring a file, or all files of a folder, onto the disk."""
+    """Flush a file, or all files of a folder, to the disk."""
     for path in [place, *place.rglob("*")] if place.is_dir() else [place]:
         sync(path)

@@ -1,6 +1,6 @@
 """The model card: a README.md that says what a model is, where it comes from, how good it is, and what nobody knows.
 
-The card is for others. Nothing of the machine goes along: of paths only the last part is shown, and no host or user.
+The card is for others, so it shows nothing of the machine: no host, no user, and of each path only the last part.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ NAME = "README.md"
 LIBRARIES = {"open_clip": "open_clip", "timm": "timm", "huggingface": "transformers", "openslip": "openslip"}
 """What the hub calls the library that loads a format."""
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
-"""An identifier of a licence, as the hub has them."""
+"""A licence's identifier on the hub."""
 LARGEST_NOTES = 1 << 20
 FEW = 1_000_000
 """Records below which a card says that they are few; CLIP was trained on 400 million."""
 CACHED = re.compile(r"models--(.+?)--(.+?)[/\\]snapshots[/\\]")
-"""A file in the hub's cache, and of which repository it is."""
+"""The path of a file in the hub's cache, with the owner and name of its repository."""
 OF_THE_START = ("model.*", "views.size", "views.mean", "views.std", "views.interpolation", "views.fit")
-"""What a run takes over from the weights that it starts from."""
+"""Values that a run takes over from the weights that it starts from."""
 ACCURACY = {"top1": "accuracy", "top5": "top_5_accuracy"}
-"""The hub's names of metrics that mean exactly the same."""
+"""Our metrics that the hub has with exactly the same meaning, and the hub's names."""
 _ABSOLUTE = re.compile(
     r"(?<![\w:/\\.<])(?:[A-Za-z]:[/\\]|[/\\]{1,2}(?=[\w.~@-])|~[\w.-]*[/\\])[^\s'\"`|,;)]*"
 )
@@ -64,8 +64,8 @@ _PARENTS = re.compile(
 class Wanted:
     """What people say of a model that they share.
 
-    license: the licence's identifier on the hub, empty where none is given. notes: text in Markdown, for the beginning
-    of the card. repository: of the hub, which the card's lines load the model from; empty for a folder.
+    license: the licence's identifier on the hub, empty if none is given. notes: text in Markdown, for the beginning
+    of the card. repository: the hub repository from which the card's lines load the model; empty for a folder.
     """
 
     license: str = ""
@@ -74,12 +74,12 @@ class Wanted:
 
     @classmethod
     def given(cls, license: str = "", notes: Path | None = None, repository: str = "") -> Wanted:
-        """Return what was given, checked; notes: a file. Raises ConfigError, and ExportError for notes without text."""
+        """Return checked values. notes: a file. Raises ConfigError for the licence, ExportError for notes not read."""
         if license and not LICENSE.fullmatch(license.lower()):
             raise ConfigError(
-                "This is no identifier of a licence",
+                "This is not the identifier of a licence",
                 got=license,
-                fix="Give one that the hub knows, as mit, apache-2.0, cc-by-4.0 or cc-by-nc-4.0; else other",
+                fix="Give one that the hub knows, such as mit, apache-2.0, cc-by-4.0 or cc-by-nc-4.0; else give other",
             )
         text = ""
         if notes is not None:
@@ -116,7 +116,7 @@ def card(
     title: str,
     wanted: Wanted,
 ) -> str:
-    """Return the text of a card, with what the hub reads of it between lines of dashes."""
+    """Return the text of a card. It begins with the front matter for the hub, between lines of dashes."""
     base = base_model(told.init if told else {"spec": source.origin.spec, "files": source.origin.files})
     results = told.results if told else []
     text = encoder.model.text_tower is not None and to != "timm"
@@ -158,9 +158,9 @@ def usage(plan: Plan, name: str, *, hub: bool) -> str:
 
 
 def licence(wanted: Wanted) -> str:
-    """Return in words under which licence a model is given."""
+    """Return the sentence about a model's licence."""
     if wanted.license:
-        return f"The model is given under the licence {wanted.license}"
+        return f"The model is released under the licence {wanted.license}"
     return "No licence was given. Ask whoever shares the model before you use it"
 
 
@@ -194,7 +194,7 @@ def _front_matter(
 
 
 def _exact(result: Result) -> list[Any]:
-    """Return a result as the hub lists results, where that is exact: an accuracy on a set that the hub has."""
+    """Return a result in the hub's form if that form is exact: an accuracy on a data set of the hub; else nothing."""
     from huggingface_hub import EvalResult
 
     kind, _, name = result.data.partition(":")
@@ -224,7 +224,7 @@ def _datasets(told: History | None) -> list[str]:
 
 
 def base_model(init: Mapping[str, Any]) -> str:
-    """Return the repository of the hub that weights came from, empty where they are not from there."""
+    """Return the hub repository that weights came from; empty if they came from elsewhere."""
     for path in init.get("files") or {}:
         if found := CACHED.search(str(path)):
             return f"{found[1]}/{found[2]}"
@@ -259,7 +259,7 @@ def _count(module: Any) -> int:
 
 
 def sources(told: History) -> list[tuple[str, str]]:
-    """Return each training source by its last name, with how many records it has."""
+    """Return each training source, by the last part of its name, with the number of its records."""
     data = told.run.data or {}
     rows = []
     for option, words in (("train", ""), ("ssl", ", for self-supervision")):
@@ -269,7 +269,7 @@ def sources(told: History) -> list[tuple[str, str]]:
 
 
 def _training(told: History) -> list[str]:
-    """Return in sentences what the model started from, how long it was trained, and on what it was not."""
+    """Return sentences: what the model started from, how long it was trained, and what was held out or skipped."""
     run, lines = told.run, []
     lines += _started(told.init)
     for name, about in told.fixed.items():
@@ -286,26 +286,26 @@ def _training(told: History) -> list[str]:
         )
     skipped = told.state.get("counts", {}).get("skipped", 0)
     if skipped:
-        lines.append(f"{skipped:,} times a record could not be used, and another took its place")
+        lines.append(f"Another record took the place of an unusable one {skipped:,} times")
     if run.data is None:
         lines.append(
-            f"The data are called {data_name(run.config.data.train) or 'nothing'}; no more was noted"
+            f"The data were given as {data_name(run.config.data.train) or 'nothing'}; no more was noted"
         )
     versions = ", ".join(
         f"{name} {run.versions[name]}" for name in ("openslip", "torch", "timm") if name in run.versions
     )
-    return [*lines, *([f"It was trained with {versions}"] if versions else [])]
+    return [*lines, *([f"The model was trained with {versions}"] if versions else [])]
 
 
 def _started(init: Mapping[str, Any]) -> list[str]:
     if not init:
-        return ["The weights started at random"]
+        return ["Training started from random weights"]
     taken, fresh = (tuple(map(str, init.get(key) or ())) for key in ("taken", "fresh"))
     words = (
-        f"The weights started from {bare_spec(str(init.get('spec', '')))} ({init.get('format', 'unknown')})"
+        f"Training started from {bare_spec(str(init.get('spec', '')))} ({init.get('format', 'unknown')})"
     )
     words += f": {parts(taken)}" if taken else ""
-    words += f". At random started: {parts(fresh)}" if fresh else ""
+    words += f". Started at random: {parts(fresh)}" if fresh else ""
     digests = [
         f"{Path(str(path)).name} has the SHA-256 {digest}"
         for path, digest in (init.get("files") or {}).items()
@@ -323,13 +323,13 @@ def _unknown(source: Pretrained) -> list[str]:
         lines += [f"The file says of itself: {line}" for line in _comments(source)]
     return [
         *lines,
-        "On what data, how long and from what start they were trained is not known here. Whoever made them may have "
-        "said so",
+        "It is not known here on what data, for how long and from what start they were trained. Whoever made them may "
+        "have said so",
     ]
 
 
 def _comments(source: Pretrained) -> list[str]:
-    """Return what the header of a file of ours says in lines for people: of a mixed model, of what and how."""
+    """Return the comment lines in the header of a file of ours. Those of a mixed model say what was mixed, and how."""
     for path in source.origin.files:
         with suppress(SlipError):
             text = metadata.read_header(Path(path))[1].get(metadata.KEY, "")
@@ -338,7 +338,7 @@ def _comments(source: Pretrained) -> list[str]:
 
 
 def _deviations(told: History) -> list[tuple[str, str, str]] | None:
-    """Return the values that are not the recipe's and that the weights depend on; None where there is no recipe."""
+    """Return the values that differ from the recipe's and that the weights depend on; None if there is no recipe."""
     config = told.run.config
     if config.name not in recipes.RECIPES:
         return None
@@ -360,7 +360,7 @@ def _value(value: object) -> str:
 
 
 def _how(run: Run) -> list[tuple[str, str]]:
-    """Return how a run was trained, by topic: what `slip report` says of it but for data, start and towers."""
+    """Return how a run was trained, by topic, as in `slip report`, but without data, start and towers."""
     config = _shareable(run.config)
     topics = configuration(Row("", (replace(run, config=config),)))
     elsewhere = ("Training data", "Image tower", "Text tower", "Starts from")
@@ -384,7 +384,7 @@ def _shareable(config: Config) -> Config:
 
 
 def rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
-    """Return the rows of a table of results, those of a task together; names that end up equal are numbered."""
+    """Return the rows of a table of results, in the order of the results. Names that end up equal are numbered."""
     table, seen = [], dict[tuple[str, str], int]()
     for name, result in zip(distinct(results), results):
         key = last_parts(name), result.metric
@@ -397,11 +397,11 @@ def rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
 
 def _unmeasured(told: History | None) -> str:
     if told is None:
-        return "Nothing is known here of how good the model is. `slip evaluate` measures it"
+        return "How good the model is, is not known here. `slip evaluate` measures it"
     if told.run.results:
         others = sorted({result.checkpoint for result in told.run.results})
-        return f"Nothing was measured of this checkpoint, {told.name}. The run has results of {', '.join(others)}"
-    return "Nothing was measured. `slip evaluate` measures the model"
+        return f"This checkpoint, {told.name}, was not measured. The run has results of {', '.join(others)}"
+    return "The model was not measured. `slip evaluate` measures it"
 
 
 def _limits(told: History | None, results: Sequence[Result]) -> list[str]:
@@ -416,7 +416,7 @@ def _limits(told: History | None, results: Sequence[Result]) -> list[str]:
             )
         if any(result.task.endswith(":val") for result in results) and "%" in told.run.config.data.val:
             limits.append(
-                "The records of `val` were held out of the training data: others differ more from these"
+                "The records of `val` were held out of the training data. Other records differ more from that data"
             )
         lost = told.state.get("counts", {}).get("nonfinite", 0)
         if lost:
@@ -425,19 +425,19 @@ def _limits(told: History | None, results: Sequence[Result]) -> list[str]:
             )
     if results:
         limits.append(
-            "Only what the table names was measured. How good the model is for other pictures, languages and uses is "
-            "not known"
+            "Only what the table names was measured. It is not known how good the model is for other pictures, "
+            "languages and uses"
         )
     else:
-        limits.append("How good the model is for any use is not known: measure it on pictures of your own")
+        limits.append("It is not known how good the model is for any use. Measure it on your own pictures")
     limits.append(
-        "Whether it treats groups of people alike was not measured. Do not decide about people by it"
+        "Whether the model treats groups of people alike was not measured. Do not base decisions about people on it"
     )
     return limits
 
 
 def bare_spec(spec: str) -> str:
-    """Return what names a model, without places of this machine: `hf:owner/name` as it is, of a path its last part."""
+    """Return a model's spec without paths of this machine: `hf:owner/name` stays, a path is cut to its last part."""
     kind, colon, rest = spec.partition(":")
     if not colon or kind not in ("timm", "open_clip", "hf"):
         return last_parts(spec)

@@ -24,19 +24,19 @@ from openslip.models import Model
 from openslip.models.text import TextTower
 
 OPSET = 18
-"""Of ONNX 1.13 (2022): the oldest that torch's exporter writes without converting, so that most programs read it."""
+"""ONNX 1.13's opset (2022), the oldest that torch's exporter writes without converting. Most programs read it."""
 ORIGINS = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
 """What torch notes at the nodes of its graphs: lines of source, and paths on this machine."""
 LARGEST_FILE = 1_800_000_000
-"""Bytes of weights that stay in the graph's file, which protobuf lets have 2 GB; others lie beside, in `NAME.data`."""
+"""Up to this many bytes, weights stay in the graph's file, which protobuf limits to 2 GB; else `NAME.data` has them."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """Where the graphs lie, what their inputs and outputs are called, and what shapes they take.
+    """The files of the graphs, the names of their inputs and outputs, and the shapes that they take.
 
     dtype: of the token ids. alone: a graph takes one picture or text at a time, else any number. whole: texts are
-    filled up to the context, else they have any length up to that.
+    filled up to the context, else they have any length up to the context.
     """
 
     image: str
@@ -50,8 +50,8 @@ class Files:
 
 
 Writer = Callable[[nn.Module, Tensor, dict[int, Any], Path, str, str, str], None]
-"""Writes a module of one input: the module, an example, the sizes that vary, the file, names of input and output, and
-what messages call the module."""
+"""Writes a module of one input. Arguments: the module, an example, the sizes that vary, the file, the names of input
+and output, and what messages call the module."""
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -69,8 +69,8 @@ class _Images(nn.Module):
 class _Texts(nn.Module):
     """Token ids (N, L) → embeddings (N, D) float32 of length 1.
 
-    A row may be filled up with the token that ends texts, as transformers does, or with zeros: as in
-    `Encoder.encode_text`, only the first of several ends in a row counts.
+    A text may be filled up with zeros or, as transformers does, with the token that ends texts. As in
+    `Encoder.encode_text`, only the first of several end tokens in a row counts.
     """
 
     def __init__(self, model: Model, tower: TextTower) -> None:
@@ -87,7 +87,7 @@ class _Texts(nn.Module):
 
 
 def _without(model: Model, kind: str) -> Model:
-    """Return a model without one tower and its projection, and without the logit scale; its weights are the model's."""
+    """Return a model without one tower, its projection and the logit scale. The weights are shared, not copied."""
     part = copy.copy(model)
     for name in ("_modules", "_parameters"):
         held = getattr(model, name)
@@ -106,11 +106,11 @@ def write_images(
 ) -> None:
     """Write the image tower with its projection to a folder.
 
-    model: as `in_precision` gives it. write: `write_graph` for ONNX, which is what None stands for, or `write_program`.
-    Raises ExportError where torch cannot make a graph of the tower.
+    model: as `in_precision` gives it. write: `write_graph` for ONNX, the default, or `write_program`.
+    Raises ExportError if torch cannot make a graph of the tower.
     """
     dtype = next(model.image_tower.parameters()).dtype
-    # No size of an example may be 1 where it is to vary: torch takes ones for constants.
+    # A size that varies must not be 1 in the example: torch takes ones for constants.
     pixels = torch.zeros(1 if files.alone else 2, 3, encoder.size, encoder.size)
     shapes = {} if files.alone else {0: Dim("batch")}
     called = f"image tower '{encoder.config.model.image.name}'"
@@ -123,7 +123,7 @@ def write_texts(
 ) -> None:
     """Write the text tower with its projection to a folder; arguments and errors of `write_images`.
 
-    The graph of a tower that is `padded` takes texts that are filled up to the context, whatever the files say.
+    The graph of a tower that is `padded` takes texts that are filled up to the context, whatever `files` says.
     """
     tower = cast(TextTower, model.text_tower)
     whole = files.whole or tower.padded
@@ -145,10 +145,10 @@ def write_graph(
     output: str,
     called: str,
 ) -> None:
-    """Write a module of one input as an ONNX graph. Raises ExportError where torch cannot, or a size cannot vary."""
+    """Write a module of one input as an ONNX graph. Raises ExportError if torch cannot, or if a size cannot vary."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with _told(called):
-        # Not in one call: torch.onnx would fall back to graphs whose sizes are fixed, without a word.
+        # In two calls: torch.onnx alone would fall back to graphs of fixed sizes, without a message.
         graph = _exported(module, example, shapes)
         program: Any = torch.onnx.export(graph, dynamo=True, opset_version=OPSET, verbose=False)
     _forget_origins(program.model)
@@ -183,7 +183,7 @@ def _exported(module: nn.Module, example: Tensor, shapes: dict[int, Any]) -> tor
 
 @contextmanager
 def _told(called: str) -> Iterator[None]:
-    """Within, nothing is printed or computed for gradients, and what torch raises becomes an ExportError."""
+    """Turn what torch raises into an ExportError. Within, nothing is printed, and no gradients are computed."""
     try:
         with torch.no_grad(), _quiet():
             yield
@@ -194,7 +194,7 @@ def _told(called: str) -> Iterator[None]:
         raise ExportError(
             f"torch cannot make a graph of the model's {called}",
             cause=f"{type(error).__name__}: {' '.join(lines):.400}",
-            fix="Export it with --to open_clip, timm or huggingface; and please report the model",
+            fix="Export the model with --to open_clip, timm or huggingface, and please report it",
         ) from error
 
 
@@ -215,7 +215,7 @@ def _forget_origins(model: Any) -> None:
 
 
 def _name(model: Any, given: str, output: str) -> None:
-    """Name the input and the output; what is called so within the graph gets another name, as torch does not see to."""
+    """Name the input and the output. Inner values with these names are renamed, which torch does not do itself."""
     from onnx_ir.traversal import RecursiveGraphIterator
 
     for node in RecursiveGraphIterator(model.graph):
@@ -227,7 +227,7 @@ def _name(model: Any, given: str, output: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter from telling what it does not simplify."""
+    """Silence the exporter's messages about what it does not simplify."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
     levels = [logger.level for logger in loggers]
     try:
@@ -242,7 +242,7 @@ def _quiet() -> Iterator[None]:
 
 
 def runner(place: Path, name: str) -> Callable[[np.ndarray], Tensor]:
-    """Return a function that runs a graph by onnxruntime, on the CPU: its input of this name → its output."""
+    """Return a function that runs a graph with onnxruntime, on the CPU: the input of this name → the output."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -20,7 +20,7 @@ from openslip.training.saving.run import FIXED, INIT
 
 @dataclass(frozen=True)
 class History:
-    """What a run folder says of the model: the run, which checkpoint it is, what it started and learned from."""
+    """What a run folder says of the model: the run, the checkpoint, and what the model started and learned from."""
 
     run: Run
     name: str = ""
@@ -30,12 +30,12 @@ class History:
 
     @property
     def results(self) -> list[Result]:
-        """The results of this checkpoint, and those of which it is not known of which they are."""
+        """The results of this checkpoint, and the results whose checkpoint is not known."""
         return [result for result in self.run.results if result.checkpoint in ("", self.name)]
 
     @property
     def progress(self) -> float | None:
-        """How much of the training the checkpoint has behind it, from 0 to 1, as far as the log says."""
+        """The share of the training that is done at this checkpoint, from 0 to 1; None if the log does not say."""
         step = self.state.get("step")
         lines = [line for line in self.run.metrics if step is None or line.get("step") == step]
         found = lines[-1].get("progress") if lines else None
@@ -43,7 +43,7 @@ class History:
 
 
 def history(model: str | Path, which: str) -> History | None:
-    """Return what the run folder of a model says; None where the model is of no run, or the run cannot be read."""
+    """Return what the run folder of a model says; None if the model is of no run, or the run cannot be read."""
     folder, found = _run_of(Path(os.path.abspath(expand(model))), which)
     if folder is None:
         return None
@@ -56,7 +56,7 @@ def history(model: str | Path, which: str) -> History | None:
 
 
 def _run_of(given: Path, which: str) -> tuple[Path | None, Path | None]:
-    """Return the run's folder that a model lies in, and its checkpoint's; None where it lies in none."""
+    """Return the run folder and the checkpoint folder that contain a model; None if there is none."""
     if (given / ours.SETTINGS).is_file():
         return given, ours.pick(given, which, lambda _: None)
     folder = given.parent if given.name == ours.WEIGHTS else given

@@ -1,4 +1,4 @@
-"""To transformers: a folder as `from_pretrained` and the hub's repositories are, with processor and tokenizer."""
+"""Export to transformers: a folder for `from_pretrained` or a hub repository, with processor and tokenizer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ THEIRS = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
 
 
 def plan(encoder: Encoder, source: Pretrained) -> Plan:
-    """Return how the model is written for transformers. Raises ExportError where transformers has no such model.
+    """Return how the model is written for transformers. Raises ExportError if transformers has no such model.
 
     A model with CLIP's own image tower becomes a CLIPModel, a SigLIP a SiglipModel. Any other becomes a
     VisionTextDualEncoderModel with CLIP's text tower: a plain vision transformer is a Dinov2Model whose layers are
@@ -49,7 +49,7 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
         import transformers
     except ImportError:
         raise ExportError(
-            "transformers is not installed, which writes and reads its own format",
+            "transformers is not installed. It writes and reads this format",
             fix="Run `pip install 'openslip[transformers]'`",
         ) from None
 
@@ -98,9 +98,9 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
 class Made:
     """A model of transformers: its class and configuration, the tensors under its names, and what people should know.
 
-    tokenizer: the files of one that the weights bring; None for CLIP's. texts: those that the tokenizer takes as slip's
-    does. processor: the class that puts pictures and texts together. padding: of calls of the tokenizer, as Python is
-    written.
+    processor: the class that puts pictures and texts together. tokenizer: the files of a tokenizer that the weights
+    bring; None for CLIP's. texts: texts of which the tokenizer makes the same ids as slip's. padding: the argument of
+    the tokenizer's calls, as Python source.
     """
 
     kind: str
@@ -114,7 +114,7 @@ class Made:
 
 
 def _clip(encoder: Encoder, weights: dict[str, Tensor]) -> Made:
-    """Return the CLIPModel that a model is."""
+    """Return a model as a CLIPModel."""
     from transformers import CLIPConfig
 
     config = encoder.config.model
@@ -129,7 +129,7 @@ def _clip(encoder: Encoder, weights: dict[str, Tensor]) -> Made:
 
 
 def _dual(encoder: Encoder, weights: dict[str, Tensor]) -> Made:
-    """Return the VisionTextDualEncoderModel that a model is."""
+    """Return a model as a VisionTextDualEncoderModel."""
     from transformers import VisionTextDualEncoderConfig
 
     config = encoder.config.model
@@ -139,20 +139,20 @@ def _dual(encoder: Encoder, weights: dict[str, Tensor]) -> Made:
         text_config=_text_options(config.text) | {"model_type": "clip_text_model"},
         projection_dim=config.embed_dim,
     )
-    listed = "transformers' zero-shot pipeline takes the model, and says that its kind is not on a list"
+    listed = "transformers' zero-shot pipeline takes the model, but prints that its kind is not on a list"
     state = vision | _texts_and_projections(weights)
     processor = "VisionTextDualEncoderProcessor"
     return Made("VisionTextDualEncoderModel", settings, state, processor, (CLEANING, listed))
 
 
 def _siglip(encoder: Encoder, weights: dict[str, Tensor], source: Pretrained, own: bytes) -> Made:
-    """Return the SiglipModel that a model with a tokenizer of these bytes is."""
+    """Return a model as a SiglipModel. own: the bytes of its tokenizer."""
     from transformers import SiglipConfig
 
     config, tokenizer = encoder.config.model, of_own(own)
     if tokenizer.clean not in ("none", "siglip"):
         raise cannot(
-            "huggingface", f"its tokenizer cleans texts as transformers does not ({tokenizer.clean})"
+            "huggingface", f"its tokenizer cleans texts in a way transformers does not ({tokenizer.clean})"
         )
     text = _text_options(config.text) | {"projection_size": config.embed_dim}
     for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -217,37 +217,37 @@ def quiet() -> Iterator[None]:
 
 
 def _vectors(given: Any) -> Tensor:
-    """Return embeddings as transformers 4 gives them, and 5 in an object."""
+    """Return the embeddings. transformers 4 gives a tensor, and 5 an object that holds the tensor."""
     return given if isinstance(given, Tensor) else given.pooler_output
 
 
 def _check(config: ModelConfig) -> None:
-    """Raise ExportError for what none of transformers' models has."""
+    """Raise ExportError for a model that fits no class of transformers."""
     if _is_siglip(config):
         return
     text, image = config.text, config.image
     if text.tokenizer:
-        raise cannot("huggingface", "it has a tokenizer of its own, and is no SigLIP as transformers has it")
+        raise cannot("huggingface", "it has its own tokenizer, but is not a SigLIP as in transformers")
     if text.pool != "end" or text.bidirectional:
         raise cannot(
-            "huggingface", "its text tower sees all tokens at once, and CLIP's in transformers does not"
+            "huggingface", "its text tower sees all tokens at once, but CLIP's in transformers does not"
         )
     if text.truncation != "keep-end":
         raise cannot(
             "huggingface",
-            f"long texts are cut with model.text.truncation {text.truncation}, and transformers keeps the end",
+            f"it cuts long texts with model.text.truncation {text.truncation}, but transformers keeps the end",
             "Train with keep-end, or export with --to reference",
         )
     if image.unprojected or image.projection_bias or text.projection_bias:
         raise cannot(
             "huggingface",
-            "its projections have a bias, or there is none of images",
+            "its projections have a bias, or it has no projection of images",
             "Export it with --to open_clip",
         )
 
 
 def _is_siglip(config: ModelConfig) -> bool:
-    """Say whether both towers are as SigLIP has them in transformers."""
+    """Say whether both towers are those of a SigLIP in transformers."""
     image, text = config.image, config.text
     return (
         image.name == "vit"
@@ -263,7 +263,7 @@ def _is_siglip(config: ModelConfig) -> bool:
 
 
 def _is_clip(image: ImageTowerConfig) -> bool:
-    """Say whether an image tower is one as CLIP has it."""
+    """Say whether an image tower is of CLIP's kind."""
     return image.name == "vit" and image.pool == "token" and image.class_tokens == 1 and image.pre_norm
 
 
@@ -432,24 +432,24 @@ NEWER = {
     "attention.attention.value": "attention.v_proj",
     "attention.output.dense": "attention.o_proj",
 }
-"""What transformers called parts of a model before 5.6 (text towers) and 5.18 (Dinov2Model) → what it does now."""
+"""transformers' names of parts of a model before 5.6 (text towers) and 5.18 (Dinov2Model) → its names now."""
 
 
 def _newer(name: str) -> str:
-    """Return what today's transformers calls the parameter of a model that the installed one calls so."""
+    """Return today's name for a parameter that the installed transformers calls `name`."""
     for older, newer in NEWER.items():
         name = name.replace(older, newer)
     return name
 
 
 def _fitting(name: str, state: dict[str, Tensor], place: Tensor) -> Tensor:
-    """Return the tensor that goes to a place in a model. Raises ExportError where there is none of its shape."""
+    """Return the tensor for a place in a model. Raises ExportError if there is none of that shape."""
     if name in state and state[name].shape == place.shape:
         return state[name].to(torch.float32 if place.is_floating_point() else place.dtype).contiguous()
     if name.endswith("position_ids"):
         return torch.arange(place.shape[-1]).expand(place.shape)
     raise ExportError(
-        "The installed transformers wants weights that the model has not",
+        "The installed transformers wants weights that the model does not have",
         got=f"{name} {tuple(place.shape)}",
         fix="Install another version of transformers",
     )

@@ -1,4 +1,4 @@
-"""To ONNX: a graph of each tower, with what programs need that have neither torch nor slip."""
+"""Export to ONNX: a graph of each tower, and what programs without torch and slip need beside the graphs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from openslip.exports.tokenizer_files import TEXTS, TOKENIZER, tokenizer_json
 from openslip.models.weights import Pretrained
 
 VERSION = 1
-"""Of the settings."""
+"""Version of the settings."""
 TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2}
-"""Of numbers of vectors of length 1. What is reached is about 1e-7 and 1e-3."""
+"""Largest differences of numbers, for vectors of length 1. Exports reach about 1e-7 and 1e-3."""
 HALF = "weights and arithmetic are in half precision, so embeddings differ in the third digit"
 NEEDED = ("onnx", "onnxscript", "onnxruntime", "tokenizers")
 Layout = Literal["plain", "immich", "rclip"]
@@ -28,7 +28,7 @@ def plan(encoder: Encoder, source: Pretrained, *, fp16: bool = False, layout: La
     fp16: weights and arithmetic in half precision; pixels and embeddings stay float32. layout: files and names as a
     program expects them: `immich` for the machine learning server of Immich, `rclip` for the data folder of rclip.
 
-    Raises ExportError where a program cannot use the model, or a library is missing; ConfigError for another layout.
+    Raises ExportError if a program cannot use the model, or a library is missing; ConfigError for another layout.
     """
     if layout not in get_args(Layout):
         raise ConfigError(
@@ -69,7 +69,7 @@ def check_libraries() -> None:
             importlib.import_module(library)
         except ImportError:
             raise ExportError(
-                f"{library} is not installed, without which no ONNX graph can be written and tried",
+                f"{library} is not installed, and no ONNX graph can be written and tried without it",
                 fix="Run `pip install 'openslip[onnx]'`",
             ) from None
 
@@ -82,7 +82,7 @@ def described(
     tokenizer: str | None,
     form: str = "openslip-onnx",
 ) -> dict[str, Any]:
-    """Return what a program has to know to use the graphs."""
+    """Return what a program must know to use the graphs."""
     views, text, model = encoder.config.views, encoder.config.model.text, encoder.model
     dim = model.image_tower.width if model.image_projection is None else model.image_projection.shape[1]
     settings: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""ONNX graphs as the machine learning server of Immich lays out its models (machine-learning/immich_ml/models/clip)."""
+"""ONNX graphs in the layout of Immich's machine learning server (machine-learning/immich_ml/models/clip)."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ FILES = Files(
     whole=True,
 )
 DIMS = (512, 640, 768, 1024, 1152, 1536)
-"""How many numbers the embeddings of the models have whose names begin with ViT- in Immich's list."""
+"""Sizes of the embeddings of those models in Immich's list whose names begin with ViT-."""
 USAGE = """# NAME is a model of Immich's list that begins with ViT- and whose embeddings have {dim} numbers.
 # Move PLACE to clip/NAME in Immich's model cache.
 # Choose NAME in Immich's settings (machine learning, smart search), and run smart search for all pictures again."""
 
 
 def notes(encoder: Encoder, tokenizer: Any) -> list[str]:
-    """Return what people should know of the folder."""
+    """Return what users should know about the folder."""
     dim, fit = encoder.config.model.embed_dim, encoder.config.views.fit
     told = [
         ROUGHLY,
-        "Immich takes a model by a name of its own list, and looks for it in its cache before it downloads one",
+        "Immich takes a model by a name of its own list, and looks in its cache before it downloads the model",
     ]
     if dim not in DIMS:
         known = ", ".join(map(str, DIMS))
-        told.append(f"Immich's list has no model whose embeddings have {dim} numbers, they have {known}")
+        told.append(f"Immich's list has no model whose embeddings have {dim} numbers, only {known}")
     if fit == "squash":
-        told.append("older versions of Immich crop pictures, and the model wants them squashed to a square")
+        told.append("older versions of Immich crop pictures, but the model needs them squashed to a square")
     return told
 
 
@@ -60,20 +60,20 @@ def check(encoder: Encoder, tokenizer: Any) -> None:
     if encoder.config.model.text.truncation != "keep-end":
         raise cannot(
             "onnx",
-            "Immich keeps the end of texts that are too long, and the model was trained with model.text.truncation "
+            "Immich keeps the end of texts that are too long, but the model was trained with model.text.truncation "
             f"{encoder.config.model.text.truncation}",
             "Use --layout plain, or train with keep-end",
         )
     if tokenizer is None:
         raise cannot(
             "onnx",
-            "Immich reads a tokenizer.json, and with one the model's texts get other token ids",
+            "Immich reads a tokenizer.json, which gives other token ids than the model's tokenizer",
             "Use --layout plain",
         )
 
 
 def write(place: Path, encoder: Encoder, settings: dict[str, Any], tokenizer: Any) -> None:
-    """Write what lies beside the graphs."""
+    """Write the files beside the graphs."""
     image, text = settings["image"], settings["text"]
     described = {
         "embed_dim": settings["embedding"]["dim"],
@@ -97,7 +97,7 @@ def write(place: Path, encoder: Encoder, settings: dict[str, Any], tokenizer: An
 
 
 def load(place: Path, encoder: Encoder) -> Consumer:
-    """Read the folder as Immich does: one picture or text at a time, texts filled up with the token that is named."""
+    """Read the folder as Immich does: one picture or text at a time, with texts filled up by the named pad token."""
     from tokenizers import Tokenizer
 
     context = json.loads((place / "config.json").read_text())["text_cfg"]["context_length"]
@@ -112,7 +112,7 @@ def load(place: Path, encoder: Encoder) -> Consumer:
         rows = [tokenizer.encode(" ".join(one.split())).ids for one in texts]
         return torch.cat([run_text(np.array([row], dtype=np.int32)) for row in rows])
 
-    # Immich cuts its square up to one pixel beside ours, which is no error of the export.
+    # Pictures are not compared: Immich's square crop may lie one pixel off ours, which is no error of the export.
     return Consumer(lambda pixels: torch.cat([run_image(one[None].numpy()) for one in pixels]), text)
 
 

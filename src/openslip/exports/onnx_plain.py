@@ -1,4 +1,4 @@
-"""ONNX graphs in one folder, with all that a program has to know in one small JSON."""
+"""ONNX graphs in one folder, with all that a program must know in one small JSON file."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ ids = np.int64([one.ids for one in tokens])
 TEXT = """text = onnxruntime.InferenceSession("PLACE/text.onnx").run(None, {"ids": ids})[0]
 print(image @ text.T)"""
 UNCUT, CUT = "one.ids for", "one.ids[:{context}] for"
-"""Of the lines: token ids as the tokenizer gives them, and where it does not cut texts that are too long."""
+"""In these lines: token ids as the tokenizer gives them, and cut, for a tokenizer that does not cut long texts."""
 
 
 def check(encoder: Encoder, tokenizer: Any) -> None:
-    """Every model can be laid out like this."""
+    """Accept every model: all can be laid out like this."""
 
 
 def notes(encoder: Encoder, tokenizer: Any) -> list[str]:
-    """Return what people should know of the folder."""
+    """Return what users should know about the folder."""
     if encoder.model.text_tower is None:
         return ["the model has no text tower, so image.onnx gives the image tower's features, of length 1"]
     return [WITHOUT_TOKENIZER if tokenizer is None else ROUGHLY]
@@ -82,14 +82,14 @@ def ids(encoder: Encoder, tokenizer: Any) -> str:
 
 
 def write(place: Path, encoder: Encoder, settings: dict[str, Any], tokenizer: Any) -> None:
-    """Write what lies beside the graphs."""
+    """Write the files beside the graphs."""
     (place / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
     if tokenizer is not None:
         tokenizer.save(str(place / TOKENIZER), pretty=False)
 
 
 def load(place: Path, encoder: Encoder) -> Consumer:
-    """Read the folder by its own files alone; without a tokenizer.json, the model's own gives the ids."""
+    """Read the folder from its own files alone. Without a tokenizer.json, the model's tokenizer gives the ids."""
     settings = json.loads((place / SETTINGS).read_text())
     image = settings["image"]
     run_image = runner(place / image["file"], image["input"])
@@ -99,7 +99,7 @@ def load(place: Path, encoder: Encoder) -> Consumer:
     run_text, ids = runner(place / described["file"], described["input"]), ids_of(place, settings, encoder)
 
     def text(texts: list[str]) -> Tensor:
-        # The first alone: another batch, of another length, than the example that the graph was made of.
+        # The first text goes alone, so that batch and length differ from the example the graph was made from.
         return torch.cat([run_text(ids(texts[:1])), run_text(ids(texts[1:]))])
 
     def pictures(pixels: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def load(place: Path, encoder: Encoder) -> Consumer:
 
 
 def ids_of(place: Path, settings: dict[str, Any], encoder: Encoder) -> Callable[[list[str]], np.ndarray]:
-    """Return what makes ids (N, L) int64 of texts: a folder's tokenizer, or where it has none the model's own."""
+    """Return a function from texts to ids (N, L) int64, with the folder's tokenizer, or else the model's own."""
     described = settings["text"]
     if not described["tokenizer"]:
         return lambda texts: encoder.tokenize(texts).numpy()
@@ -125,7 +125,7 @@ def ids_of(place: Path, settings: dict[str, Any], encoder: Encoder) -> Callable[
 
 
 def prepared(image: dict[str, Any], picture: Image.Image) -> Tensor:
-    """Prepare a picture by what the settings say of it, with Pillow and numpy alone."""
+    """Prepare a picture as the settings say, with Pillow and numpy alone."""
     size, resampling = image["size"], Image.Resampling[image["interpolation"].upper()]
     picture = picture.convert("RGB")
     if image["fit"] == "squash":

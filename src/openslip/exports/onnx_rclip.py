@@ -16,21 +16,21 @@ from openslip.exports.onnx_plain import prepared
 from openslip.exports.plan import Consumer, cannot
 
 FOLDER = "ViT-B-32-256-datacomp_s34b_b86k"
-"""Of the one model that rclip reads."""
+"""The folder of the one model that rclip reads."""
 VOCABULARY = "tokenizer/bpe_simple_vocab_16e6.txt.gz"
-"""CLIP's, which rclip downloads where it is not."""
+"""CLIP's vocabulary. rclip downloads it if it is missing."""
 FILES = Files(f"{FOLDER}/visual.onnx", f"{FOLDER}/textual.onnx", "input", "input", "output", whole=True)
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-USAGE = """# In a shell, in the folder of your pictures. With a path where nothing is, rclip downloads its own model:
+USAGE = """# In a shell, in the folder of your pictures. If the path does not exist, rclip downloads its own model:
 # RCLIP_DATADIR=PLACE rclip "a red bicycle"
 # On macOS, set RCLIP_USE_ONNX_ON_MACOS=1 as well."""
 
 
 def notes(encoder: Encoder, tokenizer: Any) -> list[str]:
-    """Return what people should know of the folder."""
+    """Return what users should know about the folder."""
     return [
-        "rclip keeps the embeddings of pictures in its data folder, so those of another model have to go",
-        "rclip 4 puts licences of its own model into the folder when it starts first, and a README.md over the card",
+        "rclip keeps the embeddings of pictures in its data folder, so delete embeddings of another model there",
+        "at its first start, rclip 4 puts its own model's licences into the folder, and a README.md over the card",
     ]
 
 
@@ -40,7 +40,7 @@ def usage(encoder: Encoder, tokenizer: Any) -> str:
 
 
 def check(encoder: Encoder, tokenizer: Any) -> None:
-    """Raise ExportError for what rclip has in its code, and the model has otherwise."""
+    """Raise ExportError if the model differs from what rclip has in its code."""
     if encoder.model.text_tower is None:
         raise cannot("onnx", "rclip searches by text, and the model has no text tower", "Use --layout plain")
     views, model = encoder.config.views, encoder.config.model
@@ -59,7 +59,7 @@ def check(encoder: Encoder, tokenizer: Any) -> None:
     if other:
         raise cannot(
             "onnx",
-            f"rclip prepares pictures and texts in one way, and the model wants {', '.join(other)}",
+            f"rclip prepares pictures and texts in one way, but the model needs {', '.join(other)}",
             "Use --layout plain; a model that starts from open_clip:ViT-B-32-256/datacomp_s34b_b86k fits rclip",
         )
 
@@ -69,13 +69,13 @@ def _rounded(values: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def write(place: Path, encoder: Encoder, settings: dict[str, Any], tokenizer: Any) -> None:
-    """Write CLIP's vocabulary, as open_clip has it: rclip has the rest in its code."""
+    """Write CLIP's vocabulary, as open_clip has it. rclip has the rest in its code."""
     (place / VOCABULARY).parent.mkdir()
     shutil.copyfile(open_clip_tokenizer().default_bpe(), place / VOCABULARY)
 
 
 def load(place: Path, encoder: Encoder) -> Consumer:
-    """Read the folder as rclip does, whose tokenizer is open_clip's, as ours is."""
+    """Read the folder as rclip does. rclip's tokenizer is open_clip's, like ours."""
     run_image = runner(place / FILES.image, FILES.pixels)
     run_text = runner(place / FILES.text, FILES.ids)
     image = {"size": 256, "fit": "crop", "interpolation": "bicubic", "mean": MEAN, "std": STD}

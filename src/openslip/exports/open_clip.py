@@ -1,4 +1,4 @@
-"""To open_clip: a folder as its `local-dir:` and the hub's repositories are."""
+"""Export to open_clip: a folder for `local-dir:` or a hub repository."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ PLAIN = {
 
 
 def plan(encoder: Encoder, source: Pretrained) -> Plan:
-    """Return how the model is written for open_clip. Raises ExportError where open_clip has no such model.
+    """Return how the model is written for open_clip. Raises ExportError if open_clip has no such model.
 
     open_clip has one activation for both towers, unless the image tower is one of timm. So a plain vision transformer
-    is open_clip's own where that fits, with the bias of its patches added to their positions, and else timm's of the
-    same size, where timm has one.
+    becomes open_clip's own if that fits, with the bias of its patches added to their positions. Otherwise it becomes
+    timm's of the same size, if timm has one.
     """
     config, model = encoder.config.model, encoder.model
     if model.text_tower is None:
@@ -50,7 +50,7 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
     own = of_own(model.text_tower.own_tokenizer) if config.text.tokenizer else None
     if own is not None:
         if own.clean not in ("whitespace", "lower", "canonicalize"):
-            raise cannot("open_clip", f"its tokenizer cleans texts as open_clip does not ({own.clean})")
+            raise cannot("open_clip", f"its tokenizer cleans texts in a way open_clip does not ({own.clean})")
         text |= {"hf_tokenizer_name": "in this folder", "tokenizer_kwargs": {"clean": own.clean}}
     weights = in_full_precision(model.state_dict())
     if _is_native(config.image, config.text):
@@ -106,11 +106,11 @@ def _load(place: Path) -> Consumer:
 
 
 def _text(text: TextTowerConfig) -> dict[str, Any]:
-    """Return open_clip's description of the text tower. Raises ExportError where open_clip has no such tower."""
+    """Return open_clip's description of the text tower. Raises ExportError if open_clip has no such tower."""
     if text.truncation != "keep-end":
         raise cannot(
             "open_clip",
-            f"long texts are cut with model.text.truncation {text.truncation}, and open_clip keeps the end",
+            f"it cuts long texts with model.text.truncation {text.truncation}, but open_clip keeps the end",
             "Train with keep-end, or export with --to reference",
         )
     return {
@@ -163,7 +163,7 @@ def _blocks(ours: str, theirs: str, besides: dict[str, str], weights: dict[str, 
 
 
 def _is_native(image: ImageTowerConfig, text: TextTowerConfig) -> bool:
-    """Say whether open_clip's own vision transformer is the image tower."""
+    """Say whether open_clip's own vision transformer can be the image tower."""
     return (
         image.name == "vit"
         and image.pool in ("token", "mean")
@@ -183,7 +183,7 @@ def _native(
     positions = weights[f"{trunk}pos_embed"][0].clone()
     if (
         bias := weights.get(f"{trunk}patch_embed.proj.bias")
-    ) is not None:  # which open_clip's patches have not
+    ) is not None:  # open_clip's patches have none
         positions[1:] += bias
     vision = {
         "image_size": size,
@@ -219,7 +219,7 @@ def _of_timm(encoder: Encoder, weights: dict[str, Tensor]) -> tuple[dict[str, An
     if not name:
         raise cannot(
             "open_clip",
-            f"open_clip has one activation for both towers, here they are {image.activation} and "
+            f"open_clip has one activation for both towers, this model's are {image.activation} and "
             f"{encoder.config.model.text.activation}, and timm has no such vision transformer (width {image.width}, "
             f"depth {image.depth}, heads {image.heads}, patch {image.patch})",
             "Export it with --to huggingface; a model trained with --model.text.activation gelu fits open_clip",
@@ -227,7 +227,7 @@ def _of_timm(encoder: Encoder, weights: dict[str, Tensor]) -> tuple[dict[str, An
     if name in RESNETS.values() and encoder.size != 224:
         raise cannot(
             "open_clip",
-            f"open_clip makes timm's {name} for pictures of 224 pixels alone, and this one takes {encoder.size}",
+            f"open_clip makes timm's {name} only for pictures of 224 pixels, but this one takes {encoder.size}",
             "Train with --views.size 224",
         )
     vision = {
@@ -251,7 +251,7 @@ def _of_timm(encoder: Encoder, weights: dict[str, Tensor]) -> tuple[dict[str, An
 
 
 def _plain(image: ImageTowerConfig) -> str:
-    """Return timm's name of the plain vision transformer that a tower is; empty where timm has none such."""
+    """Return timm's name of a tower that is a plain vision transformer; empty if timm has no such tower."""
     import timm
 
     name = PLAIN.get((image.width, image.depth, image.heads), "").format(image.patch)

@@ -1,4 +1,4 @@
-"""To our own format: one safetensors file that says of itself what model it is, in a folder with the card."""
+"""Export to our own format: a folder with the card and one safetensors file that describes its own model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ text = model.encode_text(["a red bicycle"])"""
 
 
 def plan(encoder: Encoder, source: Pretrained) -> Plan:
-    """Return how the model is written for `openslip.load`, which every model can be."""
+    """Return how the model is written for `openslip.load`. Every model can be written."""
     weights = encoder.model.state_dict()
 
     def write(place: Path) -> None:

@@ -1,4 +1,4 @@
-"""A model of the hub in a folder of one's own, which loads without a network."""
+"""Fetch a model of the hub into a folder that loads without a network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class Pulled:
-    """What was fetched: where it lies, its files with their sizes in bytes, and what it is, in words."""
+    """What was fetched: the folder, the files with their sizes in bytes, and what the model is, in words."""
 
     place: Path
     files: tuple[tuple[str, int], ...]
@@ -29,28 +29,28 @@ class Pulled:
 
 
 def pull(spec: str, out: str | Path | None = None) -> Pulled:
-    """Fetch what `openslip.load` needs of a repository of the hub, and its card; nothing that is fetched is executed.
+    """Fetch what `openslip.load` needs of a hub repository, and the card. Nothing that is fetched is executed.
 
-    spec: `hf:owner/name`, perhaps with @ and a revision. out: a folder that is not there yet, which `openslip.load`
-    takes without a network; None leaves the files in the hub's own cache, where `hf:owner/name` finds them.
+    spec: `hf:owner/name`, perhaps with @ and a revision. out: a folder that does not exist yet. `openslip.load` reads
+    the folder without a network. None leaves the files in the hub's own cache, where `hf:owner/name` finds them.
 
-    Safetensors are preferred. Where the repository has only weights that torch saved, which another program might
-    execute, the folder gets the same weights as a safetensors file of ours.
+    Safetensors are preferred. Weights that torch saved might be executed by another program. If the repository has no
+    others, the folder gets the same weights as a safetensors file of ours.
 
-    Raises ConfigError for another spec, ConfigError where something is at `out`, CheckpointError as `openslip.load`.
+    Raises ConfigError for another spec, or if something is at `out`; CheckpointError as `openslip.load` does.
     """
     kind, _, name = spec.partition(":")
     if kind != "hf" or not hub.is_name(name):
         raise ConfigError(
-            "What is fetched is a repository of the hub",
+            "This does not name a repository of the hub",
             got=spec,
             fix=f"Write hf:{spec}" if hub.is_name(spec) else "Write hf:owner/name, as on the model's page",
         )
     if expand(name).is_dir():
         raise ConfigError(
-            "There is a folder of this name, and nothing to fetch",
+            "There is a folder of this name, so nothing was fetched",
             got=name,
-            fix="`openslip.load` takes the folder. For the repository, work from another folder",
+            fix="Give the folder to `openslip.load`. To fetch the repository, work from another folder",
         )
     place = None if out is None else expand(out)
     if place is not None:
@@ -77,9 +77,9 @@ def pull(spec: str, out: str | Path | None = None) -> Pulled:
 def _copy(
     fetched: dict[Path, tuple[str, str]], repository: str, found: Pretrained, folder: Path
 ) -> tuple[str, ...]:
-    """Copy what was fetched into a folder: the repository's own files, and a tokenizer of another one that it names.
+    """Copy what was fetched into a folder: the repository's files, and a tokenizer that it names in another repository.
 
-    Returns what people should know.
+    Returns what users should know.
     """
     weights = [name for _, name in fetched.values() if name.endswith((".bin", ".pt", ".bin.index.json"))]
     if weights:
@@ -99,7 +99,7 @@ def _copy(
 
 
 def _check_same(folder: Path, found: Pretrained, spec: str) -> None:
-    """Raise CheckpointError where the folder alone does not give the model that was fetched."""
+    """Raise CheckpointError if the folder alone does not give the model that was fetched."""
     again = read(folder)
     same = again.weights.keys() == found.weights.keys() and all(
         value.equal(found.weights[name]) for name, value in again.weights.items()
@@ -108,12 +108,12 @@ def _check_same(folder: Path, found: Pretrained, spec: str) -> None:
         raise CheckpointError(
             "The files of the repository do not give the same model without the hub",
             got=spec,
-            fix="Leave --out away: the hub's cache has all of them. And please report the model",
+            fix="Leave out --out: the hub's cache has all of the files. And please report the model",
         )
 
 
 def _described(found: Pretrained) -> str:
-    """Return what a model is in words."""
+    """Return in words what a model is."""
     from openslip.report.description import image_tower, text_tower
 
     weights = of_model(found.weights)

@@ -16,24 +16,24 @@ from openslip.exports import Exported, export
 from openslip.interop import hub
 
 FOLDERS = ("huggingface", "open_clip", "timm", "openslip", "onnx")
-"""The formats that a repository of the hub is used in: the first ones by the hub's libraries, ONNX once fetched."""
+"""The formats of hub repositories. The hub's libraries read the first ones from the hub; ONNX must be fetched first."""
 OF_A_MODEL = (
     "*.safetensors", "*.bin", "*.pt", "*.onnx", "*.onnx.data", "*.json", "*.model", "merges.txt", "vocab.txt",
     "README.md",
 )  # fmt: skip
-"""Files that a model in a repository is made of. One of another format that is left there would be read instead of what
-was pushed. Others, such as a LICENSE or pictures for the card, stay."""
+"""Files that make up a model in a repository. Such a file left from another format would be read instead of what was
+pushed. Other files, such as a LICENSE or pictures for the card, stay."""
 LISTED = 8
 PATIENCE = 30.0
-"""Seconds that the hub has to say what a repository holds. Its library would wait without end."""
+"""Seconds that the hub has to say what a repository holds. The hub's library would wait without end."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """What is about to be uploaded: files of a folder with their sizes in bytes, and what of the repository goes.
+    """What is about to be uploaded: files of a folder with their sizes in bytes, and which files of the repository go.
 
-    replaced: files that are there under the same names; removed: others. new: whether the repository, or the branch,
-    is made for it.
+    replaced: files of the repository with the same names. removed: files of the repository with other names. new:
+    whether the repository or the branch is made for the upload.
     """
 
     repository: str
@@ -57,7 +57,7 @@ class Pushed:
 
 @dataclass(frozen=True)
 class _There:
-    """What a repository has before: its files, whether it is private, its newest commit on the branch."""
+    """A repository before the upload: its files, whether it is private, and the newest commit on the branch."""
 
     exists: bool
     branch: bool
@@ -81,19 +81,18 @@ def push(
 ) -> Pushed:
     """Export a model with its card, and upload it to a repository of the hub as one commit.
 
-    model, which, license, notes: as `openslip.exports.export` takes them. repository: `owner/name`, which is made where
-    it is not there. to: one of FOLDERS. private: whether a new repository is only for those who may see it. branch: a
-    branch of the repository, which is made where it is not there; empty for `main`. replace: take the place of the
-    files of a model (OF_A_MODEL) that the branch has; the earlier ones stay in its history. show: is told what is about
-    to be uploaded.
+    model, which, license, notes: as `openslip.exports.export` takes them. repository: `owner/name`, which is made if it
+    does not exist. to: one of FOLDERS. private: whether a new repository is private. branch: a branch of the
+    repository, which is made if it does not exist; empty for `main`. replace: replace the files of a model (OF_A_MODEL)
+    that the branch has; the earlier files stay in its history. show: is called with what is about to be uploaded.
 
-    The token is the one of `hf auth login` or HF_TOKEN. Raises ExportError in words where there is none, the hub
-    refuses or cannot be reached, or the branch has a model and `replace` is not given; and the errors of `export`.
-    Nothing is uploaded then, but a new repository may be there, empty.
+    The token is that of `hf auth login` or HF_TOKEN. Raises ExportError if there is no token, the hub refuses or cannot
+    be reached, or the branch has a model and `replace` is not given; ConfigError for another format or a name that is
+    none of a repository; and the errors of `export`. Nothing is uploaded then, but an empty new repository may be left.
     """
     if to not in FOLDERS:
         raise ConfigError(
-            "This is no format that a repository of the hub is loaded from",
+            "This is not a format that a repository of the hub is loaded from",
             got=to,
             fix=did_you_mean(to, FOLDERS),
         )
@@ -101,7 +100,7 @@ def push(
         raise ConfigError(
             "This is no name of a repository on the hub",
             got=repository,
-            fix="Write owner/name: your user name or organisation there, and what the model is to be called",
+            fix="Write owner/name: your user name or organisation on the hub, and a name for the model",
         )
     api = _Hub(repository, branch)
     there = api.look()
@@ -126,12 +125,12 @@ def push(
 
 
 def _check(there: _There, repository: str, branch: str, *, private: bool, replace: bool) -> None:
-    """Raise ExportError where something would be lost, or be seen by others than was asked for."""
+    """Raise ExportError if files would be lost, or if a model that is to be private would be public."""
     if private and there.exists and not there.private:
         raise ExportError(
             "The repository is there already, and everybody can see it",
             got=f"{repository}, with --private",
-            fix="Make it private on its page first, or name a repository that is not there yet",
+            fix="Make the repository private on its page first, or name a repository that does not exist yet",
         )
     files = _of_a_model(there.files)
     if there.branch and files and not replace:
@@ -139,8 +138,8 @@ def _check(there: _There, repository: str, branch: str, *, private: bool, replac
         raise ExportError(
             f"The repository is there already, and its branch {branch or 'main'} has a model",
             got=f"{repository}: {', '.join(files[:LISTED])}{more}",
-            cause="What is pushed would take the place of these files",
-            fix="Add --replace, which keeps them in the repository's history; or name another --branch, or repository",
+            cause="The push would replace these files",
+            fix="Add --replace, which keeps them in the repository's history; or name another --branch or repository",
         )
 
 
@@ -153,7 +152,7 @@ def _of_a_model(files: Sequence[str]) -> list[str]:
 
 
 class _Hub:
-    """One repository of the hub, through the hub's own library; whatever it refuses is told in words."""
+    """One repository of the hub, through the hub's own library. Whatever the hub refuses becomes an ExportError."""
 
     def __init__(self, repository: str, branch: str) -> None:
         from huggingface_hub import HfApi, get_token
@@ -163,14 +162,14 @@ class _Hub:
             token = get_token()
         if not token:
             raise ExportError(
-                "Nobody is logged in to the hub, which takes models only from people it knows",
+                "Nobody is logged in to the hub, and the hub takes models only from people it knows",
                 fix="Run `hf auth login` once, or set HF_TOKEN, with a token that may write",
             )
         self.token = token
         self.api = HfApi(token=token)
 
     def look(self) -> _There:
-        """Return what the repository has; nothing is changed."""
+        """Return what the repository has. Nothing is changed."""
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
         with self.told("The hub cannot be asked what the repository holds"):
@@ -190,7 +189,7 @@ class _Hub:
     def upload(
         self, place: Path, names: Sequence[str], removed: Sequence[str], there: _There, *, private: bool
     ) -> Pushed:
-        """Make the repository and the branch where they are not there, and commit the files of a folder."""
+        """Make the repository and the branch if they do not exist, and commit the files of a folder."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         operations = [
@@ -203,7 +202,7 @@ class _Hub:
                 self.api.create_repo(self.repository, private=private or None, exist_ok=False)
             if self.branch and not there.branch:
                 self.api.create_branch(self.repository, branch=self.branch, exist_ok=True)
-            # Not `upload_folder`, which may make several commits of it. The parent is what was looked at.
+            # Not `upload_folder`, which may make several commits. The parent is the commit that `look` saw.
             done = self.api.create_commit(
                 self.repository,
                 operations,
@@ -217,7 +216,7 @@ class _Hub:
 
     @contextmanager
     def told(self, what: str) -> Iterator[None]:
-        """Within, what the hub's library and the network raise becomes an ExportError, without the token."""
+        """Turn what the hub's library and the network raise into an ExportError that does not show the token."""
         try:
             yield
         except (ExportError, ConfigError):
@@ -227,7 +226,7 @@ class _Hub:
 
 
 def _status(error: BaseException | None) -> int:
-    """Return the status of the hub's answer that an error, or what caused it, is of; 0 where there was no answer."""
+    """Return the status of the hub's answer behind an error or the error's causes; 0 if there was no answer."""
     while error is not None:
         with suppress(AttributeError):
             return int(error.response.status_code)  # pyrefly: ignore
@@ -236,7 +235,7 @@ def _status(error: BaseException | None) -> int:
 
 
 def _refused(what: str, repository: str, error: Exception, token: str) -> ExportError:
-    """Return the error that says why the hub refuses, and what helps."""
+    """Return the error that says why the hub refuses, and what to do."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HFValidationError
 
@@ -249,20 +248,20 @@ def _refused(what: str, repository: str, error: Exception, token: str) -> Export
     if status == 401:
         what, fix = (
             "The hub does not know the token",
-            "Run `hf auth login` again, or set HF_TOKEN to a token that holds",
+            "Run `hf auth login` again, or set HF_TOKEN to a token that is valid",
         )
     elif status == 403:
-        what = f"The hub lets this token not write to {repository}"
+        what = f"The hub does not let this token write to {repository}"
         fix = (
-            f"Take a token that may write, and an owner that is you or an organisation you are in: {owner} may be "
-            "neither"
+            "Take a token that may write. The owner must be you or an organisation you are in, and "
+            f"{owner} may be neither"
         )
     elif status == 404:
         what = f"The hub knows nobody called {owner}, or does not show the repository to you"
         fix = "Check the owner's name, and that your token may write there"
     elif status in (409, 412):
-        what = "The repository was changed by somebody else in the meantime"
-        fix = "Look at what it holds now, and push again"
+        what = "Somebody else has changed the repository in the meantime"
+        fix = "Look at what the repository holds now, and push again"
     elif isinstance(error, HFValidationError):
         what, fix = (
             "This is no name of a repository or branch on the hub",
@@ -271,7 +270,7 @@ def _refused(what: str, repository: str, error: Exception, token: str) -> Export
     elif isinstance(error, ValueError) and "metadata" in str(error).lower():
         cause = " ".join(said)
         what, fix = (
-            "The hub does not take the model card",
+            "The hub does not accept the model card",
             "Check the identifier that was given with --license",
         )
     elif constants.is_offline_mode():

@@ -1,4 +1,4 @@
-"""To the SLIP paper's code: one `.pt` file, with `module.` before each name and the options that build the model."""
+"""Export to the SLIP paper's code: a `.pt` file, with `module.` before each name and the options of the model."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ HEAD = "objective.simclr.head."
 
 
 def plan(encoder: Encoder, source: Pretrained) -> Plan:
-    """Return how the model is written for the paper's code. Raises ExportError where that has no such model.
+    """Return how the model is written for the paper's code. Raises ExportError if the code has no such model.
 
     The code has a ViT-S, -B and -L for pictures of 224 pixels, with or without a text tower of one size. The head of
-    SimCLR goes along where the weights have it.
+    SimCLR goes along if the weights have it.
     """
     ours = {
         name: value
@@ -64,7 +64,7 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
     notes = []
     if encoder.model.text_tower is not None and config.text.truncation == "keep-end":
         notes.append(
-            "the paper's code cuts texts of more than 77 tokens without their end, and gives these other embeddings"
+            "the paper's code cuts off the end of texts of more than 77 tokens, and gives them other embeddings"
         )
 
     def write(place: Path) -> None:
@@ -84,14 +84,14 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
 
 
 def _load(place: Path) -> Consumer:
-    """Read the file as `openslip.load` reads the paper's: their code is no library that could be installed."""
+    """Read the file as `openslip.load` reads the paper's: the paper's code is no library that can be installed."""
     encoder = encoder_of(read(plain_names(read_checkpoint(place)["state_dict"]), place))
     text: Any = encoder.encode_text if encoder.model.text_tower is not None else None
     return Consumer(image=encoder.encode_image, text=text, picture=None)
 
 
 def _differences(config: ModelConfig, known: ModelConfig, *, text: bool) -> list[str]:
-    """Return in words where a model's architecture is another than one that is known."""
+    """Return in words where a model's architecture differs from a known one."""
     parts: list[tuple[str, Any, Any]] = [("image", config.image, known.image)]
     if text:
         parts.append(("text", replace(config.text, truncation=known.text.truncation), known.text))

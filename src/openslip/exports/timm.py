@@ -1,4 +1,4 @@
-"""To timm: the image tower alone, a folder as timm's `local-dir:` and the hub's repositories are."""
+"""Export to timm: the image tower alone, in a folder for timm's `local-dir:` or a hub repository."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ VIT = {"fixed_input_size": True, "first_conv": "patch_embed.proj", "classifier":
 
 
 def described(config: Config, tower: ImageTower, to: str = "timm") -> dict[str, Any]:
-    """Return timm's config.json of an image tower. Raises ExportError for a format where timm has no such."""
+    """Return timm's config.json of an image tower. Raises ExportError, for the format `to`, if timm has none."""
     image, views, trunk = config.model.image, config.views, tower.trunk
     architecture, options = image.name, dict[str, Any]()
     if image.name == "vit":
         if image.norm_eps not in VITS:
-            raise cannot(to, f"its norms have an eps of {image.norm_eps:g}, timm's 1e-06 or 1e-05")
+            raise cannot(to, f"its norms have an eps of {image.norm_eps:g}, and timm's have 1e-06 or 1e-05")
         architecture = VITS[image.norm_eps]
         options |= {
             "img_size": views.size,
@@ -68,7 +68,7 @@ def described(config: Config, tower: ImageTower, to: str = "timm") -> dict[str, 
 
 
 def plan(encoder: Encoder, source: Pretrained) -> Plan:
-    """Return how the image tower is written for timm. Raises ExportError where timm has no such tower.
+    """Return how the image tower is written for timm. Raises ExportError if timm has no such tower.
 
     A plain vision transformer is one of timm's with other numbers (`model_args`); any other tower is timm's own.
     """

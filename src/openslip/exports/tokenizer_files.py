@@ -1,4 +1,4 @@
-"""A model's tokenizer as files: of weights that bring one, for transformers; of any, as one `tokenizer.json`."""
+"""A model's tokenizer as files: for transformers, if the weights bring one; for any model, one `tokenizer.json`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CHECKED = (
 class TokenizerFiles:
     """The content of `tokenizer.json` and `tokenizer_config.json`, and how a text is cleaned before that.
 
-    clean: as in `openslip.data.own_tokenizer`; where it is `siglip`, the tokenizer does the cleaning itself.
+    clean: as in `openslip.data.own_tokenizer`. For `siglip`, the tokenizer does the cleaning itself.
     """
 
     tokenizer: str
@@ -55,7 +55,7 @@ def of_own(data: bytes) -> TokenizerFiles:
     tokenizers, described = library(), json.loads(data)
     normalizers, processors = tokenizers.normalizers, tokenizers.processors
     tokenizer = tokenizers.Tokenizer.from_str(described["tokenizer"])
-    if described["clean"] == "siglip":  # which the library can do itself
+    if described["clean"] == "siglip":  # the library can do this cleaning itself
         steps = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
         tokenizer.normalizer = normalizers.Sequence([*_siglip(), *steps])
     ids = {key: described[key] for key in ("start", "end", "pad") if described[key] is not None}
@@ -90,10 +90,10 @@ def _siglip() -> list[Any]:
 
 
 def tokenizer_json(encoder: Encoder) -> Any:
-    """Return the tokenizer as one of the library `tokenizers`; None where the library gives other ids than ours.
+    """Return the tokenizer as one of the library `tokenizers`; None if the library gives other ids than ours.
 
-    The tokenizer adds start and end, cuts what is too long, and fills up: to the longest text, or to the context where
-    the model wants that. It does not cut for `truncation: reference`, where a text that is too long loses its end.
+    The tokenizer adds start and end, cuts long texts, and fills up: to the longest text, or to the context if the model
+    wants that. The tokenizer does not cut for `truncation: reference`, which drops the end of a text that is too long.
     Of what CLIP's tokenizer cleans, only the frequent is cleaned: curly quotes, and the HTML of `ENTITIES`.
     """
     own, text = encoder.tokenizer, encoder.config.model.text
@@ -139,7 +139,7 @@ def _own(own: OwnTokenizer) -> Any:
 
     files = of_own(own.data)
     made = Tokenizer.from_str(files.tokenizer)
-    if files.clean not in ("none", "siglip"):  # the second of which is among the steps already
+    if files.clean not in ("none", "siglip"):  # siglip's cleaning is among the steps already
         steps = [] if made.normalizer is None else [made.normalizer]
         made.normalizer = normalizers.Sequence([*_cleaning(files.clean), *steps])
     return made
@@ -157,5 +157,5 @@ def _cleaning(clean: str) -> list[Any]:
     steps += [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
     if clean == "whitespace":
         return steps
-    # Small letters as Python makes them, which looks at where in a word the letter is.
+    # Small letters as Python makes them: a sigma at the end of a word has a form of its own.
     return [*steps, normalizers.Replace(Regex(r"(?<=\p{L})Σ(?!\p{L})"), "ς"), normalizers.Lowercase()]

@@ -1,4 +1,4 @@
-"""To programs of `torch.export`: a graph of each tower, for Python or C++ that has torch, and none of our code."""
+"""Export to programs of `torch.export`: one for each tower, for Python or C++ with torch and without our code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ print(image @ text.T)"""
 
 
 def plan(encoder: Encoder, source: Pretrained) -> Plan:
-    """Return how the model is written as programs of `torch.export`. Raises ExportError where a library is missing."""
+    """Return how the model is written as programs of `torch.export`. Raises ExportError if a library is missing."""
     texts = encoder.model.text_tower is not None
     if texts:
         _check_libraries()
@@ -64,13 +64,13 @@ def _check_libraries() -> None:
         import tokenizers  # noqa: F401
     except ImportError:
         raise ExportError(
-            "tokenizers is not installed, without which the model's tokenizer cannot be written",
+            "tokenizers is not installed, and the model's tokenizer cannot be written without it",
             fix="Run `pip install 'openslip[transformers]'`",
         ) from None
 
 
 def _load(place: Path, encoder: Encoder) -> Consumer:
-    """Read the folder by its own files alone; without a tokenizer.json, the model's own gives the ids."""
+    """Read the folder from its own files alone. Without a tokenizer.json, the model's tokenizer gives the ids."""
     settings = json.loads((place / onnx_plain.SETTINGS).read_text())
     image = settings["image"]
     run_image = _runner(place / image["file"])
@@ -83,7 +83,7 @@ def _load(place: Path, encoder: Encoder) -> Consumer:
         run_text, ids = _runner(place / settings["text"]["file"]), onnx_plain.ids_of(place, settings, encoder)
 
         def text(texts: list[str]) -> Tensor:
-            # The first alone: another batch, of another length, than the example that the program was made of.
+            # The first text goes alone, so that batch and length differ from the example the program was made from.
             parts = [run_text(torch.from_numpy(ids(part))) for part in (texts[:1], texts[1:])]
             return torch.cat(parts)
 

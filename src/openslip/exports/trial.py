@@ -1,4 +1,4 @@
-"""An exported model, tried: the same pictures and texts through it, in its library, and through ours."""
+"""Try an exported model: compare its library's results with ours, for the same pictures and texts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from openslip.errors import ExportError
 from openslip.exports.plan import Plan, version_of
 
 CLASSES = ("logits", "probabilities")
-"""What plans of classifiers give."""
+"""What the plans of classifiers give."""
 LEVELS = 4.0
-"""Grey levels, of 255, by which another library's resizing may differ at most: it may round in between."""
+"""Grey levels, of 255, by which another library's resizing may differ at most: the library may round in between."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The largest differences found (`Plan.tolerance`); pictures: of grey levels. None: there is no such thing."""
+    """The largest differences found (`Plan.tolerance`). picture: in grey levels. None: there is no such thing."""
 
     library: str
     image: float
@@ -33,13 +33,13 @@ class Trial:
     of: str = "images"
 
     def described(self) -> str:
-        """Return what was found in words."""
+        """Return in words what was found."""
         parts = [f"{self.of} {_within(self.image)}"]
         parts += [f"texts {_within(self.text)}"] if self.text is not None else []
         if self.picture is not None:
             levels = f"within {self.picture:.2g} grey levels" if self.picture > 0.01 else "equal"
             parts.append(f"prepared pictures {levels}")
-        return f"as {self.library} computes them, beside slip: {', '.join(parts)}"
+        return f"as {self.library} computes them, compared with slip: {', '.join(parts)}"
 
 
 def _within(difference: float) -> str:
@@ -47,34 +47,34 @@ def _within(difference: float) -> str:
 
 
 def try_out(plan: Plan, encoder: Encoder, place: Path) -> Trial:
-    """Load what was exported to `place` as its library does, and compare. Raises ExportError for another model."""
+    """Load the export at `place` with its own library, and compare. Raises ExportError if the results differ."""
     try:
         found = _compared(plan, encoder, place)
     except (OSError, ExportError):
         raise
-    except Exception as error:  # whatever the library makes of it
+    except Exception as error:  # the library may raise anything
         lines = str(error).strip().splitlines() or [""]
         raise ExportError(
             "The exported model does not work in its own library, so nothing was written",
             got=f"{plan.library} {version_of(plan.library)}",
             cause=f"{type(error).__name__}: {lines[-1].strip()}",
-            fix="Export to another format; and please report the model and the versions",
+            fix="Export to another format, and please report the model and the versions",
         ) from error
     apart = [found.image, *([] if found.text is None else [found.text])]
-    # Told this way round, numbers that are none are too far apart as well.
+    # Written this way round, the condition also catches NaN.
     if not all(one <= plan.tolerance for one in apart) or (found.picture or 0.0) > LEVELS:
         raise ExportError(
             "The exported model is not the same in its own library, so nothing was written",
             got=found.described(),
             cause="The library, or this version of it, computes something else than slip does",
-            fix="Export to another format; and please report the model and the versions",
+            fix="Export to another format, and please report the model and the versions",
         )
     return found
 
 
 @torch.no_grad()
 def _compared(plan: Plan, encoder: Encoder, place: Path) -> Trial:
-    """Return how far what the library makes of pictures and texts is from what we do."""
+    """Return how far the library's results for pictures and texts are from ours."""
     consumer = plan.load(place)
     pictures, texts = list(_pictures(encoder.size)), list(plan.texts)
     ready = torch.stack([encoder.preprocess(picture) for picture in pictures])
@@ -97,7 +97,7 @@ def _compared(plan: Plan, encoder: Encoder, place: Path) -> Trial:
 
 
 def _pictures(size: int) -> Iterable[Image.Image]:
-    """Yield pictures of several shapes: one of a smooth shade, one of noise that is small, and a wide one."""
+    """Yield pictures of several shapes: a smooth shade, small noise, and a wide picture of coarse colours."""
     rng = np.random.default_rng(0)
     ramp = np.linspace(0, 255, 2 * size, dtype=np.uint8)
     shade = np.broadcast_to(ramp[None, :, None], (size + 9, 2 * size, 3)).copy()
@@ -115,7 +115,7 @@ def _apart(theirs: Tensor, ours: Tensor, what: str) -> float:
 
 
 def _of_classes(theirs: Tensor, logits: Tensor, what: str) -> float:
-    """Return the largest difference of probabilities (N, C), or that of logits, as a share of the largest above 1."""
+    """Return the largest difference of probabilities (N, C); of logits, as a share of the largest, or of 1 if more."""
     theirs, ours = _of_our_shape(theirs, logits, what), logits.cpu()
     if what == "probabilities":
         return float((theirs - ours.softmax(dim=-1)).abs().max())
@@ -123,7 +123,7 @@ def _of_classes(theirs: Tensor, logits: Tensor, what: str) -> float:
 
 
 def _of_our_shape(theirs: Tensor, ours: Tensor, what: str) -> Tensor:
-    """Return what a library gives, in float32 on the CPU. Raises ExportError where its shape is not ours."""
+    """Return what a library gives, in float32 on the CPU. Raises ExportError if its shape is not ours."""
     if theirs.shape == ours.shape:
         return theirs.detach().cpu().float()
     raise ExportError(

@@ -1,4 +1,4 @@
-"""Other people's formats, and one `load` for all of them."""
+"""Readers of other libraries' formats, and one `load` for all of them."""
 
 from __future__ import annotations
 
@@ -34,46 +34,46 @@ from openslip.training.saving import metadata
 
 WHICH = ("latest", "best")
 READERS = {"timm": timm.read, "open_clip": open_clip.read, "hf": huggingface.read}
-"""What reads the model that follows a format and a colon."""
+"""The reader of each format that is written before a colon."""
 WRITTEN = "timm:NAME, open_clip:NAME/TAG or hf:owner/name"
 """How formats are written, for messages."""
 CONFIGS = (open_clip.SETTINGS, "config.json")
-"""Files by which a folder with the model of another library is known."""
+"""Files that mark a folder as the model of another library."""
 
 
 def load(path: str | Path, *, which: Literal["latest", "best"] = "latest") -> Encoder:
-    """Load a model, in evaluation mode; nothing that is read is executed.
+    """Load a model in evaluation mode. Nothing that is read is executed.
 
     path: a run folder, one of its checkpoint folders, what `slip consolidate` wrote, or copies of these: a checkpoint's
     folder alone, `config.toml` beside `model.safetensors`, or `model.safetensors` alone. Also a released SLIP `.pt`
-    file, and weights with its names or ours that `torch.save` wrote. And whatever else `read` takes.
+    file, weights with SLIP's names or ours that `torch.save` wrote, and whatever else `read` takes.
 
-    which: which checkpoint of a run folder, the latest or the one with the best score during training; where none has a
-    score the latest is taken, which is said.
+    which: the checkpoint of a run folder, either the latest or the one with the best score during training. If none has
+    a score, the latest is taken, with a warning.
 
     The optimiser's state and the objective are for training: neither needs to be there, or known.
 
-    Raises CheckpointError where a file is missing, which it names, is damaged, does not fit the configuration, or is
-    another project's; ConfigError for another `which`, or one that has no effect.
+    Raises CheckpointError if a file is missing (the message names it), is damaged, does not fit the configuration, or
+    is another project's; ConfigError for another `which`, or one that has no effect.
     """
     return encoder_of(read(path, which))
 
 
 def read(spec: str | Path, which: Literal["latest", "best"] = "latest") -> Pretrained:
-    """Return configuration and weights of a model that somebody has trained. No model is built.
+    """Return the configuration and weights of a trained model. No model is built.
 
     spec: a path as `load` takes it; the name of a released SLIP model (`slip-vit-b16-yfcc15m-25ep`); or a format and
-    what it takes. `timm:NAME[.TAG]`, `open_clip:NAME/TAG` and `hf:owner/name` are fetched; `timm:NAME@FILE` and
-    `open_clip:NAME@FILE` name the architecture of weights in a file. A folder as these libraries write it needs no
+    what the format takes. `timm:NAME[.TAG]`, `open_clip:NAME/TAG` and `hf:owner/name` are fetched; `timm:NAME@FILE` and
+    `open_clip:NAME@FILE` name the architecture of weights in a file. A folder that these libraries wrote needs no
     format.
 
-    Nothing is fetched that is on this disk: released models are kept in the cache folder, those of the hub in the
-    hub's own. Raises the errors of `load`; CheckpointError also where something cannot be fetched.
+    Nothing that is on this disk is fetched: released models are kept in the cache folder, models of the hub in the
+    hub's own cache. Raises the errors of `load`; CheckpointError also if something cannot be fetched.
     """
     found = _read(spec, which)
     if bad := not_finite(found.weights):
         raise CheckpointError(
-            f"{len(bad)} of {len(found.weights)} weights of {found.origin.spec} hold what is no finite number",
+            f"{len(bad)} of {len(found.weights)} weights of {found.origin.spec} hold numbers that are not finite",
             got=", ".join(bad[:3]) + (", …" if len(bad) > 3 else ""),
             cause="Training diverged before they were written, or the file is damaged",
             fix="Take an earlier checkpoint, or fetch the file again",
@@ -127,7 +127,7 @@ def check_place(spec: str | Path) -> None:
 
 
 def has_text(spec: str | Path) -> bool | None:
-    """Say whether a model has a text tower, as far as that is told without reading weights; None where it is not."""
+    """Say whether a model has a text tower, without reading weights; None if that is not known."""
     path = expand(spec)
     if os.path.exists(path):
         return ours.has_text(path)
@@ -155,7 +155,7 @@ def _nothing(text: str, path: Path) -> CheckpointError:
 
 
 def _of_folder(folder: Path, which: str) -> Pretrained:
-    """Return the model of a folder: ours, else that of the library whose configuration it has."""
+    """Return the model of a folder: one of ours, else one of the library whose configuration the folder has."""
     if not ours.is_ours_folder(folder):
         if reader := _reader_for(folder):
             ours.check_alone(folder, which)
@@ -166,7 +166,7 @@ def _of_folder(folder: Path, which: str) -> Pretrained:
 
 
 def _reader_for(folder: Path, configs: Collection[str] = CONFIGS) -> Any:
-    """Return the module that reads a folder of another library, by its configuration; None where it has none."""
+    """Return the module that reads a folder of another library, by the folder's configuration; None if it has none."""
     if open_clip.SETTINGS in configs and (folder / open_clip.SETTINGS).is_file():
         return open_clip
     config = folder / "config.json"
@@ -186,7 +186,7 @@ def _of_safetensors(path: Path) -> Pretrained:
 
 
 def _of_others(path: Path, entries: Collection[str]) -> Pretrained:
-    """Return the model of a file with others' names: what lies beside it says what it is of, or its own name does.
+    """Return the model of a file with others' names. A file beside it, or its own name, tells the architecture.
 
     Raises CheckpointError, which says whose names they are.
     """
@@ -216,7 +216,7 @@ def _of_torch(path: Path) -> Pretrained:
 def _without_settings(path: Path, state: dict[str, Tensor]) -> Pretrained:
     """Return the model of weights with our names that come without a configuration.
 
-    Shapes tell all of it only where they are those of the reference's models, which have a known number of heads.
+    Shapes tell the whole configuration only for the reference's models, whose number of heads is known.
     """
     try:
         found = reference.read({reference.to_reference(name): value for name, value in state.items()}, path)
@@ -225,7 +225,7 @@ def _without_settings(path: Path, state: dict[str, Tensor]) -> Pretrained:
     if found.has_text and found.config.model.text.width != TextTowerConfig().width:
         raise ours.no_settings(path)
     told = (
-        f"{path} does not say how its pictures were normalised, nor how many attention heads it has: these are taken "
-        "from the paper's recipes. A config.toml beside it would tell"
+        f"{path} does not say how its pictures were normalised, nor how many attention heads it has. Both are taken "
+        "from the paper's recipes. A config.toml beside the file would tell"
     )
     return replace(found, origin=replace(found.origin, format="openslip"), notes=(told,))

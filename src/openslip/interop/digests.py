@@ -11,9 +11,9 @@ from openslip.files import open_regular
 
 
 class Digests(Mapping[str, str]):
-    """SHA-256 of each file, by its path; computed when it is asked for, and then kept.
+    """SHA-256 of each file, by the file's path; computed on first use, and then kept.
 
-    A run notes what it started from. Who only encodes pictures need not read a file of 600 MB twice.
+    A run notes what it started from. A program that only encodes pictures need not read a file of 600 MB twice.
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
@@ -33,7 +33,7 @@ class Digests(Mapping[str, str]):
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits. Raises CheckpointError where it cannot be read."""
+    """Return the SHA-256 of a file, in hexadecimal digits. Raises CheckpointError if the file cannot be read."""
     try:
         with open_regular(path) as file:
             digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Weights behind web addresses: fetched once into the cache folder, in parts, so that what was cut off goes on.
+"""Weights behind web addresses: fetched once into the cache folder, in parts. A download that was cut off continues.
 
 <cache>/weights/1f2e3d4c-slip_base_25ep.pt        the file, whole
 <cache>/weights/1f2e3d4c-slip_base_25ep.pt.json   its size and SHA-256, and when it was last seen unchanged
@@ -28,12 +28,12 @@ PATIENCE = 3600.0
 
 
 def fetch(url: str, *, sha: str = "", size: int = -1) -> Path:
-    """Return where a copy of a web server's file lies on this disk, fetched if it is not there.
+    """Return the path of a web server's file in the cache folder. The file is fetched if it is not there.
 
-    sha: the file's SHA-256, or how it begins. size: its bytes. Both as far as they are known: else they are noted when
-    the file is fetched, and what lies in the cache is compared with them later.
+    sha: the file's SHA-256, or the beginning of it. size: in bytes. Both are given as far as they are known. What was
+    fetched is noted, and the file in the cache is compared with the note later.
 
-    Without a network the copy is used as it is. Raises CheckpointError where the file cannot be had, or is another.
+    Without a network the copy is used as it is. Raises CheckpointError if the file cannot be had, or is another one.
     """
     name = os.path.basename(url.partition("?")[0]) or "weights"
     path = cache_folder() / "weights" / f"{cache_name(url)[:8]}-{name}"
@@ -62,9 +62,9 @@ def fetch(url: str, *, sha: str = "", size: int = -1) -> Path:
 
 
 def _is_good(path: Path, sha: str, size: int) -> bool:
-    """Say whether the file is in the cache as it was fetched. Raises CheckpointError where it has been changed.
+    """Say whether the file is in the cache as it was fetched. Raises CheckpointError if the file has been changed.
 
-    A file that has the size and the time of its note was compared before: large ones are not read for that each time.
+    A file with the size and the time of its note was compared before, so that large files are not read each time.
     """
     if not path.is_file():
         return False
@@ -82,7 +82,7 @@ def _is_good(path: Path, sha: str, size: int) -> bool:
 
 
 def _fetch(url: str, path: Path, sha: str, size: int) -> None:
-    """Fetch a file. Raises DataError, OSError and DiskError; CheckpointError where it is not the one that is wanted."""
+    """Fetch a file. Raises DataError, OSError and DiskError; CheckpointError if it is not the wanted file."""
     status = remote.stat(url)
     if 0 <= size != status.size >= 0:
         raise _other(url, f"{status.size:,} bytes", sha, size)
@@ -109,7 +109,7 @@ def _fetch(url: str, path: Path, sha: str, size: int) -> None:
 
 
 def _in_parts(url: str, part: Path, status: remote.Stat) -> None:
-    """Add what is missing at the end of a file that was begun, with a bar on a terminal."""
+    """Fetch the rest of a file that was begun, with a progress bar on a terminal."""
     from openslip.progress import Bar, print_text
 
     total = round(status.size / MB)
@@ -164,7 +164,7 @@ def _changed(path: Path, got: str) -> CheckpointError:
         f"The weights {path} in the cache folder are not those that were fetched",
         got=got,
         cause="The disk is damaged, or a program has changed the file",
-        fix="Remove that file, so that it is fetched anew",
+        fix="Remove the file, so that it is fetched anew",
     )
 
 
@@ -173,5 +173,5 @@ def _other(url: str, got: str, sha: str, size: int) -> CheckpointError:
         "The file at this address is not the one that slip knows, and was not kept",
         got=f"{shown(url)}: {got}, instead of {_wanted(sha, size)}",
         cause="It was cut off or changed on its way, or the file was replaced",
-        fix="Try again; if it stays so, tell the authors of slip",
+        fix="Try again. If the error stays, tell the authors of slip",
     )

@@ -32,9 +32,9 @@ LAYER = {
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
 }
-"""What a part of a layer is called in timm's vision transformer."""
+"""Parts of a layer, and their names in timm's vision transformer."""
 SCALED = {"attn.proj": "layer_scale1", "mlp.fc2": "layer_scale2"}
-"""Parts whose output is multiplied by numbers of its own, which become one with its weights."""
+"""Parts whose output is scaled by learned numbers, which are multiplied into the part's weights."""
 
 
 def check(config: Mapping[str, Any], spec: str) -> None:
@@ -44,12 +44,12 @@ def check(config: Mapping[str, Any], spec: str) -> None:
         raise CheckpointError(
             "The model is a VisionTextDualEncoderModel of towers that slip does not load together",
             got=f"{towers[0]} and {towers[1]}, in {spec}",
-            fix="Those of a Dinov2Model or a tower of timm with CLIP's text tower are read",
+            fix="Give a model of a Dinov2Model or a tower of timm with CLIP's text tower",
         )
 
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights by the names of transformers 5.6 and later; before, the text tower was a model in a model."""
+    """Return weights by the names of transformers 5.6 and later. Before, the text tower was a model in a model."""
     return {entry.replace("text_model.text_model.", "text_model."): value for entry, value in state.items()}
 
 
@@ -76,7 +76,7 @@ def image(
         return timm.tower_in(vision, spec)
     if vision.get("use_swiglu_ffn") or not vision.get("qkv_bias", True):
         raise CheckpointError(
-            "The model's Dinov2Model has gated MLPs, or no biases, which slip has not", got=spec
+            "The model's Dinov2Model has gated MLPs or no biases, which slip does not support", got=spec
         )
     for theirs, ours in NAMES.items():
         if THEIRS + theirs in state:

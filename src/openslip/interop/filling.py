@@ -1,4 +1,4 @@
-"""From weights to a model: what weights have to be for a configuration, and the encoder of both."""
+"""From weights to a model: check weights against a configuration, and make the encoder of both."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ PARTS = frozenset({
     "image_tower", "text_tower", "image_projection", "image_projection_bias", "text_projection", "text_projection_bias",
     "logit_scale",
 })  # fmt: skip
-"""The parts of a `Model`, by which its weights' names begin."""
+"""The parts of a `Model`. The names of the weights begin with these."""
 SHOWN = 5
-"""Entries of a file that a message names; the others are counted."""
+"""Entries of a file that a message names. The others are counted."""
 
 
 @dataclass
@@ -40,9 +40,9 @@ class Mapped:
 
 
 def encoder_of(pretrained: Pretrained) -> Encoder:
-    """Return the model with these weights, in evaluation mode, and log what people should know of them.
+    """Return the model with these weights, in evaluation mode, and log what users should know about the weights.
 
-    What the weights have for an objective is for training, and left out.
+    Weights of an objective are for training, and are left out.
     """
     for text in (*pretrained.notes, *_left_out(pretrained)):
         note(text)
@@ -53,9 +53,9 @@ def encoder_of(pretrained: Pretrained) -> Encoder:
 
 
 def described(config: Config, names: Collection[str]) -> Model:
-    """Return the model of a configuration with those parts that weights of these names have, without weights.
+    """Return the model of a configuration without weights, with the parts that these names of weights belong to.
 
-    Raises ConfigError and what torch raises, where the configuration makes no model.
+    Raises ConfigError, or what torch raises, if the configuration makes no model.
     """
     text = any(name.startswith("text_tower.") for name in names)
     with torch.device("meta"):
@@ -72,12 +72,12 @@ def pretrained_of(
     notes: Sequence[str] = (),
     held: Collection[str] | None = None,
 ) -> Pretrained:
-    """Return what a reader of another library's format gives, checked: the weights are those of the model, all of them.
+    """Return the result of a reader of another library's format, after a check that all weights are the model's.
 
-    theirs: what the library calls the weights that have our names, as far as it calls them otherwise. held: what the
-    file itself calls them, where that is another name still.
-    Raises CheckpointError, which lists what is missing, has another shape, or is of a part that the model has not; and
-    where weights are no real numbers, such as integers that stand for others.
+    theirs: our names → the library's names, where these differ. held: the names in the file itself, if these differ
+    again.
+    Raises CheckpointError, which lists what is missing, has another shape, or is of a part that the model does not
+    have; also if weights are no real numbers, such as integers that stand for other numbers.
     """
     weights, names = in_full_precision(weights), theirs or {}
     depths = config.model.image.depth, config.model.text.depth if "text_projection" in weights else 0
@@ -95,21 +95,21 @@ def pretrained_of(
     told = differences(own, of_model(weights), names)
     if told:
         raise CheckpointError(
-            f"The weights of {origin.spec} are not those of the model that {origin.format} says they are of",
+            f"The weights of {origin.spec} do not fit the model that {origin.format} describes for them",
             got=told,
             cause=f"The file holds {kind_of(held or [names.get(name, name) for name in weights]).what}",
-            fix="Name the architecture that they are of, or give the model's own configuration with its weights",
+            fix="Name the architecture of the weights, or give the model's own configuration with its weights",
         )
     real = [name for name, value in own.items() if value.is_floating_point()]
     odd = [name for name in real if not weights[name].is_floating_point()]
     if odd:
         raise CheckpointError(
-            f"{len(odd)} weights of {origin.spec} are not of the kind of numbers that the model has",
+            f"{len(odd)} weights of {origin.spec} hold another kind of number than the model has",
             got=", ".join(f"{names.get(name, name)} {weights[name].dtype}" for name in odd[:3]),
             cause="They may be quantised, so that each stands for another number",
-            fix="Give the weights as they were before, in fp32, fp16 or bf16",
+            fix="Give the weights from before quantisation, in fp32, fp16 or bf16",
         )
-    # In which precision they were trained is not known; they are measured in full.
+    # The precision of training is not known, so the model is measured in full precision.
     config = replace(config, training=replace(config.training, precision="fp32"))
     return Pretrained(config, weights, origin, dict(unused or {}), tuple(notes))
 
@@ -117,9 +117,9 @@ def pretrained_of(
 def differences(
     expected: Mapping[str, Tensor], found: Mapping[str, Tensor], names: Mapping[str, str] | None = None
 ) -> str:
-    """Return in words how tensors differ from those that are expected, by names and shapes; empty where they do not.
+    """Return in words how tensors differ from the expected ones, by names and shapes; empty if they do not differ.
 
-    names: what to call them in words, as far as that is another name.
+    names: the names to use in words, where these are others.
     """
     names = names or {}
     here = {name: tuple(value.shape) for name, value in found.items()}
@@ -138,7 +138,7 @@ def differences(
 
 
 def of_model(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return those weights that are the model's."""
+    """Return the weights that belong to the model."""
     return {name: tensor for name, tensor in weights.items() if name.partition(".")[0] in PARTS}
 
 
@@ -148,12 +148,12 @@ def in_full_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def note(text: str) -> None:
-    """Tell the user what the model alone would hide."""
+    """Warn the user of what the model alone does not show."""
     logging.getLogger("openslip.interop").warning(printable(text))
 
 
 def _left_out(pretrained: Pretrained) -> list[str]:
-    """Return in words which entries were not used, for each reason."""
+    """Return, for each reason, in words which entries were not used."""
     reasons: dict[str, list[str]] = {}
     for name, reason in sorted(pretrained.unused.items()):
         reasons.setdefault(reason, []).append(name)

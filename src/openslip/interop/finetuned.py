@@ -1,7 +1,7 @@
 """Finetuned classifiers: the state that `slip evaluate RUN finetune:photos/` keeps, and what an export makes of it.
 
-Weights that were written by this version say in their header which model, recipe and classes they are of. A state that
-an earlier version kept is read through the run folder that it lies in, or with a copy of the run's config.toml.
+Weights of this version name their model, recipe and classes in the header. A state of an earlier version is read
+through the run folder that contains it, or with a copy of the run's config.toml.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ AGAIN = "Run `slip evaluate RUN finetune:DATA` again, which goes on from the las
 class Finetuned:
     """A finetuned classifier as it was read.
 
-    model: whose image tower is the classifier (`openslip.evaluation.finetune.layers.Classifier`), in evaluation mode.
-    config: of the model that was started from; its `views` say what pictures are like, but for the recipe's crop and
-    interpolation. names: of the classes, in the order of the logits. about: what the finetuning was of, as
-    `openslip.evaluation.finetune.state.describe` gives it. files: those that were read.
+    model: in evaluation mode; its image tower is the classifier (`openslip.evaluation.finetune.layers.Classifier`).
+    config: the configuration of the model that the finetuning started from. Its `views` say how pictures are prepared,
+    except for the recipe's crop and interpolation. names: the classes, in the order of the logits. about: what the
+    finetuning was, as `openslip.evaluation.finetune.state.describe` gives it. files: the files that were read.
     """
 
     model: Model
@@ -64,7 +64,7 @@ def read(path: str | Path) -> Finetuned:
     path: the folder of a finetuning, `RUN/finetune/NAME`, or a copy; a folder that `slip export … --to openslip` wrote;
     or the file of weights in either. `hf:owner/name` is such an export in a repository of the hub.
 
-    Raises CheckpointError where there is none, the finetuning is not complete, or something is missing or damaged.
+    Raises CheckpointError if there is none, the finetuning is not complete, or something is missing or damaged.
     """
     given = _fetched(os.fspath(path)) or expand(path)
     weights, folder = _weights_of(given)
@@ -79,19 +79,19 @@ def read(path: str | Path) -> Finetuned:
         if not names or not all(isinstance(name, str) for name in names):
             raise ValueError("The classes are not named")
         if not all(isinstance(number, int) for number in (epochs, about["images"], about["seed"])):
-            raise ValueError("Numbers of epochs, images and seed are no whole numbers")
+            raise ValueError("The numbers of epochs, images and seed are not all whole numbers")
         if not isinstance(settings, str | Path):
             raise ValueError("There is no configuration of the model")
     except (ConfigError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(
-            "What the classifier is of cannot be read",
+            "The classifier's description cannot be read",
             got=str(weights),
             cause=f"{type(error).__name__}: {error}",
             fix="Copy the folder anew, or remove it and finetune again",
         ) from None
     if epochs < recipe.epochs:
         raise CheckpointError(
-            "The finetuning is not complete, and so the classifier is not used",
+            "The finetuning is not complete, so the classifier is not used",
             got=f"{epochs} of {recipe.epochs} epochs in {given}",
             fix=AGAIN,
         )
@@ -105,12 +105,12 @@ def read(path: str | Path) -> Finetuned:
 
 
 def is_one(path: str | Path) -> bool:
-    """Say whether a path is that of a finetuned classifier, complete or not, by the files there."""
+    """Say whether there is a finetuned classifier at a path, complete or not, by the files there."""
     return a_classifier(expand(path))
 
 
 def _fetched(spec: str) -> Path | None:
-    """Return the file of weights of a repository of the hub; None for what is none. Raises CheckpointError."""
+    """Return a hub repository's file of weights; None for any other spec. Raises CheckpointError."""
     name = spec.removeprefix("hf:")
     if name == spec or not hub.is_name(name) or expand(spec).exists():
         return None
@@ -126,7 +126,7 @@ def _fetched(spec: str) -> Path | None:
 
 
 def _weights_of(given: Path) -> tuple[Path, Path | None]:
-    """Return the file of weights, and the folder of the finetuning where it is a state. Raises CheckpointError."""
+    """Return the file of weights, and the folder of the finetuning if it is a state. Raises CheckpointError."""
     if os.path.isdir(given) and (given / state.DESCRIPTION).is_file():
         checkpoints = checkpoint.list_checkpoints(given)
         if not checkpoints:
@@ -163,11 +163,11 @@ def _verify(folder: Path) -> None:
 
 
 def _told_beside(weights: Path, folder: Path | None) -> tuple[dict[str, Any], int, Path]:
-    """Return of a finetuning of an earlier version what it is of, how many epochs are done, and where the model's
-    configuration is. Raises CheckpointError."""
+    """Return the description of an earlier version's finetuning, the number of epochs that are done, and the path of
+    the model's configuration. Raises CheckpointError."""
     if folder is None:
         raise CheckpointError(
-            "These are not the weights of a finetuned classifier, or they do not say of which",
+            "These are not the weights of a finetuned classifier, or they do not describe it",
             got=str(weights),
             fix=f"Give RUN/finetune/NAME, with its {state.DESCRIPTION}, or what `slip export … --to openslip` wrote",
         )
@@ -179,7 +179,7 @@ def _told_beside(weights: Path, folder: Path | None) -> tuple[dict[str, Any], in
 
 
 def _settings_beside(folder: Path) -> Path:
-    """Return the config.toml in a finetuning's folder, or in that of its run. Raises CheckpointError."""
+    """Return the config.toml in a finetuning's folder, or in the run's. Raises CheckpointError."""
     folder = Path(os.path.abspath(folder))
     of_run = [folder.parent.parent] if folder.parent.name == "finetune" else []
     for place in (folder, *of_run):
@@ -188,13 +188,13 @@ def _settings_beside(folder: Path) -> Path:
     raise CheckpointError(
         f"The file {ours.SETTINGS} is missing: the finetuning does not say what model it started from",
         got=str(folder),
-        cause="An earlier version kept it, which wrote that down in the run's folder alone",
+        cause="An earlier version made the finetuning, and kept the configuration only in the run's folder",
         fix=f"Copy {ours.SETTINGS} of the run into this folder, or give RUN/finetune/{folder.name}",
     )
 
 
 def _recipe(values: Mapping[str, Any]) -> FinetuneRecipe:
-    """Return the recipe of a finetuning; what another version has besides is left out, as it is for training."""
+    """Return the recipe of a finetuning. Values of other versions are left out, as they are only for training."""
     known = {field.name for field in dataclasses.fields(FinetuneRecipe)}
     given: dict[str, Any] = {name: value for name, value in values.items() if name in known}
     for name, value in given.items():
@@ -207,27 +207,27 @@ def _recipe(values: Mapping[str, Any]) -> FinetuneRecipe:
 
 
 def _check_pictures(config: Config, about: Mapping[str, Any], where: Path) -> None:
-    """Raise CheckpointError where a configuration is for other pictures than the finetuning noted."""
+    """Raise CheckpointError if a configuration is for other pictures than the finetuning noted."""
     views = config.views
     here = {"size": views.size, "mean": list(views.mean), "std": list(views.std), "fit": views.fit}
     there = {"fit": "crop", **{name: about[name] for name in here if name in about}}
-    wrong = [f"{name} {here[name]} there, {there[name]} here" for name in there if here[name] != there[name]]
+    wrong = [f"{name} {here[name]}, in the finetuning {there[name]}" for name in there if here[name] != there[name]]
     if wrong:
         raise CheckpointError(
             f"The configuration in {where} is not of the model that the finetuning started from",
             got="; ".join(wrong),
-            fix=f"Copy {ours.SETTINGS} of the run that it started from into the finetuning's folder",
+            fix=f"Copy {ours.SETTINGS} of the run that the finetuning started from into the finetuning's folder",
         )
 
 
 def _filled(
     config: Config, names: tuple[str, ...], recipe: FinetuneRecipe, weights: Mapping[str, Tensor], where: Path
 ) -> Model:
-    """Return the model with a classifier for its image tower. Raises CheckpointError where the weights do not fit."""
+    """Return the model with a classifier for its image tower. Raises CheckpointError if the weights do not fit."""
     head = weights.get("head.weight")
     if head is not None and len(head) != len(names):
         raise CheckpointError(
-            "The classifier's head is for another number of classes than are named",
+            "The classifier's head has another number of classes than there are names",
             got=f"{len(names)} names, {len(head)} rows in head.weight of {where}",
             fix="Copy the folder anew: its files are not of one finetuning",
         )
@@ -245,7 +245,7 @@ def _filled(
         )
     if bad := not_finite(weights):
         raise CheckpointError(
-            f"{len(bad)} weights of the classifier hold what is no finite number", got=", ".join(bad[:3])
+            f"{len(bad)} weights of the classifier hold numbers that are not finite", got=", ".join(bad[:3])
         )
     fill(classifier, weights)
     module: Any = classifier.requires_grad_(False)

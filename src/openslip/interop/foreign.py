@@ -16,10 +16,11 @@ from openslip.training.saving import metadata
 
 @dataclass(frozen=True)
 class Kind:
-    """Whose weights entries of such names are.
+    """A kind of weights, known by the names of their entries.
 
-    what: for people. configs: files that say what model they are of, for which there is a reader. fix: what can be done
-    without them. may_be_timms: whether the file's name may tell which image tower of timm they are.
+    what: whose weights they are, for messages. pattern: matches the beginning of a name. configs: files that describe
+    the model, for which there is a reader. fix: what to do without these files. may_be_timms: whether the file's name
+    may tell which image tower of timm the weights are.
     """
 
     what: str
@@ -38,7 +39,7 @@ KINDS = (
          ("open_clip_config.json",), "Name its architecture: open_clip:NAME@{path}, such as open_clip:ViT-B-32@{path}. "
          "`open_clip.list_models()` lists the names"),
     Kind("an image encoder of a self-supervised method", r"(encoder_q|encoder_k|backbone|student|teacher)\.",
-         fix="Save its image tower alone, with timm's names, and name what it is of: timm:NAME@FILE"),
+         fix="Save its image tower alone, with timm's names, and name its architecture: timm:NAME@FILE"),
     Kind("an image model of timm or torchvision",
          r"(patch_embed\.|cls_token$|conv_stem\.|stem\.|stages\.|layer1\.0\.|features\.0\.)", ("config.json",),
          "Name its architecture: timm:NAME@{path}, such as timm:resnet50@{path}. `timm.list_models()` lists the names",
@@ -48,7 +49,7 @@ KINDS = (
     Kind("weights of another architecture or project", "", fix="Give a run, a file that `slip consolidate` wrote, a "
          "released SLIP checkpoint, or a CLIP of open_clip or transformers", may_be_timms=True),
 )  # fmt: skip
-"""The first one whose pattern the name of an entry begins with tells whose weights they are."""
+"""Weights are of the first kind whose pattern matches the beginning of an entry's name."""
 
 
 def kind_of(names: Iterable[str]) -> Kind:
@@ -60,7 +61,7 @@ def kind_of(names: Iterable[str]) -> Kind:
 
 
 def unknown(path: Path, names: Iterable[str]) -> CheckpointError:
-    """Return the error for weights that are not ours, with nothing beside them that says what model they are of."""
+    """Return the error for weights that are not ours, if nothing beside them says what model they are of."""
     names = sorted(names)
     kind = kind_of(names)
     matching = [name for name in names if re.match(kind.pattern, name)] if kind.pattern else names
@@ -68,7 +69,7 @@ def unknown(path: Path, names: Iterable[str]) -> CheckpointError:
     return CheckpointError(
         f"The file holds {kind.what}"
         + (
-            f", and there is no {kind.configs[0]} beside it, which says of which architecture"
+            f", and there is no {kind.configs[0]} beside it, which names the architecture"
             if kind.configs
             else ""
         ),
@@ -79,7 +80,7 @@ def unknown(path: Path, names: Iterable[str]) -> CheckpointError:
 
 
 def folder_of_others(folder: Path) -> CheckpointError | None:
-    """Return the error for a folder that holds a model of another project which is not read, None for any other."""
+    """Return the error for a folder with a model of another project that slip does not read; None for any other."""
     if (folder / "adapter_config.json").is_file():
         return CheckpointError(
             f"The folder holds {KINDS[0].what}", got=str(folder), cause="There is adapter_config.json in it",
@@ -98,7 +99,7 @@ def a_classifier(path: Path) -> bool:
         path = path / "model.safetensors"
     if path.suffix != ".safetensors" or not path.is_file():
         return False
-    with suppress(CheckpointError):  # what is wrong with it, whoever reads it says
+    with suppress(CheckpointError):  # whoever reads the file says what is wrong with it
         entries, texts = metadata.read_header(path)
         head = {"head.weight", "head.bias"} < entries.keys()
         return metadata.CLASSIFIER in texts or (
@@ -108,11 +109,11 @@ def a_classifier(path: Path) -> bool:
 
 
 GRAPHS = (".onnx", ".pt2")
-"""How the names of files end that hold graphs."""
+"""The endings of files that hold graphs."""
 
 
 def graphs(path: str | Path) -> CheckpointError:
-    """Return the error for a model that is kept as graphs, which run as they are and give no weights by name."""
+    """Return the error for a model that is kept as graphs. Graphs run as they are, and give no weights by name."""
     return CheckpointError(
         "This holds a model as graphs (ONNX, or programs of torch.export), and not as weights that slip reads",
         got=str(path),
@@ -122,7 +123,7 @@ def graphs(path: str | Path) -> CheckpointError:
 
 
 def holds_graphs(folder: Path) -> bool:
-    """Say whether a folder is one of graphs, as `slip export` writes them in each layout, by its files."""
+    """Say whether a folder holds graphs, as `slip export` writes them in each layout, by its files."""
     endings = {path.suffix for path in folder.iterdir()}
     if endings & {".safetensors", ".bin", ".pt", ".pth", ".toml"}:
         return False
@@ -140,8 +141,8 @@ def no_embeddings(path: str | Path) -> CheckpointError:
 
 
 def a_probe(path: Path) -> bool:
-    """Say whether a file or folder is a kept linear probe (`openslip.evaluation.kept_probe`), by the file's header; by
-    its name where the header is damaged, which whoever reads it says."""
+    """Say whether a file or folder is a kept linear probe (`openslip.evaluation.kept_probe`), by the file's header. If
+    the header is damaged, the file's name decides, and whoever reads the file says what is wrong."""
     path = path / "probe.safetensors" if os.path.isdir(path) else path
     if path.suffix != ".safetensors" or not path.is_file():
         return False
@@ -165,8 +166,8 @@ def torchscript(path: Path) -> CheckpointError:
     return CheckpointError(
         f"The file {path} is a TorchScript archive, a program with its weights, and was not loaded: slip runs no code "
         "from files",
-        cause="OpenAI's CLIP models (ViT-B-32.pt and others) are handed out so",
-        fix="For OpenAI's CLIP, write open_clip:ViT-B-32-quickgelu/openai, which the hub has as safetensors. Of "
-        "another archive that you trust, `torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')` saves the "
-        "weights alone; then write open_clip:NAME@weights.pt",
+        cause="OpenAI distributes its CLIP models (ViT-B-32.pt and others) in this form",
+        fix="For OpenAI's CLIP, write open_clip:ViT-B-32-quickgelu/openai, which the hub has as safetensors. For "
+        "another archive that you trust, save the weights alone with `torch.save(torch.jit.load(FILE).state_dict(), "
+        "'weights.pt')`. Then write open_clip:NAME@weights.pt",
     )

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: fetched once into its own cache, which works without a network afterwards."""
+"""Files of the Hugging Face hub: fetched once into the hub's own cache, which then works without a network."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from openslip.errors import CheckpointError
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-"""A repository, `owner/name`, and perhaps which revision of it: a branch, a tag or a commit."""
+"""A repository, `owner/name`, and perhaps a revision: a branch, a tag or a commit."""
 
 _FETCHED: ContextVar[dict[Path, tuple[str, str]] | None] = ContextVar("fetched", default=None)
 
 
 @contextmanager
 def watched() -> Iterator[dict[Path, tuple[str, str]]]:
-    """Give, for what is fetched within: where each file lies → its repository, and what the file is called there."""
+    """Record what is fetched within: the path of each file → its repository, and its name there."""
     found: dict[Path, tuple[str, str]] = {}
     token = _FETCHED.set(found)
     try:
@@ -33,12 +33,12 @@ def is_name(text: str) -> bool:
 
 
 def fetch(name: str, files: Sequence[str], *, optional: bool = False) -> Path | None:
-    """Return where the first of these files that the repository has lies on this disk; None where it has none of them.
+    """Return the path on this disk of the first of these files that the repository has; None if it has none of them.
 
-    Fetched is only what the hub's cache does not have. optional: without a network, what is not in the cache is taken
-    for not there, where other files of the repository are in it.
+    A file is fetched only if the hub's cache does not have it. optional: without a network, a file that is not in the
+    cache counts as not there, if other files of the repository are in the cache.
 
-    Raises CheckpointError where there is no such repository, it may not be read, or the hub cannot be reached and the
+    Raises CheckpointError if there is no such repository, it may not be read, or the hub cannot be reached and the
     cache has none of the files.
     """
     from huggingface_hub import hf_hub_download
@@ -67,7 +67,7 @@ def fetch(name: str, files: Sequence[str], *, optional: bool = False) -> Path | 
 
 
 def _unreachable(repository: str, file: str, revision: str) -> Exception | None:
-    """Return why the hub cannot be asked for a file; None where it answers, or where the cache has the file.
+    """Return why the hub cannot be asked for a file; None if the hub answers, or if the cache has the file.
 
     The library's download tries for minutes, and prints each try. This asks once.
     """
@@ -111,10 +111,10 @@ def _refused(name: str, error: Exception) -> CheckpointError:
     elif isinstance(error, RepositoryNotFoundError | HFValidationError):
         what, fix = (
             "The hub has no such model, or does not show it to you",
-            "Check the spelling, owner/name as on the model's page; for a private one log in with `hf auth login`",
+            "Check the spelling, owner/name as on the model's page. For a private model log in with `hf auth login`",
         )
     elif isinstance(error, RevisionNotFoundError):
-        what, fix = "The model on the hub has no such revision", "Leave out what follows the @, or check it"
+        what, fix = "The model on the hub has no such revision", "Check what follows the @, or leave it out"
     else:
         what, fix = "A file of the hub could not be fetched", "Try again, or give a folder with the files"
     return CheckpointError(what, got=name, cause=first, fix=fix)

@@ -30,7 +30,7 @@ from openslip.interop.weight_files import INDEX, as_scalar, described_by, parts_
 from openslip.models.weights import Origin, Pretrained
 
 FILES = ("model.safetensors", "model.safetensors" + INDEX, "pytorch_model.bin", "pytorch_model.bin" + INDEX)
-"""What the weights in a folder or repository are called, those that are preferred first."""
+"""Names of the files of weights in a folder or repository, preferred names first."""
 PREPROCESSING = ("preprocessor_config.json", "processor_config.json")
 ACTIVATIONS: dict[str, Activation] = {
     "quick_gelu": "quick_gelu",
@@ -39,7 +39,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_new": "gelu_tanh",
 }
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-"""Pillow's numbers of how pictures are resized."""
+"""Pillow's numbers for the ways to resize pictures."""
 LAYER = {
     "layer_norm1": "norm1",
     "layer_norm2": "norm2",
@@ -47,9 +47,9 @@ LAYER = {
     "mlp.fc1": "fc1",
     "mlp.fc2": "fc2",
 }
-"""What a part of a layer is called in our text tower."""
+"""Parts of a layer, and their names in our text tower."""
 IN_TRUNK = {"proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2", "qkv": "attn.qkv"}
-"""The same in timm's vision transformer, as far as it calls them otherwise."""
+"""Names in our text tower, and those in timm's vision transformer that differ."""
 CLIP: dict[str, Any] = {
     "text": {
         "vocab_size": 49_408,
@@ -74,7 +74,7 @@ CLIP: dict[str, Any] = {
     },
     "views": {"mean": open_clip.PREPROCESSING["mean"], "std": open_clip.PREPROCESSING["std"]},
 }
-"""What transformers takes where a CLIP's config.json leaves a value out."""
+"""transformers' defaults for values that a CLIP's config.json leaves out."""
 SIGLIP: dict[str, Any] = {
     "text": {
         "vocab_size": 32_000,
@@ -106,13 +106,13 @@ KINDS = {
     "siglip_vision_model": SIGLIP,
     dual_encoder.MODEL: CLIP,
 }
-"""What transformers calls the models that are read here, and what their configurations leave out."""
+"""transformers' names of the models that are read here, and the defaults of their configurations."""
 
 
 def read(name: str, spec: str) -> Pretrained:
     """Return the model that follows `hf:`: a repository of the hub, `owner/name`, or a folder, or a file in one.
 
-    What it holds decides: a model of transformers, open_clip, timm, or one of ours. Raises CheckpointError.
+    The files there decide: a model of transformers, open_clip, timm, or one of ours. Raises CheckpointError.
     """
     path = expand(name)
     if path.exists():
@@ -166,7 +166,7 @@ def read(name: str, spec: str) -> Pretrained:
 def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pretrained:
     """Return the model of a folder as transformers writes it: config.json, weights, and how pictures are prepared.
 
-    weights: which file of the folder they are in, if that is known. Raises CheckpointError.
+    weights: the folder's file of weights, if that is known. Raises CheckpointError.
     """
     settings = folder / "config.json"
     config = read_config(settings)
@@ -176,7 +176,7 @@ def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pret
     state, files = read_weights(weights or _weights_in(folder))
     found = Mapped()
     for entry in [entry for entry in state if entry.endswith("position_ids")]:
-        found.unused[entry] = "numbers from 0 on, which positions are counted by"
+        found.unused[entry] = "numbers that count the positions from 0"
         del state[entry]
     defaults, flat = KINDS[kind], kind.endswith("_vision_model")
     siglip = defaults is SIGLIP
@@ -226,7 +226,7 @@ def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pret
 
 
 def _weights_in(folder: Path) -> Path:
-    """Return the file of a folder that weights are in, or that lists the files they are in. Raises CheckpointError."""
+    """Return a folder's file of weights, or its list of such files. Raises CheckpointError."""
     named = [folder / name for name in FILES if (folder / name).is_file()]
     if found := [*named, *sorted(folder.glob("*.safetensors"))]:
         return found[0]
@@ -391,10 +391,10 @@ def _layers(
 
 
 def _sizes(tower: Mapping[str, Any], spec: str) -> dict[str, Any]:
-    """Return what both towers have, by our names of it."""
+    """Return the sizes that both towers have, by our names."""
     act = str(tower["hidden_act"])
     if act not in ACTIVATIONS:
-        raise _unsupported(spec, f"with the activation {act!r}")
+        raise _unsupported(spec, f"one with the activation {act!r}")
     width, hidden = int(tower["hidden_size"]), int(tower["intermediate_size"])
     return {
         "width": width,
@@ -409,14 +409,14 @@ def _sizes(tower: Mapping[str, Any], spec: str) -> dict[str, Any]:
 def _views(
     folder: Path, size: int, defaults: Mapping[str, Any], spec: str
 ) -> tuple[ViewsConfig, list[Path], list[str]]:
-    """Return what pictures have to be like, the files that say so, and what of it slip does otherwise."""
+    """Return how pictures are prepared, the files that say so, and sentences on what slip does otherwise."""
     notes: list[str] = []
     path = next((folder / name for name in PREPROCESSING if (folder / name).is_file()), None)
     stated = read_config(path) if path is not None else {}
     stated = stated.get("image_processor", stated)
     if path is None:
         notes.append(
-            f"{spec} has no {PREPROCESSING[0]}: how pictures are prepared is taken from the first models of its kind"
+            f"{spec} has no {PREPROCESSING[0]}: pictures are prepared as for the first models of its kind"
         )
     resample, sides = stated.get("resample", 3), stated.get("size") or {}
     cropped = bool(stated.get("do_center_crop"))
@@ -425,12 +425,12 @@ def _views(
     wanted = crop.get("height", crop.get("shortest_edge")) if isinstance(crop, Mapping) else crop
     if isinstance(wanted, int) and wanted != size:
         notes.append(
-            f"{spec} prepares pictures of {wanted} pixels, and its model takes {size}: {size} is taken"
+            f"{spec} prepares pictures of {wanted} pixels, but its model takes {size}, so slip prepares {size}"
         )
     short = sides.get("shortest_edge") if isinstance(sides, Mapping) else sides
     if cropped and isinstance(short, int) and isinstance(wanted, int) and short != wanted:
         notes.append(
-            f"pictures were resized for {spec} to {short} pixels and cropped to {wanted}; here they are resized to "
+            f"for {spec}, pictures were resized to {short} pixels and cropped to {wanted}; here they are resized to "
             f"{size} and cropped to a square"
         )
     normalised = stated.get("do_normalize") is not False

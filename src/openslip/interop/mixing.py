@@ -1,4 +1,4 @@
-"""WiSE-FT: the weights between two models of one architecture, mostly a model and what further training made of it.
+"""WiSE-FT: weights between two models of one architecture, usually a model and what further training made of it.
 
 Wortsman et al. 2022, "Robust fine-tuning of zero-shot models": a mixed model often keeps most of what the first model
 could do, and most of what the second one has learned.
@@ -26,23 +26,23 @@ from openslip.interop.filling import note
 from openslip.models.weights import not_finite
 
 TRUNCATION = "model.text.truncation"
-"""How texts that are too long are cut: a run may choose it for weights that it starts from."""
+"""How texts that are too long are cut. A run may choose this value for weights that it starts from."""
 OF_ANY_TOWER = frozenset({"name", "unprojected", "projection_bias"})
-"""Options of an image tower that do not count for `vit` alone."""
+"""Options that count for any image tower, not only for `vit`."""
 COUNTERS = "num_batches_tracked"
 RELATED = 0.5
-"""Cosine similarity of two models' weights below which one is hardly what training made of the other."""
+"""Below this cosine similarity of two models' weights, neither is likely to be what training made of the other."""
 
 
 def mix(a: Encoder | str | Path, b: Encoder | str | Path, alpha: float = 0.5) -> Encoder:
     """Return the model whose weights are (1 - alpha) of `a` and alpha of `b`, in float32 and evaluation mode.
 
-    a, b: what `load` takes, or models that are loaded; of one architecture, image size, normalisation and tokenizer.
+    a, b: what `load` takes, or loaded models, both of one architecture, image size, normalisation and tokenizer.
     alpha: from 0, which is `a`, to 1, which is `b`, both bit for bit. The logit scale is mixed as it is stored, as a
-    logarithm. BatchNorm's running statistics are mixed like weights, which is said: those of a mixed model are only
-    approximately so. The result has the configuration of `b`, and lies on the device of `a`.
+    logarithm. BatchNorm's running statistics are mixed like weights, with a warning: they only approximate the
+    statistics of the mixed model. The result has the configuration of `b`, and is on the device of `a`.
 
-    Raises CheckpointError where the two differ in more than weights, or weights are not finite; ConfigError for another
+    Raises CheckpointError if the two differ in more than weights, or weights are not finite; ConfigError for another
     alpha.
     """
     check_alpha(alpha)
@@ -64,9 +64,9 @@ def check_alpha(alpha: object) -> None:
 
 
 def check(a: Encoder, b: Encoder) -> list[str]:
-    """Return sentences for people about a mixed model: what it is only approximately, or of no use for.
+    """Return warnings about a mixed model: what is only approximate, and when the model is of no use.
 
-    Raises CheckpointError, with both values, where the two differ in more than weights, or weights are not finite.
+    Raises CheckpointError, with both values, if the two differ in more than weights, or weights are not finite.
     """
     of_a, of_b = a.model.state_dict(), b.model.state_dict()
     _check_parts(of_a, of_b)
@@ -77,7 +77,7 @@ def check(a: Encoder, b: Encoder) -> list[str]:
     lines = _notes(of_a, of_b)
     if cuts[0] != cuts[1]:
         lines.append(
-            f"texts that are too long are cut as for the second model ({TRUNCATION} {cuts[1]}; of the first {cuts[0]})"
+            f"texts that are too long are cut as in the second model ({TRUNCATION} {cuts[1]}; in the first {cuts[0]})"
         )
     return lines
 
@@ -85,8 +85,8 @@ def check(a: Encoder, b: Encoder) -> list[str]:
 def weights(a: Encoder, b: Encoder, alpha: float) -> dict[str, Tensor]:
     """Return (1 - alpha) of the weights of `a` and alpha of those of `b`, for two models that `check` has let through.
 
-    float32, on the CPU, rounded once: where the two are equal, so is the mixed model. Counters are those of `b`, at an
-    alpha of 0 those of `a`.
+    float32, on the CPU, rounded once: where the two are equal, so is the mixed model. Counters are those of `b`; for an
+    alpha of 0, those of `a`.
     """
     of_a, of_b = a.model.state_dict(), b.model.state_dict()
     return {name: _between(of_a[name], of_b[name], alpha) for name in of_a}
@@ -121,7 +121,7 @@ def _check_parts(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
             for which, found in zip(("first", "second"), only)
             if found
         ),
-        cause="They were trained with objectives that need other parts, such as clip and simclr",
+        cause="They were trained with objectives that need different parts, such as clip and simclr",
         fix="Mix two models with the same parts",
     )
 
@@ -155,7 +155,7 @@ def _check_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
         raise CheckpointError(
             "The two models cannot be mixed: they take pictures of two sizes",
             got=differ[0],
-            fix=f"Train the second from the first at its size, --views.size {a['views.size']}",
+            fix=f"Train the second from the first at the first's size, --views.size {a['views.size']}",
         )
     if differ:
         raise CheckpointError(
@@ -166,7 +166,7 @@ def _check_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
 
 
 def _check_tensors(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError for other names, shapes or constants, and for numbers that are none."""
+    """Raise CheckpointError if names, shapes or constants differ, or if numbers are not finite."""
     differ = [f"{name} is in the {which} only" for name, which in _of_one(a, b)]
     differ += [
         f"{name} is {_told(a[name])} in the first and {_told(b[name])} in the second"
@@ -211,22 +211,21 @@ def _notes(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> list[str]:
     lines = []
     if layers := sum(name.endswith("running_var") for name in a):
         lines.append(
-            f"the running statistics of {layers} BatchNorm layers are mixed like weights: those of the mixed "
-            "model's own features are only approximately these. Measure the mixed model before you use it"
+            f"the running statistics of {layers} BatchNorm layers are mixed like weights. They only approximate the "
+            "statistics of the mixed model's own features. Measure the mixed model before you use it"
         )
     if all(torch.equal(a[name].cpu(), b[name].cpu()) for name in a):
         return [*lines, "both models have the same weights, and so has every model between them"]
     if (cosine := _cosine(a, b)) < RELATED:
         lines.append(
-            f"the two models have little in common (cosine similarity of their weights {cosine:.2f}): what lies "
-            "between is of use where the second was trained further from the first. Measure the mixed model before you "
-            "use it"
+            f"the two models have little in common (cosine similarity of their weights {cosine:.2f}). A mixed model is "
+            "of use if the second was trained further from the first. Measure the mixed model before you use it"
         )
     return lines
 
 
 def _cosine(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    """Return the cosine similarity of all matrices of two models: vectors of norms and biases begin alike anyway."""
+    """Return the cosine similarity of all matrices of two models. Vectors of norms and biases begin alike anyway."""
     inner, square_a, square_b = 0.0, 0.0, 0.0
     for name, tensor in a.items():
         if tensor.is_floating_point() and tensor.ndim > 1:

@@ -1,4 +1,4 @@
-"""Models of open_clip: by the name of their architecture and weights, of the hub, in a folder, or in a file."""
+"""Models of open_clip: by the name of architecture and weights, on the hub, in a folder, or in a file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FILES = (
     "model.safetensors",
     "pytorch_model.bin",
 )
-"""What the weights in a folder or repository are called, those that are preferred first."""
+"""Names of the files of weights in a folder or repository, preferred names first."""
 NO_PART = {
     "attn_mask": "which attention computes itself",
     "input_resolution": "a number of OpenAI's format",
@@ -47,15 +47,15 @@ PREPROCESSING = {
     "interpolation": "bicubic",
     "resize_mode": "shortest",
 }
-"""What open_clip does with pictures where nothing else is said: as for OpenAI's CLIP."""
+"""open_clip's default for pictures, which is that of OpenAI's CLIP."""
 
 
 def read(name: str, spec: str) -> Pretrained:
     """Return the model that follows `open_clip:`.
 
     name: architecture and weights that open_clip knows (`ViT-B-32/laion2b_s34b_b79k`), which are fetched; a folder or a
-    repository of the hub with an open_clip_config.json; `NAME@FILE`, weights in a file and their architecture; or that
-    file alone, where an open_clip_config.json lies beside it.
+    repository of the hub with an open_clip_config.json; `NAME@FILE`, the architecture and a file of its weights; or a
+    file alone, with an open_clip_config.json beside it.
 
     Raises CheckpointError.
     """
@@ -74,7 +74,7 @@ def read(name: str, spec: str) -> Pretrained:
     if _plain(name) in known:
         tags = _tags(_plain(name))
         raise CheckpointError(
-            "open_clip's name of an architecture is there, and that of its weights is missing",
+            "This names an architecture of open_clip, but not its weights",
             got=spec,
             fix=f"Write one of: {', '.join(f'open_clip:{name}/{each}' for each in tags[:6])}"
             if tags
@@ -98,7 +98,7 @@ def _beside_settings(path: Path, spec: str) -> Pretrained:
     if (path.parent / SETTINGS).is_file():
         return read_folder(path.parent, spec, weights=path)
     raise CheckpointError(
-        f"The file does not say of which architecture its weights are, and there is no {SETTINGS} beside it",
+        f"The file does not name the architecture of its weights, and there is no {SETTINGS} beside it",
         got=spec,
         fix=f"Name the architecture: open_clip:NAME@{path}, such as open_clip:ViT-B-32@{path}. "
         "`open_clip.list_models()` lists the names",
@@ -108,7 +108,7 @@ def _beside_settings(path: Path, spec: str) -> Pretrained:
 def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pretrained:
     """Return the model of a folder with open_clip_config.json and weights. Raises CheckpointError.
 
-    weights: which file of the folder they are in, if that is known.
+    weights: the folder's file of weights, if that is known.
     """
     settings = folder / SETTINGS
     if not settings.is_file():
@@ -154,7 +154,7 @@ def architectures() -> dict[str, Path]:
     package = importlib.util.find_spec("open_clip")
     if package is None or package.origin is None:
         raise CheckpointError(
-            "open_clip is not installed, which knows the architectures of its models",
+            "open_clip is not installed. It knows the architectures of its models",
             fix="Run `pip install open_clip_torch`",
         )
     return {
@@ -163,7 +163,7 @@ def architectures() -> dict[str, Path]:
 
 
 def _plain(name: str) -> str:
-    """Return the name of an architecture as open_clip writes it today: once it was `ViT-B/32`."""
+    """Return the name of an architecture as open_clip writes it today. The name once was `ViT-B/32`."""
     return name.replace("/", "-")
 
 
@@ -224,7 +224,7 @@ def _published(architecture: str, tag: str, spec: str) -> Pretrained:
         path = hub.fetch(repository, names)
         if path is None:
             raise CheckpointError(
-                "The hub has not the file that open_clip names", got=f"{repository}: {' or '.join(names)}"
+                "The hub lacks the file that open_clip names", got=f"{repository}: {' or '.join(names)}"
             )
     else:
         url = str(stated["url"])
@@ -234,7 +234,7 @@ def _published(architecture: str, tag: str, spec: str) -> Pretrained:
 
 
 def _digest(url: str) -> str:
-    """Return how the SHA-256 of a file begins whose address tells it, as those of OpenAI and mlfoundations do."""
+    """Return the beginning of a file's SHA-256, if the address has it, as OpenAI's and mlfoundations' do; else ""."""
     if "openaipublic" in url:
         return url.split("/")[-2]
     found = re.search(r"-([0-9a-f]{8,64})\.\w+$", url) if "mlfoundations" in url else None
@@ -244,7 +244,7 @@ def _digest(url: str) -> str:
 def _of_file(path: Path, architecture: str, spec: str) -> Pretrained:
     """Return a model whose weights are in a file, and whose architecture open_clip describes.
 
-    What pictures have to be like is what all published weights of that architecture want, where they agree.
+    Pictures are prepared as for all published weights of the architecture, if these agree; else by the default.
     """
     from open_clip.pretrained import get_pretrained_cfg
 
@@ -307,7 +307,7 @@ def _of(
 
 
 def check(config: Mapping[str, Any], spec: str) -> None:
-    """Raise CheckpointError where slip has not what a table of open_clip describes."""
+    """Raise CheckpointError if slip does not have what a table of open_clip describes."""
     if not all(isinstance(config.get(key), Mapping) for key in ("vision_cfg", "text_cfg")):
         raise CheckpointError(
             "The configuration does not describe a model of open_clip",
@@ -316,7 +316,7 @@ def check(config: Mapping[str, Any], spec: str) -> None:
             fix="Copy or download the file anew",
         )
     if "multimodal_cfg" in config:
-        raise unsupported(spec, "CoCa, with a decoder that writes captions")
+        raise unsupported(spec, "of the kind CoCa, with a decoder that writes captions")
     if name := config["text_cfg"].get("hf_model_name"):
         raise unsupported(spec, f"with {name} of transformers as its text tower")
     towers(config, {}, Mapped(), spec)
@@ -327,7 +327,7 @@ def _is_timm(config: Mapping[str, Any]) -> bool:
 
 
 def _views(stated: Mapping[str, Any], size: int, spec: str) -> tuple[ViewsConfig, list[str]]:
-    """Return what pictures have to be like, and what of it slip does otherwise."""
+    """Return how pictures are prepared, and sentences on what slip does otherwise."""
     stated = {**PREPROCESSING, **{key: value for key, value in stated.items() if value is not None}}
     mode = str(stated["resize_mode"])
     views, notes = views_of(

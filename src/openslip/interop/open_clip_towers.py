@@ -34,9 +34,9 @@ BLOCK = {
     "mlp.c_fc": "fc1",
     "mlp.c_proj": "fc2",
 }
-"""How names of a block's tensors begin, and what they begin with in our text tower."""
+"""Beginnings of the names of a block's tensors, and the beginnings in our text tower."""
 IN_TRUNK = {"qkv.": "attn.qkv.", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
-"""The same in timm's vision transformer, as far as it calls them otherwise than our text tower."""
+"""Beginnings in our text tower, and those in timm's vision transformer that differ."""
 TEXT = re.compile(
     r"(text\.)?(transformer\.|token_embedding\.|positional_embedding$|ln_final\.|text_projection)"
 )
@@ -46,7 +46,7 @@ VISION = frozenset({
     "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias", "timm_drop", "timm_drop_path",
     "attn_pooler_queries", "attn_pooler_heads", "output_tokens",
 })  # fmt: skip
-"""Options of an image tower that are understood here, or change nothing that a model computes. Others are refused."""
+"""Options of an image tower that slip understands, or that change nothing that a model computes. It refuses others."""
 TEXTS = frozenset({
     "context_length", "vocab_size", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs", "width", "heads",
     "layers", "mlp_ratio", "pad_id", "eos_id", "no_causal_mask", "final_ln_after_pool", "pool_type", "proj_bias",
@@ -58,7 +58,7 @@ TEXTS = frozenset({
 def towers(
     config: Mapping[str, Any], state: dict[str, Tensor], found: Mapped, spec: str
 ) -> tuple[ImageTowerConfig, int, TextTowerConfig]:
-    """Take the towers' tensors out of `state`; return their configurations, and the side of images."""
+    """Take the towers' tensors out of `state`; return the towers' configurations, and the side of images."""
     quick = bool(config.get("quick_gelu"))
     with described_by(spec):
         image, size = _image(config["vision_cfg"], state, found, spec, quick)
@@ -211,7 +211,7 @@ def _resnet(
     trunk = _trunk(name, size)
     for entry in [entry for entry in state if entry.startswith("visual.")]:
         value = state.pop(entry)
-        # One by one, so that each keeps its name; timm converts what comes with the entry that it knows CLIP by.
+        # One by one, to keep each name. timm converts only what comes with `conv1`, by which it recognises CLIP.
         probe = {"visual.conv1.weight": value, entry: value}
         (inner,) = [
             converted
@@ -274,7 +274,7 @@ def _text(
 
 
 def _of_block(entry: str, prefix: str, besides: Mapping[str, str]) -> str:
-    """Return what we call a tensor of a block, from the block's number on; empty where the entry is none."""
+    """Return our name of a block's tensor, from the block's number on; empty for any other entry."""
     if not entry.startswith(prefix):
         return ""
     index, _, inner = entry.removeprefix(prefix).partition(".")
@@ -285,7 +285,7 @@ def _of_block(entry: str, prefix: str, besides: Mapping[str, str]) -> str:
 
 
 def _hidden(width: int, tower: Mapping[str, Any]) -> int:
-    """Return the hidden width of a tower's MLPs; 0 where it is four times the width."""
+    """Return the hidden width of a tower's MLPs; 0 if it is four times the tower's width."""
     hidden = int(width * float(tower.get("mlp_ratio", 4.0)))
     return 0 if hidden == 4 * width else hidden
 
@@ -306,18 +306,18 @@ def _activation(tower: Mapping[str, Any], quick: bool, spec: str) -> Activation:
 
 
 def _only(options: Mapping[str, Any], known: frozenset[str], tower: str, spec: str) -> None:
-    """Raise CheckpointError where a tower has options that are not understood here, and that are set."""
+    """Raise CheckpointError if a tower sets options that slip does not understand."""
     others = sorted(
         key for key, value in options.items() if key not in known and value not in (None, False, 0, "")
     )
     if others:
-        raise unsupported(spec, f"with options of its {tower} that slip has not: {', '.join(others)}")
+        raise unsupported(spec, f"with options of its {tower} that slip does not have: {', '.join(others)}")
 
 
 def unsupported(spec: str, what: str) -> CheckpointError:
-    """Return the error for a model that has what our towers have not."""
+    """Return the error for a model that has something that our towers lack."""
     return CheckpointError(
         f"The model is one of open_clip {what}, which slip does not load",
         got=spec,
-        fix="open_clip, which is installed with slip, loads it itself: `open_clip.create_model_and_transforms`",
+        fix="open_clip, which is installed with slip, loads the model: `open_clip.create_model_and_transforms`",
     )

@@ -1,7 +1,7 @@
-"""Our own weights and where they lie: a run folder, one of its checkpoints, or copies of some of its files.
+"""Our own weights, in a run folder, in one of its checkpoints, or in copies of some of its files.
 
-Two things are needed: the weights, and the configuration of their model. A folder's configuration is its config.toml,
-a file's is in its header; where that one is missing, the other stands in for it.
+Two things are needed: the weights, and the configuration of their model. A folder has the configuration in its
+config.toml, a file in its header. If one of the two is missing, the other is used.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from openslip.training.saving.tensors import files_of, read_tensors
 WEIGHTS = "model.safetensors"
 SETTINGS = "config.toml"
 LARGEST_VIEW = 1 << 13
-"""Pixels a side, of pictures that a model can take; a larger one would take all memory of who encodes with it."""
+"""Largest side, in pixels, of a model's pictures. With larger pictures, encoding would take all memory."""
 OBJECTIVE = "objective."
 EARLIER = {"ssl_head.": f"{OBJECTIVE}simclr.head."}
-"""How names of earlier versions began, and what the same begin with now."""
+"""Beginnings of names in earlier versions, and what the names begin with now."""
 ENCODING = ("name", "views", "model", "objective.loss")
-"""What of a configuration embeddings depend on, and what messages say of it; the rest is for training."""
+"""The keys of a configuration that embeddings depend on, or that messages show. The rest is for training."""
 
 
 def is_ours(names: Mapping[str, object]) -> bool:
@@ -60,7 +60,7 @@ def is_ours_folder(folder: Path) -> bool:
 def has_text(place: Path) -> bool | None:
     """Say whether our model at `place`, a run, a checkpoint or a file, has a text tower, by the names in its files.
 
-    No tensor is read. None where the names do not tell: there are none, or none of ours.
+    No tensor is read. None if the names do not tell: there are no names, or none of ours.
     """
     try:
         if place.is_dir():
@@ -74,9 +74,9 @@ def has_text(place: Path) -> bool | None:
 
 
 def read_folder(folder: Path, which: str) -> Pretrained:
-    """Return the model of a run folder, of a checkpoint's folder, or of a folder that copies of their files lie in.
+    """Return the model of a run folder, of a checkpoint's folder, or of a folder with copies of their files.
 
-    Raises CheckpointError, which names the file that is missing, ConfigError for a `which` that has no effect.
+    Raises CheckpointError, which names the missing file; ConfigError for a `which` that has no effect.
     """
     notes: list[str] = []
     if found := pick(folder, which, notes.append):
@@ -112,7 +112,7 @@ def read_file(path: Path) -> Pretrained:
 
 
 def check_alone(path: Path, which: str) -> None:
-    """Raise ConfigError where `which` asks for one of a run's checkpoints, and there is but one set of weights."""
+    """Raise ConfigError if `which` picks one of a run's checkpoints, and there is only one set of weights."""
     if which != "latest":
         raise ConfigError(
             f"which={which!r} picks one of a run's checkpoints, and this is not a run",
@@ -126,14 +126,14 @@ def no_settings(path: Path) -> CheckpointError:
     return CheckpointError(
         f"The file {SETTINGS} is missing: the weights do not say what model they are of",
         got=str(path),
-        cause="An earlier version wrote them, or another program, without the model's configuration",
-        fix=f"Copy {SETTINGS} of the weights' run folder into the folder they lie in",
+        cause="An earlier version or another program wrote them without the model's configuration",
+        fix=f"Copy {SETTINGS} from the weights' run folder into the folder that holds the weights",
     )
 
 
 def settings_beside(folder: Path) -> Path | None:
-    """Return the config.toml in a folder of weights, or of the run that a checkpoint's folder lies in."""
-    folder = Path(os.path.abspath(folder))  # a run is told by where the checkpoint lies
+    """Return the config.toml in a folder of weights, or in the run folder that contains the checkpoint, or None."""
+    folder = Path(os.path.abspath(folder))  # the checkpoint's path tells the run
     of_run = [folder.parent.parent] if folder.parent.name == "checkpoints" else []
     return next((parent / SETTINGS for parent in (folder, *of_run) if (parent / SETTINGS).is_file()), None)
 
@@ -141,8 +141,8 @@ def settings_beside(folder: Path) -> Path | None:
 def read_settings(settings: Path | str, where: str, say: Callable[[str], None]) -> Config:
     """Return the configuration in a config.toml, or in the text of a header, as far as embeddings depend on it.
 
-    What only training needs may be of a version or an objective that is not known here: it is left out, which `say` is
-    told. Raises CheckpointError.
+    What only training needs may be of an unknown version or objective. It is left out then, and `say` gets a warning.
+    Raises CheckpointError.
     """
     try:
         text = toml.read(settings) if isinstance(settings, Path) else settings
@@ -150,7 +150,7 @@ def read_settings(settings: Path | str, where: str, say: Callable[[str], None]) 
             return toml.loads(text)
         except ConfigError as error:
             config = toml.loads(text, only=ENCODING)
-            say(f"of the configuration in {where}, only what embeddings depend on is used: {error}")
+            say(f"from the configuration in {where}, only what embeddings depend on is used: {error}")
             return config
     except ConfigError as error:
         raise CheckpointError(
@@ -170,9 +170,9 @@ def pretrained_of(
 ) -> Pretrained:
     """Return the model that a configuration describes with these weights.
 
-    Which towers it has, the weights tell: the objective that it was trained with does not matter, nor need it be known
-    here. given: what the user named. where: what holds the weights, and files: all that was read, where that is not the
-    same. Raises CheckpointError where the weights are not those of the model.
+    The weights tell which towers the model has. The objective of the training does not matter, and may be unknown.
+    given: the path that the user named. where: the path that holds the weights, if another one. files: all files that
+    were read, if others. Raises CheckpointError if the weights are not those of the model.
     """
     check_settings(config, where or given)
     weights = merged({_renamed(name): value for name, value in weights.items()})
@@ -194,7 +194,7 @@ def _renamed(name: str) -> str:
 
 
 def _read(folder: Path, given: Path, notes: list[str]) -> Pretrained:
-    """Return the model of the weights in a folder. Of the files beside them only what is read is verified."""
+    """Return the model of the weights in a folder. Only files that are read are verified."""
     if (folder / "state.json").exists():
         checkpoint.verify(folder, "model")
     first, *others = files_of(folder / WEIGHTS)
@@ -215,9 +215,9 @@ def _read(folder: Path, given: Path, notes: list[str]) -> Pretrained:
 
 
 def _placed(config: Config, stated: str | None) -> Config:
-    """Return a configuration whose image tower came from a place, under the name that the weights state instead.
+    """Return a configuration. An image tower that is named by a place gets the name that the weights state instead.
 
-    What a run names is not fetched, nor looked at on this disk, on loading it.
+    Loading a run neither fetches what the run names, nor looks at it on this disk.
     """
     if stated is None or not names_a_place(config.model.image.name):
         return config
@@ -226,7 +226,7 @@ def _placed(config: Config, stated: str | None) -> Config:
 
 
 def _compare(config: Config, stated: str | None, settings: Path, say: Callable[[str], None]) -> None:
-    """Say where a config.toml describes another model than the weights' own header."""
+    """Call `say` if a config.toml describes another model than the weights' own header."""
     try:
         own = config if stated is None else toml.loads(stated, only=ENCODING)
     except ConfigError:  # of another version: config.toml is what counts
@@ -234,9 +234,7 @@ def _compare(config: Config, stated: str | None, settings: Path, say: Callable[[
     here, there = _described(config), _described(own)
     differ = [f"{key} is {here[key]}, in the weights {there[key]}" for key in here if here[key] != there[key]]
     if differ:
-        say(
-            f"{settings} differs from what its weights say of themselves, and is followed: {'; '.join(differ)}"
-        )
+        say(f"{settings} differs from the header of its weights, and is followed: {'; '.join(differ)}")
 
 
 def _described(config: Config) -> dict[str, Any]:
@@ -258,9 +256,9 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def pick(run: Path, which: str, say: Callable[[str], None] = note) -> Path | None:
-    """Return the latest of a run's checkpoints or the best, or None.
+    """Return the latest or the best of a run's checkpoints; None if there is none.
 
-    Where none has a score the latest is taken, which `say` is told.
+    If no checkpoint has a score, the latest is taken, and `say` gets a warning.
     """
     checkpoints = _checkpoints(run / "checkpoints") or _checkpoints(run)
     if not checkpoints or which == "latest":
@@ -269,7 +267,7 @@ def pick(run: Path, which: str, say: Callable[[str], None] = note) -> Path | Non
     if best is None:
         say(
             f"no checkpoint of {run} has a score, so the latest, {checkpoints[-1].name}, is taken for the best: "
-            "nothing was measured while it trained"
+            "nothing was measured during training"
         )
     return best or checkpoints[-1]
 
@@ -283,7 +281,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _nothing_in(folder: Path) -> CheckpointError:
-    """Return the error for a folder without weights of ours, which says what is missing of what there is."""
+    """Return the error for a folder without weights of ours. The error says what is missing."""
     from openslip.interop.foreign import folder_of_others
 
     if other := folder_of_others(folder):
@@ -294,14 +292,14 @@ def _nothing_in(folder: Path) -> CheckpointError:
         return CheckpointError(
             "The weights are missing",
             got=str(missing),
-            fix="Copy that file as well, or give another checkpoint",
+            fix="Copy this file as well, or give another checkpoint",
         )
     if (folder / SETTINGS).is_file() or (folder / "state.json").is_file():
         return CheckpointError(
             "The run has no checkpoint yet, or its weights were not copied",
             got=str(folder),
             cause=f"There is neither {WEIGHTS} nor checkpoints/{checkpoint.PREFIX}…/{WEIGHTS} in it",
-            fix="Copy that file as well, or let the run train until its first checkpoint",
+            fix="Copy the weights as well, or let the run train until its first checkpoint",
         )
     return CheckpointError(
         "This is neither a run folder nor a checkpoint's folder",
@@ -318,37 +316,37 @@ def check_settings(config: Config, where: Path) -> None:
 
 
 def _check_name(config: Config, where: Path) -> None:
-    """Raise CheckpointError where the image tower's name is that of a place, which would be asked for its layout."""
+    """Raise CheckpointError if the image tower is named by a place, which would be asked for the tower's layout."""
     name = config.model.image.name
     if name == "vit" or timm.is_model(name):
         return
     raise CheckpointError(
-        "The run's image tower is none that timm knows by this name",
+        "timm does not know the run's image tower by this name",
         got=name,
-        cause="It names a place, and what a run folder names is not fetched on loading it"
+        cause="It names a place, and loading a run folder does not fetch what the folder names"
         if names_a_place(name)
         else "Another version of timm may know it",
-        fix=f"If you trust the run, write the name that timm has for its architecture into its {SETTINGS}, of {where} "
-        "(model.image.name; `timm.list_models()` lists them)",
+        fix=f"If you trust the run, write timm's name of the architecture into the run's {SETTINGS}, of {where} "
+        "(model.image.name; `timm.list_models()` lists the names)",
     )
 
 
 def _check_views(config: Config, where: Path) -> None:
-    """Raise CheckpointError for pictures of a size that nobody has, or normalised so that nothing is left of them."""
+    """Raise CheckpointError if the size or the normalisation of pictures cannot be used."""
     views = config.views
     usable = all(map(math.isfinite, (*views.mean, *views.std))) and min(views.std) > 0
     if not (1 <= views.size <= LARGEST_VIEW and usable):
         raise CheckpointError(
-            f"The model's configuration, of {where}, describes no pictures",
+            f"The model's configuration, of {where}, describes no pictures that can be used",
             got=f"views.size {views.size}, mean {views.mean}, deviation {views.std}",
-            fix="Put the run's own configuration in its place",
+            fix="Replace the configuration by the run's own",
         )
 
 
 def _check_fit(config: Config, weights: Mapping[str, Tensor], where: Path) -> None:
-    """Raise CheckpointError where the configuration makes no model, or one that these are not the weights of.
+    """Raise CheckpointError if the configuration makes no model, or a model that the weights do not fit.
 
-    The model is described only, on no device, so that a configuration of another one takes neither memory nor time.
+    The model is only described, on no device, so that a wrong configuration takes neither memory nor time.
     """
     has_text = any(name.startswith("text_tower.") for name in weights)
     blocks = config.model.image.depth, config.model.text.depth if has_text else 0

@@ -1,4 +1,4 @@
-"""What pictures have to be like for others' weights, as slip prepares pictures."""
+"""How slip prepares pictures for others' weights."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def views_of(
     *,
     squash: bool = False,
 ) -> tuple[ViewsConfig, list[str]]:
-    """Return how views are drawn for weights, and in words what slip does otherwise than the weights' authors.
+    """Return how views are drawn for weights, and sentences on what slip does otherwise than the weights' authors.
 
     size: the side of the square pictures, in pixels. mean, std: of the levels of red, green and blue, from 0 to 1.
     interpolation: how pictures are resized, as Pillow, timm and open_clip call it. squash: whether pictures are
     squashed to a square, instead of cropped.
 
-    Raises CheckpointError where the values are none that pictures can be prepared by.
+    Raises CheckpointError if pictures cannot be prepared by these values.
     """
     if (
         not (_are_levels(mean) and _are_levels(std))
@@ -39,14 +39,14 @@ def views_of(
         or not 1 <= size <= LARGEST
     ):
         raise CheckpointError(
-            "How pictures are prepared for the model cannot be read, or is for other than square RGB pictures",
+            "How pictures are prepared for the model cannot be read, or the model does not take square RGB pictures",
             got=f"size {size}, mean {mean}, deviation {std}, of {spec}",
             fix="Copy or download the model's configuration anew, or take another model",
         )
     chosen: Literal["bilinear", "bicubic"] = "bilinear" if interpolation == "bilinear" else "bicubic"
     notes = []
     if interpolation not in ("bilinear", "bicubic", "random"):
-        notes.append(f"pictures were resized for {spec} by {interpolation}; here they are by bicubic")
+        notes.append(f"for {spec}, pictures were resized by {interpolation}; slip resizes them by bicubic")
     fit: Literal["crop", "squash"] = "squash" if squash else "crop"
     views = replace(
         ViewsConfig(), size=size, mean=_levels(mean), std=_levels(std), interpolation=chosen, fit=fit

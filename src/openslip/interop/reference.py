@@ -1,4 +1,4 @@
-"""The reference implementation's checkpoints: its parameter names, and the model that they are of."""
+"""The reference implementation's checkpoints: the names of parameters, and the models."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def is_reference(names: Mapping[str, object]) -> bool:
 def read(state: Mapping[str, Tensor], path: Path) -> Pretrained:
     """Return the model with these weights (reference names), and the self-supervised head among them.
 
-    The architecture is read off the shapes. Raises CheckpointError where they are not those of a SLIP, CLIP or SimCLR
-    with a ViT-S, -B or -L.
+    The architecture is read off the shapes. Raises CheckpointError if the shapes are not those of a SLIP, CLIP or
+    SimCLR with a ViT-S, -B or -L.
     """
     config = infer_config(state, str(path))
     try:
@@ -125,8 +125,8 @@ def method_of(state: Mapping[str, object]) -> str:
 def infer_config(state: Mapping[str, Tensor], where: str = "the state dict") -> Config:
     """Return the configuration whose model has the shapes of `state` (reference names, without `module.`).
 
-    Raises CheckpointError, naming `where`, when they are no vision transformer's, or of a width the reference
-    has not.
+    Raises CheckpointError, naming `where`, if the shapes are not those of a vision transformer, or have a width that
+    the reference does not have.
     """
     method = method_of(state)
     image, size = _image_tower(state, where)

@@ -13,7 +13,7 @@ FILES = (
     *(f"slip_{size}_{epochs}ep.pt" for size in SIZES for epochs in (50, 100)),
     *(f"{kind}_base_{data}.pt" for kind in ("clip", "slip") for data in ("cc3m_40ep", "cc12m_35ep")),
 )
-"""19 files. The authors have published neither sizes nor checksums: these are noted when a file is fetched."""
+"""19 files. The authors have published neither sizes nor checksums, so these are noted when a file is fetched."""
 
 
 def _name(file: str) -> str:
@@ -22,13 +22,13 @@ def _name(file: str) -> str:
 
 
 ADDRESSES = {_name(file): PLACE + file for file in FILES}
-"""Where each model is, by its name: method, architecture, data and epochs (`slip-vit-b16-yfcc15m-25ep`)."""
+"""The address of each model, by its name: method, architecture, data and epochs (`slip-vit-b16-yfcc15m-25ep`)."""
 
 
 def address(name: str) -> str:
-    """Return where the released model of that name is, "" where the text is no such name.
+    """Return the address of the released model of that name; "" if the text is no such name.
 
-    Raises CheckpointError for one that looks like it, and is none.
+    Raises CheckpointError for a text that looks like such a name, but is none.
     """
     if name in ADDRESSES:
         return ADDRESSES[name]

@@ -26,24 +26,24 @@ from openslip.models.weights import Origin, Pretrained
 
 TRUNK = "image_tower.trunk."
 FILES = ("model.safetensors", "pytorch_model.bin")
-"""How the hub's files of timm's weights are called, those that are preferred first."""
+"""Names of timm's files of weights on the hub, preferred names first."""
 SAFE = {
     "open_clip_pytorch_model.bin": ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"),
     "pytorch_model.bin": ("model.safetensors",),
 }
-"""What files that torch saved are called where the same weights are there as safetensors."""
+"""Files that torch saved, and the names of safetensors with the same weights."""
 LISTED = "`timm.list_models()` lists the architectures, `timm.list_pretrained()` the weights"
 VITS = {1e-6: "vit_base_patch16_224", 1e-5: "vit_base_patch16_clip_224"}
-"""Architectures of timm that a plain vision transformer of any size is written as, by the eps of its norms."""
+"""timm's architectures for a plain vision transformer of any size, by the eps of the norms."""
 ON_TOP = "of the layer that timm puts on top, such as its classifier"
 
 
 @dataclass(frozen=True)
 class Card:
-    """What timm knows of weights: their architecture, and what pictures have to be like (its `pretrained_cfg`).
+    """What timm knows of weights: the architecture, and how pictures are prepared (timm's `pretrained_cfg`).
 
-    pool: how the feature is pooled, where that is said. image: the tower, where it is a plain vision transformer of a
-    size that has no name in timm.
+    pool: how the feature is pooled, if that is known. image: the tower, if it is a plain vision transformer of a size
+    that has no name in timm.
     """
 
     architecture: str
@@ -56,8 +56,8 @@ def read(name: str, spec: str) -> Pretrained:
     """Return the image tower that follows `timm:`.
 
     name: a model of timm with or without a tag (`resnet50.a1_in1k`), of which timm's weights are fetched; a repository
-    of the hub or a folder with timm's config.json; `NAME@FILE`, weights in a file and what they are of; or that file
-    alone, where a config.json beside it or its own name says what they are of.
+    of the hub or a folder with timm's config.json; `NAME@FILE`, the architecture and a file of its weights; or a file
+    alone, if a config.json beside it or its own name tells the architecture.
 
     Raises CheckpointError.
     """
@@ -82,7 +82,7 @@ def read(name: str, spec: str) -> Pretrained:
 
 
 def _of_file(path: Path, spec: str) -> Pretrained:
-    """Return the image tower of weights in a file of which a config.json beside it, or its own name, says what it is.
+    """Return the image tower of weights in a file. A config.json beside it, or its own name, tells the architecture.
 
     Raises CheckpointError.
     """
@@ -92,21 +92,21 @@ def _of_file(path: Path, spec: str) -> Pretrained:
         found = read_file(path, card, spec)
         return replace(found, notes=(taken_for(path, card), *found.notes))
     raise CheckpointError(
-        "The file does not say of which architecture its weights are, and there is no config.json beside it",
+        "The file does not name the architecture of its weights, and there is no config.json beside it",
         got=spec,
         fix=f"Name the architecture: timm:NAME@{path}, such as timm:resnet50@{path}. {LISTED}",
     )
 
 
 def taken_for(path: Path, card: Card) -> str:
-    """Return what people are told of weights whose architecture is taken from the name of their file."""
-    return f"{path} is taken for timm's {card.architecture}, by its name; all its weights fit"
+    """Return the note on weights whose architecture is taken from the name of their file."""
+    return f"{path} is taken for timm's {card.architecture}, by its name. All weights in the file fit"
 
 
 def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pretrained:
-    """Return the image tower of a folder as timm writes them: config.json and weights. Raises CheckpointError.
+    """Return the image tower of a folder as timm writes it: config.json and weights. Raises CheckpointError.
 
-    weights: which file of the folder they are in, if that is known.
+    weights: the folder's file of weights, if that is known.
     """
     config = folder / "config.json"
     card = _card(read_config(config), config)
@@ -126,7 +126,7 @@ def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pret
 def read_file(path: Path, card: Card, spec: str, *, files: Sequence[Path] = ()) -> Pretrained:
     """Return the image tower whose weights, with timm's names, are in a file. Raises CheckpointError.
 
-    files: what was read besides.
+    files: other files that were read.
     """
     weights, read_ = read_weights(path)
     return tower_of(weights, card, Origin(spec, "timm", Digests([*read_, *files])))
@@ -149,7 +149,7 @@ def tower_of(weights: Mapping[str, Tensor], card: Card, origin: Origin) -> Pretr
         ) from None
     if card.image is None and card.pool and pool_of(trunk) not in ("", card.pool):
         raise CheckpointError(
-            f"The feature of {origin.spec} is pooled otherwise than by timm's {card.architecture}",
+            f"The feature of {origin.spec} is pooled in another way than in timm's {card.architecture}",
             got=f"{card.pool}, where timm has {pool_of(trunk)}, and slip cannot set another",
             fix="Take a model with timm's own options",
         )
@@ -196,9 +196,9 @@ def known(name: str) -> Card:
 
 
 def guessed(path: Path) -> Card | None:
-    """Return what weights in a file are of where its name says so (`resnet50.a1_in1k.safetensors`); None where not.
+    """Return the card of weights whose file's name tells the model (`resnet50.a1_in1k.safetensors`); else None.
 
-    Whether they fit, `tower_of` checks.
+    `tower_of` checks whether the weights fit.
     """
     name = path.name.removesuffix(path.suffix)
     for candidate in (name, name.partition(".")[0], re.sub(r"-[0-9a-f]{8}$", "", name)):
@@ -211,7 +211,7 @@ def guessed(path: Path) -> Card | None:
 
 
 def _views(card: Card, spec: str) -> tuple[ViewsConfig, list[str]]:
-    """Return what pictures have to be like, and what of it slip does otherwise. Raises CheckpointError."""
+    """Return how pictures are prepared, and sentences on what slip does otherwise. Raises CheckpointError."""
     stated, defaults = card.stated, ViewsConfig()
     channels, *sides = stated.get("input_size") or (3, defaults.size, defaults.size)
     views, notes = views_of(
@@ -230,7 +230,7 @@ def _views(card: Card, spec: str) -> tuple[ViewsConfig, list[str]]:
         )
     if not stated:
         notes.append(
-            f"timm does not say how pictures were normalised for {spec}: ImageNet's mean and deviation are taken"
+            f"timm does not say how pictures were normalised for {spec}, so slip takes ImageNet's mean and deviation"
         )
     return views, notes
 
@@ -251,7 +251,7 @@ def _of_hub(name: str, spec: str) -> Pretrained:
 def _published(card: Card, spec: str) -> Pretrained:
     """Return a tower with the weights that timm points to: on the hub, else behind a web address."""
     stated = card.stated
-    # Where the hub has them, too, they lie there in a format of torch. "hf": those there are in another one as well.
+    # If the hub has the weights, too, they are there in a format of torch. "hf": they are there in another one as well.
     if stated.get("custom_load") and (stated["custom_load"] == "hf" or not stated.get("hf_hub_id")):
         raise CheckpointError(
             "These weights are not in a format of torch, and slip does not convert them",
@@ -277,9 +277,9 @@ def _published(card: Card, spec: str) -> Pretrained:
 
 
 def _card(config: Mapping[str, Any], path: Path) -> Card:
-    """Return what a config.json of timm says. Raises CheckpointError where it is none, or asks for other than slip has.
+    """Return what a config.json of timm says. Raises CheckpointError if it is none, or asks for what slip lacks.
 
-    In earlier ones what pictures have to be like stands beside the architecture.
+    In earlier files, the preparation of pictures stands beside the architecture.
     """
     architecture = config.get("architecture")
     stated = config.get("pretrained_cfg", config)
@@ -315,15 +315,15 @@ def _card(config: Mapping[str, Any], path: Path) -> Card:
 
 
 def tower_in(config: Mapping[str, Any], spec: str) -> ImageTowerConfig:
-    """Return the image tower that a config.json describes. Raises CheckpointError where timm or slip has no such."""
+    """Return the image tower that a config.json describes. Raises CheckpointError if timm or slip has no such tower."""
     card = _card(config, Path(spec))
     return card.image or ImageTowerConfig(name=card.architecture)
 
 
 def _sized(architecture: str, options: Mapping[str, Any], pool: str) -> ImageTowerConfig | None:
-    """Return the plain vision transformer that timm's options describe; None where they describe something else.
+    """Return the plain vision transformer that timm's options describe; None if they describe something else.
 
-    Its pooling may be one of timm's words that slip has.
+    pool: timm's word for the pooling; empty for `token`. The result is also None if slip lacks that pooling.
     """
     eps = {name: eps for eps, name in VITS.items()}.get(architecture)
     names = {"patch_size": "patch", "embed_dim": "width", "depth": "depth", "num_heads": "heads"}
@@ -349,7 +349,7 @@ def _sized(architecture: str, options: Mapping[str, Any], pool: str) -> ImageTow
 
 
 def pool_of(trunk: nn.Module) -> str:
-    """Return how a model of timm pools its feature, in timm's word for it; empty where it does not say."""
+    """Return how a model of timm pools its feature, in timm's word for it; empty if the model does not say."""
     for part in (trunk, getattr(trunk, "head", None)):
         pool = getattr(part, "global_pool", None)
         pool = getattr(pool, "pool_type", pool)
@@ -361,19 +361,19 @@ def pool_of(trunk: nn.Module) -> str:
 def _as_timm_names_them(
     weights: Mapping[str, Tensor], trunk: nn.Module, origin: Origin
 ) -> Mapping[str, Tensor]:
-    """Return weights as timm's own loading makes them of earlier formats, and of those of the models' authors."""
+    """Return weights under timm's names. timm itself converts earlier formats, and formats of the models' authors."""
     module = sys.modules[type(trunk).__module__]
     convert = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
     if convert is None:
         return weights
     try:
         return convert(dict(weights), trunk)
-    except Exception as error:  # what it meets in weights of another model
+    except Exception as error:  # weights of another model may raise anything there
         raise CheckpointError(
             f"timm cannot read the weights of {origin.spec} as those of a {type(trunk).__name__}",
             got=", ".join(sorted(weights)[:4]),
             cause=f"{type(error).__name__}: {error}",
-            fix="Name the architecture that they are of",
+            fix="Name the architecture of the weights",
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Tokenizers that lie beside others' weights, as the bytes that weights carry here."""
+"""Tokenizers beside others' weights, as the bytes that our weights carry."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from openslip.interop import hub
 from openslip.interop.weight_files import read_config
 
 FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json", "special_tokens_map.json")
-"""What transformers calls the files of a tokenizer."""
+"""transformers' names of a tokenizer's files."""
 LARGEST = 1 << 26
-"""Bytes of such a file that is read; Gemma's has about half as many."""
+"""Largest such file that is read, in bytes. Gemma's is about half as large."""
 
 
 def of_transformers(folder: Path, spec: str) -> Tensor:
     """Return the tokenizer of a SigLIP in a folder as transformers writes it, (B,) uint8.
 
-    That of SigLIP drops punctuation and makes letters small, those of later models do what their files say.
-    Raises CheckpointError where there is none.
+    SigLIP's tokenizer drops punctuation and makes letters small. Tokenizers of later models do what their files say.
+    Raises CheckpointError if there is no tokenizer.
     """
     from openslip.data.own_tokenizer import from_json, from_sentencepiece
 
@@ -44,7 +44,7 @@ def of_transformers(folder: Path, spec: str) -> Tensor:
 def of_open_clip(text: Mapping[str, Any], folder: Path | None, spec: str) -> Tensor:
     """Return the tokenizer that a text tower of open_clip names, (B,) uint8: in the model's folder, else on the hub.
 
-    text: open_clip's description of the tower. Raises CheckpointError where there is none.
+    text: open_clip's description of the tower. Raises CheckpointError if there is no tokenizer.
     """
     from openslip.data.own_tokenizer import from_json
 
@@ -53,7 +53,7 @@ def of_open_clip(text: Mapping[str, Any], folder: Path | None, spec: str) -> Ten
     without_end = options.pop("strip_sep_token", False)
     if text.get("tokenizer_mode") or options or cleaning not in ("whitespace", "lower", "canonicalize"):
         raise CheckpointError(
-            "The model's tokenizer is used by open_clip in a way that slip has not",
+            "open_clip uses the model's tokenizer in a way that slip does not support",
             got=f"{spec}: mode {text.get('tokenizer_mode')}, options {text.get('tokenizer_kwargs')}",
             fix="open_clip, which is installed with slip, loads the model itself",
         )
@@ -79,7 +79,7 @@ def _json(folder: Path, spec: str) -> bytes:
     path = folder / FILES[0]
     if not path.is_file():
         raise CheckpointError(
-            f"The model has a tokenizer of its own, and it is not there: {spec}",
+            f"The model has its own tokenizer, which is missing: {spec}",
             got=f"neither {FILES[0]} nor {FILES[1]} in {folder}",
             fix="Copy the tokenizer's files beside the weights as well",
         )
@@ -94,7 +94,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """Return what the files beside a tokenizer say of it: its class, and its special tokens."""
+    """Return what the files beside a tokenizer say: the tokenizer's class, and the special tokens."""
     found: dict[str, Any] = {}
     for name in reversed(FILES[2:]):
         if (folder / name).is_file():
@@ -109,7 +109,7 @@ def _token(config: Mapping[str, Any], key: str) -> str | None:
 
 
 def _ends(config: Mapping[str, Any]) -> tuple[str | None, str | None] | None:
-    """Return which tokens stand before and after a text where the tokenizer's settings say so, else None."""
+    """Return the tokens before and after a text if the tokenizer's settings name them, else None."""
     if "add_bos_token" not in config and "add_eos_token" not in config:
         return None
     return (

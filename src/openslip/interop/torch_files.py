@@ -17,9 +17,9 @@ from openslip.files import open_regular
 from openslip.interop.foreign import torchscript
 
 HOLDERS = ("state_dict", "model_state_dict", "model")
-"""Under what name programs keep the weights in a checkpoint, where they do not save them alone."""
+"""Names under which programs keep the weights in a checkpoint, if they do not save the weights alone."""
 REPEATED = 1 << 24
-"""Numbers that a tensor may have where the file holds fewer of them, and says to repeat these."""
+"""Numbers that a tensor may have if the file holds fewer numbers, and says to repeat them."""
 UNPACKED = 4
 """How many times as large as the file its records may be. Real weights hardly compress."""
 PREFIXES = ("module.", "_orig_mod.")
@@ -29,7 +29,7 @@ PREFIXES = ("module.", "_orig_mod.")
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a `.pt` file: a dict with the weights under `state_dict`, and what else the file holds; on the CPU.
 
-    Weights that were saved alone, or under another usual name, are put there.
+    Weights that were saved alone, or under another usual name, are put under `state_dict`.
 
     The file is a pickle inside a zip. It is parsed by torch's restricted reader, which builds tensors, plain
     containers and `argparse.Namespace`, and runs nothing; a file that asks for any other type is refused
@@ -68,7 +68,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return weights under the names that they have in the model itself."""
     names = {*state}
-    for prefix in PREFIXES * 2:  # one may stand within the other
+    for prefix in PREFIXES * 2:  # one may come within the other
         if names and all(name.startswith(prefix) for name in names):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
             names = {*state}
@@ -84,11 +84,11 @@ def _are_weights(value: object) -> bool:
 
 
 def _check_unpacked(path: Path) -> None:
-    """Raise CheckpointError where a file would be far larger in memory: torch's own writer compresses nothing."""
+    """Raise CheckpointError if a file would be far larger in memory: torch's own writer compresses nothing."""
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             unpacked = sum(record.file_size for record in archive.infolist())
-    except Exception:  # what is wrong with the file, reading it tells
+    except Exception:  # reading the file tells what is wrong with it
         return
     size = path.stat().st_size
     if unpacked > UNPACKED * size:
@@ -100,7 +100,7 @@ def _check_unpacked(path: Path) -> None:
 
 
 def _check_held(state: Mapping[str, Tensor], path: Path) -> None:
-    """Raise CheckpointError where a tensor repeats few numbers so often that a copy of it could take all memory."""
+    """Raise CheckpointError if a tensor repeats few numbers so often that a copy of it could take all memory."""
     for name, tensor in state.items():
         if tensor.numel() <= REPEATED or tensor.layout != torch.strided:
             continue
@@ -139,7 +139,7 @@ def _is_torchscript(path: Path) -> bool:
     """Say whether a file in torch's zip format is a program, which `torch.load` warns of at length."""
     try:
         return "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records()
-    except Exception:  # what is wrong with the file, reading it tells
+    except Exception:  # reading the file tells what is wrong with it
         return False
 
 

@@ -14,7 +14,7 @@ from openslip.files import open_regular, read_json
 from openslip.interop import torch_files
 
 INDEX = ".index.json"
-"""How the name of a file ends that says in which of several others each tensor is."""
+"""The ending of an index's name. An index says in which of several files each tensor is."""
 
 
 def is_safetensors(path: Path) -> bool:
@@ -35,7 +35,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], list[Path]]:
     """Return the tensors of a file by their plain names, and the files that were read.
 
     path: a safetensors file, the index of several (`model.safetensors.index.json`), or a file that torch saved.
-    Raises CheckpointError for one that is missing, cut off, damaged, or would have to be run.
+    Raises CheckpointError for a file that is missing, cut off, damaged, or would have to be run.
     """
     if path.name.endswith(INDEX):
         return _sharded(path)
@@ -45,7 +45,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], list[Path]]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the table in a JSON file. Raises CheckpointError where it holds none."""
+    """Return the table in a JSON file. Raises CheckpointError if the file holds none."""
     try:
         config = read_json(path)
         if not isinstance(config, dict):
@@ -61,14 +61,14 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def as_scalar(value: Tensor) -> Tensor:
-    """Return a tensor of one number without dimensions; any other as it is."""
+    """Return a tensor of one number without dimensions, and any other tensor as it is."""
     return value.reshape(()) if value.numel() == 1 else value
 
 
 @contextmanager
 def described_by(spec: str) -> Iterator[None]:
-    """Within, a value of another kind than it has to be, in a configuration that anybody may have written, becomes a
-    CheckpointError that names the model."""
+    """Turn errors about missing values, or values of the wrong kind, into a CheckpointError that names the model.
+    Anybody may have written the configuration."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -80,7 +80,7 @@ def described_by(spec: str) -> Iterator[None]:
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
-    """Return the sentence that names what is close to an unknown `name`; `otherwise` where nothing is.
+    """Return the sentence that names what is close to an unknown `name`; `otherwise` if nothing is close.
 
     The libraries know hundreds of names: too many for a message.
     """
@@ -105,7 +105,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def parts_of(index: Path) -> list[str]:
-    """Return the names of the files that hold the weights of an index. Raises CheckpointError where it names none."""
+    """Return the names of the files that hold the weights of an index. Raises CheckpointError if it names none."""
     return sorted(set(_places(index).values()))
 
 
@@ -142,8 +142,8 @@ def _sharded(index: Path) -> tuple[dict[str, Tensor], list[Path]]:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise CheckpointError(
-            f"The weights lie in {len(files)} files, and {len(missing)} of them "
-            f"{'is' if len(missing) == 1 else 'are'} not there",
+            f"The weights are in {len(files)} files, and {len(missing)} of them "
+            f"{'is' if len(missing) == 1 else 'are'} missing",
             got=", ".join(missing[:3]),
             fix=f"Copy or download what is missing into {index.parent}",
         )
@@ -153,7 +153,7 @@ def _sharded(index: Path) -> tuple[dict[str, Tensor], list[Path]]:
     lost = sorted(places.keys() - found.keys())
     if lost:
         raise CheckpointError(
-            f"{len(lost)} of the {len(places)} weights that the index names are in none of its files",
+            f"{len(lost)} of the {len(places)} weights that the index names are in none of the files",
             got=", ".join(lost[:3]),
             fix="Copy or download the files anew: they are not of one version",
         )

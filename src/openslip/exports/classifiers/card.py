@@ -23,7 +23,7 @@ from openslip.report.description import image_tower
 from openslip.training.fixed import millions
 
 SHOWN = 50
-"""Classes that the card lists; the others are counted."""
+"""Classes that the card lists. The others are counted."""
 
 
 def write(
@@ -43,7 +43,7 @@ def write(
 def rendered(
     given: Path, classifier: FinetunedClassifier, plan: Plan, to: str, title: str, wanted: card.Wanted
 ) -> str:
-    """Return the text of a card, with what the hub reads of it between lines of dashes."""
+    """Return the text of a card. It begins with the front matter for the hub, between lines of dashes."""
     results, told = _results(given), _run_of(given)
     base = card.base_model(told.init) if told else ""
     names = classifier.names
@@ -104,7 +104,7 @@ def _model(classifier: FinetunedClassifier) -> list[tuple[str, str]]:
 def _training(
     given: Path, classifier: FinetunedClassifier, told: History | None, results: list[Result]
 ) -> list[str]:
-    """Return in sentences what the classifier was finetuned on and how, and what its tower had learned before."""
+    """Return sentences: what the classifier was finetuned on and how, and what its tower had learned before."""
     about, recipe = classifier.about, classifier.recipe
     name = next((card.last_parts(result.task.partition(":")[2]) for result in results), "")
     on = f" of {name}" if name else ""
@@ -116,14 +116,14 @@ def _training(
         f"The tower was trained before with the loss `{card.last_parts(classifier.model.config.objective.loss)}`",
     ]
     if told is None:
-        return [*lines, "On what it was trained before is not known here"]
+        return [*lines, "What it was trained on before is not known here"]
     for source, records in card.sources(told):
         lines.append(f"The tower was trained before on {source}, {records} records")
     return lines
 
 
 def _results(given: Path) -> list[Result]:
-    """Return what was measured of the classifier in a folder."""
+    """Return the results of the classifier in a folder."""
     try:
         return read_results(given / FILE) if given.is_dir() else []
     except SlipError:
@@ -131,7 +131,7 @@ def _results(given: Path) -> list[Result]:
 
 
 def _run_of(given: Path) -> History | None:
-    """Return what the run says that a finetuning lies in; None where it lies in none."""
+    """Return what the run says that contains a finetuning; None if no run contains it."""
     folder = Path(os.path.abspath(given))
     run = folder.parent.parent
     inside = folder.parent.name in KEPT_IN and (run / ours.SETTINGS).is_file()

@@ -1,4 +1,4 @@
-"""A classifier to transformers: a folder for `AutoModelForImageClassification` and its pipeline."""
+"""Export a classifier to transformers: a folder for `AutoModelForImageClassification` and its pipeline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from openslip.interop.huggingface import RESAMPLING
 USAGE = """from transformers import pipeline
 classify = pipeline("image-classification", model="PLACE")
 print(classify(picture))"""
-NEEDS_TIMM = "the image tower is one of timm, which has to be installed where transformers reads the folder"
+NEEDS_TIMM = "the image tower is one of timm, so timm must be installed where transformers reads the folder"
 LAYER = {
     "norm1": "layernorm_before",
     "norm2": "layernorm_after",
@@ -33,16 +33,16 @@ LAYER = {
 
 
 def plan(classifier: FinetunedClassifier) -> Plan:
-    """Return how the classifier is written for transformers. Raises ExportError where transformers has no such model.
+    """Return how the classifier is written for transformers. Raises ExportError if transformers is not installed.
 
-    A plain vision transformer whose feature is the class token is a ViTForImageClassification. Any other tower is a
-    TimmWrapperForImageClassification: timm's own folder, which timm reads as well.
+    A plain vision transformer whose feature is the class token becomes a ViTForImageClassification. Any other tower
+    becomes a TimmWrapperForImageClassification: timm's own folder, which timm reads as well.
     """
     try:
         import transformers  # noqa: F401
     except ImportError:
         raise ExportError(
-            "transformers is not installed, which reads the format",
+            "transformers is not installed. It reads this format",
             fix="Run `pip install 'openslip[transformers]'`",
         ) from None
     image, notes = classifier.model.config.model.image, ()
@@ -117,7 +117,7 @@ def _vit(classifier: FinetunedClassifier) -> tuple[dict[str, Any], dict[str, Ten
 
 
 def _pictures(classifier: FinetunedClassifier) -> dict[str, Any]:
-    """Return how transformers is to prepare pictures: as the finetuning's test did."""
+    """Return how transformers must prepare pictures: as the finetuning's test did."""
     views, recipe = classifier.model.config.views, classifier.recipe
     crop, square = views.fit == "crop", {"height": views.size, "width": views.size}
     return {

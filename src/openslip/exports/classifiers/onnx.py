@@ -1,4 +1,4 @@
-"""A classifier to ONNX: one graph from prepared pixels to probabilities, and what programs need beside it."""
+"""Export a classifier to ONNX: one graph from prepared pixels to probabilities, and what programs need beside it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILES = Files("image.onnx", "", "pixels", "", "probabilities")
 def plan(classifier: FinetunedClassifier, *, fp16: bool = False) -> Plan:
     """Return how the classifier is written as an ONNX graph.
 
-    fp16: weights and arithmetic in half precision; pixels and probabilities stay float32. Raises ExportError where a
+    fp16: weights and arithmetic in half precision; pixels and probabilities stay float32. Raises ExportError if a
     library is missing.
     """
     check_libraries()
@@ -72,7 +72,7 @@ class _Probabilities(nn.Module):
 
 
 def _settings(classifier: FinetunedClassifier, precision: str) -> dict[str, Any]:
-    """Return what a program has to know to use the graph."""
+    """Return what a program must know to use the graph."""
     views, recipe = classifier.model.config.views, classifier.recipe
     crop = 1.0 if views.fit == "squash" else recipe.crop
     return {

@@ -1,4 +1,4 @@
-"""A classifier to our own format: one safetensors file that says of itself what it is of, in a folder with the card."""
+"""Export a classifier to our own format: a folder with the card and one safetensors file that describes itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ print(classify.names, probabilities)"""
 
 
 def plan(classifier: FinetunedClassifier) -> Plan:
-    """Return how the classifier is written for `openslip.FinetunedClassifier`, which every one can be."""
+    """Return how the classifier is written for `openslip.FinetunedClassifier`. Every classifier can be written."""
     weights = classifier.module.state_dict()
     header = state.header(classifier.model.config, dict(classifier.about), classifier.recipe.epochs)
 

@@ -1,4 +1,4 @@
-"""A classifier to timm: the image tower with the head in timm's own place, a folder for `local-dir:` or the hub."""
+"""Export a classifier to timm: image tower and head, in timm's own place, in a folder for `local-dir:` or the hub."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ print(model.pretrained_cfg["label_names"][probabilities.argmax()])"""
 
 
 def plan(classifier: FinetunedClassifier) -> Plan:
-    """Return how the classifier is written for timm. Raises ExportError where timm has no such tower, or no place for
-    a linear head on its feature."""
+    """Return how the classifier is written for timm. Raises ExportError if timm has no such tower, or no place for
+    a linear head on the tower's feature."""
     settings, state = of_timm(classifier)
 
     def write(place: Path) -> None:
@@ -44,7 +44,7 @@ def plan(classifier: FinetunedClassifier) -> Plan:
 
 
 def of_timm(classifier: FinetunedClassifier, to: str = "timm") -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return timm's config.json of the classifier, and the tensors under timm's names. Raises ExportError."""
+    """Return timm's config.json of the classifier, and the tensors under timm's names. Raises ExportError as `plan`."""
     config, tower, names = classifier.model.config, classifier.module.tower, classifier.names
     settings = described(config, tower, to)
     pretrained = settings["pretrained_cfg"] | prepared(classifier.recipe, config.views)
@@ -72,7 +72,7 @@ def of_timm(classifier: FinetunedClassifier, to: str = "timm") -> tuple[dict[str
 def _in_place(
     there: dict[str, Tensor], trunk: dict[str, Tensor], classifier: FinetunedClassifier, called: Any
 ) -> dict[str, Tensor]:
-    """Return the head's tensors under timm's names. A tower that averages two heads, as DeiT's with a token for
+    """Return the head's tensors under timm's names. A tower that averages two heads, such as DeiT's with a token for
     distillation, gets the head twice."""
     own = classifier.module.head.state_dict()
     state = {}
