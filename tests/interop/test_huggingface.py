@@ -89,9 +89,7 @@ def test_a_siglip_has_its_bias_and_its_tokenizer(tmp_path) -> None:
     assert found.config.model.text.tokenizer == len(found.weights["text_tower.tokenizer"])
     assert (found.config.views.fit, found.config.views.mean) == ("squash", (0.5, 0.5, 0.5))
     (tmp_path / "spiece.model").unlink()
-    with pytest.raises(
-        CheckpointError, match=r"its own tokenizer.*neither tokenizer.json nor spiece.model"
-    ):
+    with pytest.raises(CheckpointError, match=r"its own tokenizer.*neither tokenizer.json nor spiece.model"):
         read(tmp_path)
 
 

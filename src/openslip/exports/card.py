@@ -301,9 +301,7 @@ def _started(init: Mapping[str, Any]) -> list[str]:
     if not init:
         return ["Training started from random weights"]
     taken, fresh = (tuple(map(str, init.get(key) or ())) for key in ("taken", "fresh"))
-    words = (
-        f"Training started from {bare_spec(str(init.get('spec', '')))} ({init.get('format', 'unknown')})"
-    )
+    words = f"Training started from {bare_spec(str(init.get('spec', '')))} ({init.get('format', 'unknown')})"
     words += f": {parts(taken)}" if taken else ""
     words += f". Started at random: {parts(fresh)}" if fresh else ""
     digests = [

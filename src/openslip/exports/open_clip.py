@@ -181,9 +181,7 @@ def _native(
     """Return open_clip's description of its own vision transformer, and the tensors under its names."""
     trunk = "image_tower.trunk."
     positions = weights[f"{trunk}pos_embed"][0].clone()
-    if (
-        bias := weights.get(f"{trunk}patch_embed.proj.bias")
-    ) is not None:  # open_clip's patches have none
+    if (bias := weights.get(f"{trunk}patch_embed.proj.bias")) is not None:  # open_clip's patches have none
         positions[1:] += bias
     vision = {
         "image_size": size,

@@ -211,7 +211,9 @@ def _check_pictures(config: Config, about: Mapping[str, Any], where: Path) -> No
     views = config.views
     here = {"size": views.size, "mean": list(views.mean), "std": list(views.std), "fit": views.fit}
     there = {"fit": "crop", **{name: about[name] for name in here if name in about}}
-    wrong = [f"{name} {here[name]}, in the finetuning {there[name]}" for name in there if here[name] != there[name]]
+    wrong = [
+        f"{name} {here[name]}, in the finetuning {there[name]}" for name in there if here[name] != there[name]
+    ]
     if wrong:
         raise CheckpointError(
             f"The configuration in {where} is not of the model that the finetuning started from",
