@@ -220,9 +220,7 @@ class TestClasses:
                 (tmp_path / split / bare).mkdir(parents=True)
         spec = lay(tmp_path, "train/cat", "train/dog", "test/cat", "test/dog")
         assert classes(spec) == ("cat", "dog")
-        assert "Folders without pictures in test do not count as classes: annotations, fish" in said(
-            spec
-        )
+        assert "Folders without pictures in test do not count as classes: annotations, fish" in said(spec)
 
     def test_other_pictures_are_counted(self, tmp_path):
         spec = lay(tmp_path, "cat", "dog")
