@@ -177,7 +177,7 @@ def test_towers_that_adapters_do_not_fit(tiny_config) -> None:
     config = replace(with_loss(tiny_config, "clip"), model=replace(tiny_config.model, image=image))
     with pytest.raises(ConfigError, match="no linear layers.*model.image.lora 4, of ResNet.*convolutional"):
         make_student(config)
-    with pytest.raises(ConfigError, match="frozen whole, and is to have adapters.*model.text.freeze all"):
+    with pytest.raises(ConfigError, match="frozen whole, but is to have adapters.*model.text.freeze all"):
         plan_of(tuned(tiny_config, text="all", lora=(0, 2)), 64)
     with pytest.raises(ConfigError, match="no linear layers.*all its blocks are frozen"):
         make_student(tuned(with_loss(tiny_config, "clip"), image="2", lora=(4, 0)))
