@@ -201,7 +201,7 @@ def test_adapters_that_would_do_nothing_are_refused(tiny_config) -> None:
     model = make_student(with_loss(tiny_config, "clip")).float().model
     model.image_tower.trunk, model.image_tower.has_tokens = Direct(), False
     with pytest.raises(
-        ConfigError, match="without calling these.*lora 2, of a Direct: 1 layers, as trunk.inner"
+        ConfigError, match="without calling them.*lora 2, of a Direct: 1 layers, as trunk.inner"
     ):
         tune(model, tuned(tiny_config, lora=(2, 0)).model, 16)
     assert model.image_tower.training
