@@ -322,7 +322,7 @@ class _Reader:
         in_names = Counter(found[1].lower() for name in pictures if (found := _CLASS_IN_NAME.fullmatch(name)))
         cause = "Labelled images belong in one folder a class, or in <split>/<class>/"
         if "labels" in (*others, *self.bare):
-            cause = "Files in a folder 'labels' usually say where things are in a picture, not what its class is"
+            cause = "Files in a folder 'labels' usually say where things are in a picture, not the picture's class"
         elif 1 < len(in_names) < 100 and in_names.total() == len(pictures):
             cause = f"The names of files seem to say the class: {_some(in_names)}"
         tables = [name for name in others if name.lower().endswith(_TABLES)]
