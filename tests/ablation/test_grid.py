@@ -66,10 +66,10 @@ def test_tasks_and_recipes_of_variants() -> None:
     [
         (HEAD, "has no variants"),
         (HEAD + "[varaints.a]\n", "no key 'varaints'. Did you mean 'variants'"),
-        (HEAD + "[training]\nepochs = 2\n" + SLIP, r"What all runs have stands in \[shared\]"),
+        (HEAD + "[training]\nepochs = 2\n" + SLIP, r"Put a value of all runs under \[shared\]"),
         (HEAD + "[shared]\ntraining.epoch = 3\n" + SLIP, "variant slip: .*Did you mean 'epochs'"),
         (HEAD + CLIP + "objective.clip.blok = 3\n", "variant clip: .*Did you mean 'block'"),
-        (HEAD + SLIP + "training.seed = 3\n", "Seeds stand at the top"),
+        (HEAD + SLIP + "training.seed = 3\n", "Put seeds at the top"),
         (HEAD + SLIP + '[variants."a/b"]\ntraining.epochs = 1\n', "cannot be that of a folder"),
         (HEAD + SLIP + "[variants.Slip]\ntraining.epochs = 1\n", "have the name Slip"),
         (HEAD + SLIP + "[variants.same]\ntraining.epochs = 6\n", "slip and same are the same configuration"),

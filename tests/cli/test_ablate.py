@@ -70,7 +70,7 @@ def test_a_failure_is_the_exit_status(tmp_path, capfd) -> None:
     grid = write_grid(tmp_path / "grid", 'data.val = "no-such-file.csv"\n')
     assert ablate([str(grid.path), "--out", str(grid.out)]) == 1
     out, err = capfd.readouterr()
-    assert "FAILED     slip-seed0: exit status 1, new; its message stands above" in err
+    assert "FAILED     slip-seed0: exit status 1, new; its message is printed above" in err
     assert [line.split()[:2] for line in out.splitlines()[3:5]] == [["clip", "1"], ["slip", "0"]]
 
 

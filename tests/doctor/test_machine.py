@@ -35,7 +35,7 @@ def test_looking(tmp_path: Path) -> None:
         ({}, "darwin", True, ()),
         ({"shared": Room(64 << 20, 64 << 20)}, "linux", False, ("--shm-size", "--data.workers 0")),
         ({"shared": None}, "darwin", False, ()),
-        ({"disk": Room(1 << 30, 200 << 30)}, "linux", False, ("room is left on the disk",)),
+        ({"disk": Room(1 << 30, 200 << 30)}, "linux", False, ("disk space is free",)),
     ],
 )
 def test_advice(changes, system, driver, said) -> None:

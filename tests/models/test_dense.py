@@ -118,10 +118,10 @@ def test_what_has_no_patches_says_so() -> None:
     check_patches(of, embeddings=True)
     of.image_tower.trunk.global_pool = "max"
     check_patches(of, embeddings=False)
-    with pytest.raises(EvaluationError, match="cannot tell what a single patch is"):
+    with pytest.raises(EvaluationError, match="cannot embed a single patch of this tower"):
         check_patches(of, embeddings=True)
     flat = model(64, name="test_resnet.r160_in1k")
     flat.image_tower.trunk.forward_features = lambda x: x.mean(dim=(2, 3))
-    for embeddings, what in ((True, "cannot tell what a single patch"), (False, "neither patch tokens nor")):
+    for embeddings, what in ((True, "cannot embed a single patch"), (False, "neither patch tokens nor")):
         with pytest.raises(EvaluationError, match=what):
             check_patches(flat, embeddings=embeddings)

@@ -177,7 +177,7 @@ def test_towers_that_adapters_do_not_fit(tiny_config) -> None:
     config = replace(with_loss(tiny_config, "clip"), model=replace(tiny_config.model, image=image))
     with pytest.raises(ConfigError, match="no linear layers.*model.image.lora 4, of ResNet.*convolutional"):
         make_student(config)
-    with pytest.raises(ConfigError, match="frozen whole, and is to have adapters.*model.text.freeze all"):
+    with pytest.raises(ConfigError, match="frozen whole, but is to have adapters.*model.text.freeze all"):
         plan_of(tuned(tiny_config, text="all", lora=(0, 2)), 64)
     with pytest.raises(ConfigError, match="no linear layers.*all its blocks are frozen"):
         make_student(tuned(with_loss(tiny_config, "clip"), image="2", lora=(4, 0)))
@@ -201,7 +201,7 @@ def test_adapters_that_would_do_nothing_are_refused(tiny_config) -> None:
     model = make_student(with_loss(tiny_config, "clip")).float().model
     model.image_tower.trunk, model.image_tower.has_tokens = Direct(), False
     with pytest.raises(
-        ConfigError, match="without calling these.*lora 2, of a Direct: 1 layers, as trunk.inner"
+        ConfigError, match="without calling them.*lora 2, of a Direct: 1 layers, as trunk.inner"
     ):
         tune(model, tuned(tiny_config, lora=(2, 0)).model, 16)
     assert model.image_tower.training

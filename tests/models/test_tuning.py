@@ -49,7 +49,7 @@ def test_freeze_means_what_it_says(tiny_config) -> None:
 @pytest.mark.parametrize("freeze", ["some", "", "-0", "1.5", "+1", "al", "1 2", "١"])
 def test_other_values_are_refused_before_a_model_is_built(tiny_config, freeze) -> None:
     for tower in ("image", "text"):
-        with pytest.raises(ConfigError, match=f"model.{tower}.freeze says nothing.*none"):
+        with pytest.raises(ConfigError, match=f"model.{tower}.freeze does not say which part.*none"):
             plan_of(tuned(tiny_config, **{tower: freeze}), 64)
 
 
@@ -67,7 +67,7 @@ def test_a_tower_without_known_blocks_is_frozen_whole_or_not(tiny_config) -> Non
 
 
 def test_nothing_left_to_learn_is_refused(tiny_config) -> None:
-    with pytest.raises(ConfigError, match="Everything that the trained model consists of is frozen.*image"):
+    with pytest.raises(ConfigError, match="All parts of the trained model are frozen.*image"):
         make_student(tuned(with_loss(tiny_config, "simclr"), image="all"))
     student = make_student(tuned(with_loss(tiny_config, "clip"), image="all", text="all"))
     learning = {name for name, p in student.model.named_parameters() if p.requires_grad}

@@ -1,7 +1,7 @@
-"""What each variant costs, before it is trained: samples, and floating-point operations; and lengths of equal compute.
+"""What each variant costs before it is trained, in samples and floating-point operations; lengths of equal compute.
 
 The operations are counted as a run's log counts them (`openslip.training.watching.speed`), on models that have shapes
-but no numbers. Batches are cut to their longest caption. How long that is, some captions of the data say.
+but no numbers. Batches are cut to their longest caption. Some captions of the data tell how long that is.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from openslip.training.plan import planned_steps
 from openslip.training.watching.speed import operations_per_sample
 
 SAMPLED = 100
-"""Records whose captions are looked at."""
+"""Records whose captions are read."""
 
 
 @dataclass(frozen=True)
 class Cost:
     """What one run of a variant costs.
 
-    samples: that it is trained on, None where only the run itself will tell. each: operations for a sample, None where
-    they cannot be counted. unknown: why either is None. about: whether the number of samples is an estimate. records:
-    samples of an epoch.
+    samples: that the run is trained on, None if only the run itself can tell. each: operations for a sample, None if
+    they cannot be counted. unknown: why either is None. about: whether `samples` is an estimate. records: samples of
+    an epoch.
     """
 
     samples: int | None = None
@@ -49,11 +49,11 @@ class Cost:
 
 
 def planned(grid: Grid) -> tuple[Grid, dict[str, Cost]]:
-    """Return the grid with the length of every variant that is to have another's compute, and the costs by variant.
+    """Return the grid with the lengths that follow from `equal_compute` filled in, and the costs by variant.
 
-    Opens the data, and reads some captions. A variant whose data cannot be used has no known cost, which says why: its
-    runs fail, and the others do not. Raises DataError or ConfigError where that is so of all variants, ConfigError
-    where a length cannot be worked out.
+    Opens the data, and reads some captions. If a variant's data cannot be used, `Cost.unknown` says why: the runs of
+    this variant fail, and the others do not. Raises DataError or ConfigError if no variant's data can be used, and
+    ConfigError if a length cannot be worked out.
     """
     counts, costs = Counts(), dict[str, Cost]()
     errors: list[SlipError] = []
@@ -78,16 +78,16 @@ def planned(grid: Grid) -> tuple[Grid, dict[str, Cost]]:
 
 
 def _as_long(variant: Variant, own: Cost, other: str, goal: Cost) -> Config:
-    """Return a variant's configuration with the epochs, or the samples of a budget, that cost what the other one does.
+    """Return a variant's configuration with the epochs, or the samples of a budget, that cost what the other does.
 
-    They are rounded to four digits, so that a count that another version makes a little differently changes no run.
+    Epochs and samples are rounded to four digits, so a version that counts a little differently changes no run.
     """
     if goal.operations is None or own.each is None:
         name, why = (other, goal.unknown) if goal.operations is None else (variant.name, own.unknown)
         raise ConfigError(
             f"{variant.name} cannot be given the compute of {other}",
-            cause=f"That of {name} is not known before it has run: {why}",
-            fix=f"Leave equal_compute out, and give {variant.name} its own training.epochs",
+            cause=f"The compute of {name} is not known before it has run: {why}",
+            fix=f"Leave equal_compute out, and set training.epochs of {variant.name}",
         )
     training, samples = variant.config.training, goal.operations / own.each
     if training.budget:
@@ -98,7 +98,7 @@ def _as_long(variant: Variant, own: Cost, other: str, goal: Cost) -> Config:
 
 
 class Counts:
-    """Counts costs; data and models that several variants share are looked at once."""
+    """Counts costs. Data and models that several variants share are examined once."""
 
     def __init__(self) -> None:
         self._opened: dict[str, Data] = {}
@@ -114,7 +114,7 @@ class Counts:
         return self._opened[key]
 
     def cost(self, config: Config) -> Cost:
-        """Return what a run of this configuration costs. Raises ConfigError where it has not a single step."""
+        """Return what a run of this configuration costs. Raises ConfigError if the run has not a single step."""
         data, training = self.data(config), config.training
         records = data.epoch_length
         if share := share_of(config.data.val):
@@ -132,7 +132,7 @@ class Counts:
         if any(need.by == "fixed" for need in loss.needs):
             return None, "it learns from a fixed model"
         if config.training.keep_features:
-            return None, "outputs that it keeps are not computed again"
+            return None, "the outputs that it keeps are not computed again"
         schedule = Schedule(config.training.batch, config.objective.ssl_every, config.objective.ssl_share)
         length = caption_length(config, data) if loss.captioned else 1
         key = json.dumps([repr((config.views, config.model, config.objective, schedule)), length])
@@ -143,7 +143,7 @@ class Counts:
 
 
 def caption_length(config: Config, data: Data) -> int:
-    """Return how many tokens the longest caption of a batch has, as records spread over the data have it."""
+    """Return the tokens of a batch's longest caption, estimated from records spread over the data."""
     from openslip.data.own_tokenizer import tokenizer_of
 
     text = config.model.text
@@ -161,7 +161,7 @@ def caption_length(config: Config, data: Data) -> int:
 
 
 def expected_longest(lengths: Sequence[int], batch: int) -> int:
-    """Return the expected largest of `batch` lengths drawn anew from these, rounded."""
+    """Return the expected largest of `batch` lengths drawn from these with replacement, rounded."""
     ordered = sorted(lengths)
     count = len(ordered)
     return round(

@@ -5,11 +5,11 @@ recipe = "small-data"                        # or config = "mine.toml"
 seeds = [0, 1, 2]                            # or 3
 tasks = ["zeroshot:photos", "knn:photos"]    # measured at the end of every run
 
-[shared]                                     # any value of a configuration, as `slip train` takes them
+[shared]                                     # any values of a configuration, as `slip train` takes them
 data.train = "pairs.csv"
 training.epochs = 20
 
-[variants.slip]                              # as it is
+[variants.slip]                              # the recipe as it is
 
 [variants.clip]                              # with these changes
 objective.loss = "clip"
@@ -43,11 +43,11 @@ from openslip.objectives import own
 from openslip.ranges import check_ranges
 
 KEYS = ("recipe", "config", "seeds", "tasks", "out", "shared", "variants", "grid")
-"""What a grid file may have."""
+"""The keys that a grid file may have."""
 OF_VARIANT = ("recipe", "equal_compute", "grid")
-"""What a variant may have beside changes."""
+"""The keys that a variant may have beside changes."""
 MOST = 10_000
-"""Runs of a grid."""
+"""The most runs that a grid may have."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.+,-]*")
 
 
@@ -55,8 +55,8 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.+,-]*")
 class Variant:
     """One configuration of the grid, which all seeds share.
 
-    changes: what it has beside the shared values, by full key. equal_compute: the variant whose compute it is trained
-    to, "" for none; `openslip.ablation.compute` then works out its epochs.
+    changes: the variant's own values beside the shared ones, by full key. equal_compute: the variant whose compute
+    this variant is trained to, "" for none; `openslip.ablation.compute` then works out the epochs.
     """
 
     name: str
@@ -75,7 +75,7 @@ class GridRun:
 
     @property
     def name(self) -> str:
-        """What the run's folder is called."""
+        """The name of the run's folder."""
         return f"{self.variant}-seed{self.seed}"
 
 
@@ -90,9 +90,9 @@ class Grid:
 
     @property
     def runs(self) -> list[GridRun]:
-        """All runs, seed by seed, so that a grid that is stopped has compared something.
+        """All runs, seed by seed: a grid that is stopped early has already compared variants.
 
-        The place in this list is the run's number, which `--index` takes. Seeds that are added come last.
+        The position in this list is the run's number, which `--index` takes. Seeds that are added come last.
         """
         return [self.run(variant, seed) for seed in self.seeds for variant in self.variants]
 
@@ -111,7 +111,7 @@ def shipped() -> list[str]:
 
 
 def shipped_text(name: str) -> str:
-    """Return a grid that comes with the package, as TOML. Raises ConfigError where there is none of that name."""
+    """Return a grid that comes with the package, as TOML. Raises ConfigError if there is no grid of that name."""
     if name not in shipped():
         raise ConfigError(f"There is no grid {name!r}", fix=did_you_mean(name, shipped()))
     return (resources.files("openslip.ablation") / "grids" / f"{name}.toml").read_text(encoding="utf-8")
@@ -120,7 +120,7 @@ def shipped_text(name: str) -> str:
 def load(path: str | Path, out: str | Path = "") -> Grid:
     """Read a grid file. out: the folder of the runs, in place of the file's own `out` and of `runs/NAME`.
 
-    Raises ConfigError, with the closest known name for one that is not known.
+    Raises ConfigError, which suggests the closest known name for an unknown one.
     """
     path = Path(path)
     try:
@@ -130,7 +130,7 @@ def load(path: str | Path, out: str | Path = "") -> Grid:
 
 
 def parse(text: str, path: Path, out: str | Path = "") -> Grid:
-    """Return the grid that a text describes; `load` says where errors are."""
+    """Return the grid that a text describes. `load` adds the path to errors."""
     data = toml.parsed(text, "The grid")
     _check_keys(data)
     base = _base(data)
@@ -138,7 +138,7 @@ def parse(text: str, path: Path, out: str | Path = "") -> Grid:
     if "tasks" in data:
         if "evaluation.tasks" in shared:
             raise ConfigError(
-                "Tasks are named twice", got="tasks, and evaluation.tasks in [shared]", fix="Leave one out"
+                "Tasks are given twice", got="tasks, and evaluation.tasks in [shared]", fix="Leave one out"
             )
         shared["evaluation.tasks"] = data["tasks"]
     for key in shared:
@@ -148,7 +148,9 @@ def parse(text: str, path: Path, out: str | Path = "") -> Grid:
     seeds = _seeds(data.get("seeds", 1))
     _check_count(len(variants) * len(seeds))
     if not isinstance(data.get("out", ""), str) or "\0" in data.get("out", ""):
-        raise ConfigError("'out' is the folder of the runs", got=data["out"], fix='As in out = "runs/mine"')
+        raise ConfigError(
+            "'out' is the folder of the runs", got=data["out"], fix='Write it as in out = "runs/mine"'
+        )
     return Grid(path, variants, seeds, Path(out or data.get("out", "") or f"runs/{path.stem}"))
 
 
@@ -163,8 +165,8 @@ def _check_keys(data: Mapping[str, Any]) -> None:
             continue
         if key in toml.to_dict(Config()):
             raise ConfigError(
-                f"'{key}' stands outside of the sections of a grid",
-                fix=f"What all runs have stands in [shared], what one variant has in [variants.NAME]: "
+                f"'{key}' stands outside the sections of the grid",
+                fix=f"Put a value of all runs under [shared], and one variant's value under [variants.NAME]: "
                 f"[shared], and below it {key}… = …",
             )
         raise ConfigError(f"A grid has no key '{key}'", fix=did_you_mean(key, KEYS))
@@ -174,12 +176,12 @@ def _check_keys(data: Mapping[str, Any]) -> None:
     if not (data.get("variants") or data.get("grid")):
         raise ConfigError(
             "The grid has no variants",
-            fix="Add [variants.NAME] with what it changes, or [grid] with a list of values for a key",
+            fix="Add [variants.NAME] with the values it changes, or [grid] with a list of values for a key",
         )
 
 
 def _base(data: Mapping[str, Any]) -> Config | None:
-    """Return the configuration that the grid names, None where each variant has its own recipe."""
+    """Return the configuration that the grid names, None if each variant has its own recipe."""
     if "recipe" in data and "config" in data:
         raise ConfigError("Give a recipe or a config, not both", got=f"{data['recipe']} and {data['config']}")
     if "config" in data:
@@ -196,7 +198,7 @@ def _recipe(name: Any) -> Config:
 
 
 def _seeds(value: Any) -> tuple[int, ...]:
-    """Return the seeds: a list of them, or how many from 0 on."""
+    """Return the seeds. value: a list of seeds, or how many there are from 0 on."""
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST:
         return tuple(range(value))
     whole = isinstance(value, list) and all(
@@ -204,9 +206,9 @@ def _seeds(value: Any) -> tuple[int, ...]:
     )
     if not whole or not value or len({*value}) < len(value):
         raise ConfigError(
-            f"'seeds' is how many there are, up to {MOST:,}, or a list of different ones from 0 on",
+            f"'seeds' is the number of seeds, up to {MOST:,}, or a list of different ones from 0 on",
             got=value,
-            fix="As in seeds = [0, 1, 2]",
+            fix="Write them as in seeds = [0, 1, 2]",
         )
     return tuple(value)
 
@@ -222,13 +224,13 @@ def _variants(data: Mapping[str, Any], base: Config | None, shared: Mapping[str,
             )
         if name and not _NAME.fullmatch(name):
             raise ConfigError(
-                f"The name {name!r} cannot be that of a folder",
-                fix="Take letters, digits and . _ - + , for the name of a variant",
+                f"The variant's name {name!r} cannot be that of a folder",
+                fix="Use letters, digits and . _ - + , for the name of a variant",
             )
         equal = section.get("equal_compute", "")
         if not isinstance(equal, str):
             raise ConfigError(
-                f"'equal_compute' of {where} names a variant", got=equal, fix='As in equal_compute = "slip"'
+                f"'equal_compute' of {where} names a variant", got=equal, fix='Write equal_compute = "slip"'
             )
         own_base = _recipe(section["recipe"]) if "recipe" in section else base
         if own_base is None:
@@ -267,7 +269,7 @@ def _product(section: Any, where: str) -> dict[str, list[Any]]:
         _check_change(key, where)
         if not isinstance(values, list) or not values:
             raise ConfigError(
-                f"'{key}' of {where} takes a list of values", got=values, fix=f"As in {key} = [{values!r}]"
+                f"'{key}' of {where} takes a list of values", got=values, fix=f"Write {key} = [{values!r}]"
             )
         if len({repr(value) for value in values}) < len(values):
             raise ConfigError(f"'{key}' of {where} has a value twice", got=values)
@@ -275,7 +277,7 @@ def _product(section: Any, where: str) -> dict[str, list[Any]]:
 
 
 def _ends(keys: list[str]) -> dict[str, str]:
-    """Return short names of keys: their last parts, as many as tell them apart."""
+    """Return short names of keys: as many of the last parts as tell the keys apart."""
     short = {}
     for key in keys:
         parts = key.split(".")
@@ -295,12 +297,12 @@ def _as_name(value: Any) -> str:
 
 
 def _flat(section: Any, where: str, prefix: str = "") -> dict[str, Any]:
-    """Return the values of a section by full key, however the dots are written: `a.b = 1` or `"a.b" = 1`."""
+    """Return the values of a section by full key, whether written as `a.b = 1` or as `"a.b" = 1`."""
     values: dict[str, Any] = {}
     for key, value in section.items():
         inner = _flat(value, where, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
         if twice := values.keys() & inner.keys():
-            raise ConfigError(f"'{min(twice)}' stands twice in {where}", fix="Leave one out")
+            raise ConfigError(f"'{min(twice)}' is given twice in {where}", fix="Leave one out")
         values |= inner
     return values
 
@@ -309,16 +311,16 @@ def _check_change(key: str, where: str, product: set[str] | None = None) -> None
     """Raise ConfigError for a key that no change may have."""
     if key == "training.seed":
         raise ConfigError(
-            f"{where} sets training.seed", fix="Seeds stand at the top of the file: seeds = [0, 1, 2]"
+            f"{where} sets training.seed", fix="Put seeds at the top of the file: seeds = [0, 1, 2]"
         )
     if key == "name":
         raise ConfigError(
-            f"{where} sets a name", fix="A variant's name is that of its section, [variants.NAME]"
+            f"{where} sets a name", fix="Name the variant by the name of its section, [variants.NAME]"
         )
     if product and key in product:
         raise ConfigError(f"{where} sets '{key}', and so does a product", fix="Leave one out")
     if "." not in key and key in (*OF_VARIANT, *KEYS):
-        raise ConfigError(f"'{key}' has no meaning in {where}", fix=f"It stands in {_place_of(key)}")
+        raise ConfigError(f"'{key}' has no meaning in {where}", fix=f"Move it to {_place_of(key)}")
 
 
 def _place_of(key: str) -> str:
@@ -326,7 +328,7 @@ def _place_of(key: str) -> str:
 
 
 def _changed(base: Config, changes: Mapping[str, Any], who: str) -> Config:
-    """Return a configuration with changes by full key. Raises ConfigError for what cannot be."""
+    """Return a configuration with changes by full key. Raises ConfigError for a change that is not possible."""
     nested: dict[str, Any] = {}
     try:
         for key, value in changes.items():
@@ -352,14 +354,14 @@ def _changed(base: Config, changes: Mapping[str, Any], who: str) -> Config:
 
 
 def _check_variants(variants: tuple[Variant, ...]) -> None:
-    """Raise ConfigError where variants cannot be told apart, or one has no equal."""
+    """Raise ConfigError if two variants are the same, or `equal_compute` names no variant that it can follow."""
     names: dict[str, str] = {}
     same: dict[tuple[Config, str], str] = {}
     for variant in variants:
         if before := names.get(variant.name.lower()):
             raise ConfigError(
                 f"Two variants have the name {variant.name}",
-                cause="" if before == variant.name else "Not every disk tells small letters from capitals",
+                cause="" if before == variant.name else "Some disks do not tell small letters from capitals",
                 fix="Give one of them another name",
             )
         names[variant.name.lower()] = variant.name
@@ -382,6 +384,6 @@ def _check_variants(variants: tuple[Variant, ...]) -> None:
             )
         if by_name[other].equal_compute:
             raise ConfigError(
-                f"{variant.name} is to have the compute of {other}, whose length follows from another variant's",
-                fix=f'Name that one: equal_compute = "{by_name[other].equal_compute}"',
+                f"{variant.name} is to have the compute of {other}, whose length follows from another variant",
+                fix=f'Name that variant: equal_compute = "{by_name[other].equal_compute}"',
             )

@@ -1,7 +1,7 @@
-"""The runs of a grid, one after another, each by the command `slip train` in a process of its own.
+"""Train the runs of a grid one after another, each by `slip train` in a separate process.
 
-A run that fails, or whose process dies, ends no other. A run that was interrupted goes on from its newest checkpoint. A
-run that another process trains, here or on another machine, is left to it: the lock of the run folder tells.
+If a run fails, or its process dies, the others go on. A run that was interrupted continues from its newest checkpoint.
+A run that another process trains, here or on another machine, is skipped: the lock of the run folder shows it.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ from openslip.training.saving import checkpoint, lock
 from openslip.training.saving.run import RunFolder
 
 CONFIGS = "configs"
-"""Folder of the configuration of each run, as `slip train --config` takes it."""
+"""Folder that holds the configuration of each run, as `slip train --config` takes it."""
 PATIENCE = 60.0
-"""Seconds that processes which train together are given to end where one of them has failed."""
+"""Seconds that the processes of a run have to end after one of them has failed."""
 _FEW = 8
-"""Runs that an error names."""
+"""Runs that an error names at most."""
 STARTS_WITH = ["openslip.cli.train", "openslip.training.train"]
-"""What the processes that train import, once for all of them."""
+"""Modules that are imported once for all processes that train."""
 
 State = Literal["new", "begun", "unmeasured", "finished", "held", "broken"]
 Command = Callable[[list[str]], int | None]
-"""What runs a command line of `slip`, and returns the exit status."""
+"""Runs a command line of `slip`, and returns the exit status."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a run is. step, steps: of its newest checkpoint. missing: tasks of the grid that are not measured. why: a
-    run is broken, whose files cannot be used."""
+    """How far a run is. step, steps: of its newest checkpoint. missing: tasks of the grid that are not measured.
+    why: the reason why a broken run's files cannot be used."""
 
     state: State
     step: int = 0
@@ -63,7 +63,7 @@ class Standing:
     why: str = ""
 
     def describe(self) -> str:
-        """Return how far it is, in words."""
+        """Return how far the run is, as text."""
         match self.state:
             case "begun":
                 return f"step {self.step:,} of {self.steps:,}" if self.steps else "begun"
@@ -78,7 +78,7 @@ class Standing:
 
 @dataclass
 class Outcome:
-    """What became of the runs, by name."""
+    """How the runs ended, by name."""
 
     finished: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -86,15 +86,15 @@ class Outcome:
 
 
 def standing(run: GridRun, out: Path) -> Standing:
-    """Return how far a run is; nothing is written."""
+    """Return how far a run is. Nothing is written."""
     try:
         return _standing(run, RunFolder(out / run.name))
-    except SlipError as error:  # of this run, which the others need not suffer from
+    except SlipError as error:  # it concerns this run alone
         return Standing("broken", why=str(error))
 
 
 def _standing(run: GridRun, folder: RunFolder) -> Standing:
-    """Return how far a run is. Raises SlipError where its configuration or its results cannot be read."""
+    """Return how far a run is. Raises SlipError if its configuration or results cannot be read."""
     if _held(folder.path):
         return Standing("held")
     if not (folder.exists() and folder.begun()):
@@ -102,7 +102,7 @@ def _standing(run: GridRun, folder: RunFolder) -> Standing:
     trained = folder.config
     try:
         saved = [checkpoint.read_state(path) for path in checkpoint.list_checkpoints(folder.checkpoints)[-1:]]
-    except CheckpointError:  # what goes on from it tells
+    except CheckpointError:  # `slip train --resume` will report it
         return Standing("begun")
     if not saved:
         return Standing("begun")
@@ -118,9 +118,9 @@ def _standing(run: GridRun, folder: RunFolder) -> Standing:
 
 
 def _unmeasured(config: Config, trained: Config, measured: Collection[str]) -> tuple[str, ...]:
-    """Return the tasks that a finished run has not been measured on: those that the grid did not have at the time.
+    """Return the tasks that a finished run has not been measured on: tasks that were added to the grid since.
 
-    trained: the configuration that the run was trained by. measured: the tasks that it has results of.
+    trained: the configuration that the run was trained with. measured: the tasks that the run has results of.
     """
     texts = objectives.parse(config.objective).shared_space
     missing = []
@@ -144,9 +144,9 @@ def _held(folder: Path) -> bool:
 
 
 def check_unchanged(runs: Sequence[GridRun], out: Path) -> None:
-    """Raise ConfigError where folders of runs hold runs of another configuration, or of other data.
+    """Raise ConfigError if run folders hold runs of another configuration, or of other data.
 
-    What weights do not depend on may differ, as on resume. The error says of each run what differs.
+    Values that the weights do not depend on may differ, as on resume. The error names each run and what differs.
     """
     counts = Counts()
     changed = {run.name: what for run in runs if (what := _changed(run, out, counts))}
@@ -155,12 +155,12 @@ def check_unchanged(runs: Sequence[GridRun], out: Path) -> None:
         lines = [*lines[:_FEW], *[f"  and {len(lines) - _FEW} more"] * (len(lines) > _FEW)]
         raise ConfigError(
             "The grid has changed since these runs were trained:\n" + "\n".join(lines),
-            fix="Give a variant that has changed another name, choose another folder with --out, or remove those runs",
+            fix="Give a changed variant another name, choose another folder with --out, or remove these runs",
         )
 
 
 def _changed(run: GridRun, out: Path, counts: Counts) -> str:
-    """Return what differs between a run and the one that its folder holds; "" for nothing."""
+    """Return what differs between a run and the run that its folder holds, "" for nothing."""
     folder = RunFolder(out / run.name)
     if not (folder.exists() and folder.begun()) or standing(run, out).state == "broken":
         return ""
@@ -175,18 +175,18 @@ def _changed(run: GridRun, out: Path, counts: Counts) -> str:
             return _moved(config, folder, counts, held_out=bool(shares[0]))
     except ConfigError as error:
         return error.got if isinstance(error.got, str) else str(error)
-    except SlipError as error:  # data that the grid names now, and that are not there
+    except SlipError as error:  # the data that the grid names now are missing
         return str(error)
     return ""
 
 
 def _moved(config: Config, folder: RunFolder, counts: Counts, *, held_out: bool) -> str:
-    """Return in what the data that the grid names now differ from those that a run was trained on."""
+    """Return how the data that the grid names now differ from the data that a run was trained on."""
     known, data = noted_data(folder.path), folder.config.data
     if known is not None and not held_out:
         loss = objectives.parse(config.objective)
         if not differences(known, counts.data(config).identity(captioned=loss.captioned)):
-            return ""  # they lie elsewhere
+            return ""  # the same data in another place
     told = f"data.train = {config.data.train!r}, was {data.train!r}"
     return told + f"; data.ssl = {config.data.ssl!r}, was {data.ssl!r}" * (data.ssl != config.data.ssl)
 
@@ -199,12 +199,12 @@ def run_all(
     processes: Processes | None = None,
     inform: Callable[[str], object] = lambda text: None,
 ) -> Outcome:
-    """Train and measure those runs that are not finished, in their order; return what became of all.
+    """Train and measure the runs that are not finished, in their order. Return how all of them ended.
 
-    grid: with the lengths that `compute.planned` has worked out. command: runs `slip`, in a process of its own.
-    processes: those of torchrun, which all call this, and train each run together.
+    grid: with the lengths that `compute.planned` has worked out. command: runs `slip`, in a separate process.
+    processes: torchrun's processes, which all call this function, and train each run together.
 
-    Raises ConfigError, before anything is trained, where a folder holds a run of another configuration.
+    Raises ConfigError, before anything is trained, if a folder holds a run of another configuration.
     """
     processes, out, outcome = processes or Processes(), grid.out, Outcome()
     with processes.first_goes_ahead():
@@ -219,7 +219,7 @@ def run_all(
             continue
         if state == "broken":
             outcome.failed[run.name] = why
-            inform(f"{run.name} is left out: {why}")
+            inform(f"{run.name} is skipped: {why}")
             continue
         if processes.first:
             write_config(run, out)
@@ -238,7 +238,7 @@ def run_all(
 
 
 def _line_of(run: GridRun, out: Path, now: Standing) -> list[str]:
-    """Return the command line that brings a run further."""
+    """Return the command line that continues a run."""
     if now.state == "unmeasured":
         return ["evaluate", str(out / run.name), *now.missing]
     config = out / CONFIGS / f"{run.name}.toml"
@@ -247,7 +247,7 @@ def _line_of(run: GridRun, out: Path, now: Standing) -> list[str]:
 
 
 def write_config(run: GridRun, out: Path) -> None:
-    """Write the configuration of a run, for `slip train` and for people. Raises ConfigError where that cannot be."""
+    """Write the configuration of a run, for `slip train` and for people. Raises ConfigError if it cannot be written."""
     path = out / CONFIGS / f"{run.name}.toml"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -257,12 +257,12 @@ def write_config(run: GridRun, out: Path) -> None:
             "The folder of the runs cannot be written",
             got=str(out),
             cause=str(error),
-            fix="Choose another with --out",
+            fix="Choose another folder with --out",
         ) from None
 
 
 def _became(run: GridRun, out: Path, status: int) -> str:
-    """Return what went wrong with a run whose process has ended; "" where it is finished, `held` where it is held."""
+    """Return why a run whose process has ended is not finished: "" if it is, `held` if another process has it."""
     now = standing(run, out)
     if now.state == "finished":
         return ""
@@ -272,13 +272,13 @@ def _became(run: GridRun, out: Path, status: int) -> str:
         number = -status if status < 0 else status - 128
         with suppress(ValueError):
             return f"its process was ended by {signal.Signals(number).name}, {now.describe()}"
-    return f"exit status {status}, {now.describe()}; its message stands above"
+    return f"exit status {status}, {now.describe()}; its message is printed above"
 
 
 def _supervised(command: Command, line: list[str], processes: Processes) -> int:
-    """Run a command line in a process of its own until it ends, on all processes; return its exit status.
+    """Run a command line in a separate process until it ends, on all processes. Return its exit status.
 
-    Where this process is told to end, so is that one, which saves what it has learned first.
+    If this process is told to end, it tells the separate process to end, which saves the run first.
     """
     child = start_context(STARTS_WITH).Process(target=_child, args=(command, line))
     child.start()
@@ -291,7 +291,7 @@ def _supervised(command: Command, line: list[str], processes: Processes) -> int:
                 return child.exitcode or 0
             failed_since = failed_since or (time.monotonic() if failed else 0.0)
             if failed_since and time.monotonic() - failed_since > PATIENCE and child.exitcode is None:
-                child.kill()  # it waits for one that is gone
+                child.kill()  # it waits for a process that is gone
     except BaseException:
         if child.exitcode is None:
             with suppress(OSError, TypeError):
@@ -304,9 +304,9 @@ def _supervised(command: Command, line: list[str], processes: Processes) -> int:
 
 
 def _child(command: Command, line: list[str]) -> None:
-    """Run a command line of `slip`, and end when the process that started this one is gone: as if told to.
+    """Run a command line of `slip`. End by SIGTERM when the parent process is gone.
 
-    What it prints goes to stderr, as stdout is for the table.
+    Output goes to stderr, as stdout is for the table.
     """
     sys.stdout.flush()
     os.dup2(2, 1)

@@ -1,4 +1,4 @@
-"""What a grid has come to: variants as rows, means over seeds with their spread, the cost, and who is ahead of whom."""
+"""The results of a grid: variants as rows, means over seeds with their spread, costs, and differences."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from openslip.report.runs import Run, load_run
 from openslip.training.budget import duration
 
 What = tuple[str, ...]
-"""A measurement: that of the same name on the same data (see `measured.what_of`)."""
+"""A measurement. Results of one name on the same data are the same measurement (see `measured.what_of`)."""
 
 
 @dataclass(frozen=True)
 class Line:
     """A variant in the table.
 
-    seeds: those that are finished. missing: the others, with how far they are. samples: that a run was trained on.
-    operations: counted, of a run, in FLOPs. seconds: that the steps of a run took, the mean over its seeds. Each is
-    None where it is not known. scores: means over the finished seeds. differences: to the first variant.
+    seeds: the finished seeds. missing: the other seeds, with how far each is. samples: that a run was trained on.
+    operations: counted FLOPs of a run. seconds: that the steps of a run took, the mean over the seeds. Unknown values
+    are None. scores: means over the finished seeds. differences: to the first variant.
     """
 
     variant: str
@@ -53,7 +53,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """The lines of a grid's variants. names: of the measurements, in the order they were made. notes: for people."""
+    """One line for each variant. names: of the measurements, in the order they were made. notes: for people."""
 
     lines: Sequence[Line]
     names: Mapping[What, tuple[str, str]]
@@ -73,9 +73,9 @@ def collect(
     everything: bool = False,
     now: Mapping[str, Standing] | None = None,
 ) -> Table:
-    """Return what the finished runs of a grid have come to. Nothing is measured.
+    """Return the results of a grid's finished runs. Nothing is measured.
 
-    everything: all metrics, rather than the first of each task. now: how far the runs are, where that is known.
+    everything: all metrics, rather than the first of each task. now: how far the runs are, if that is known.
     """
     now, notes = now or standings(grid), list[str]()
     models: dict[str, Model] = {}
@@ -110,7 +110,7 @@ def collect(
             told = "; ".join(f"seed {seed}: {state}" for seed, state in line.missing.items())
             notes.append(f"{line.variant}: {len(line.seeds)} of {len(grid.seeds)} seeds ({told}).")
     if others := _others(grid):
-        notes.append(f"In {grid.out} and not in the grid: {', '.join(others)}.")
+        notes.append(f"Runs in {grid.out} and not in the grid: {', '.join(others)}.")
     metrics = {what: result.metric for what, result in samples.items()}
     names = {what: (name, metrics[what]) for what, name in zip(samples, distinct(list(samples.values())))}
     return Table(compared, names, notes, meaning)
@@ -119,7 +119,7 @@ def collect(
 def _finished(
     grid: Grid, variant: Variant, now: Mapping[str, Standing]
 ) -> tuple[list[Run], list[Measured], dict[int, str]]:
-    """Return the runs of a variant that are finished, those that were measured, and how far the other seeds are."""
+    """Return a variant's finished runs, its measured runs, and how far the other seeds are."""
     runs, measured, missing = [], [], {}
     for seed in grid.seeds:
         run = grid.run(variant, seed)
@@ -133,13 +133,13 @@ def _finished(
 
 
 def _scores(measured: Sequence[Measured], everything: bool) -> tuple[dict[What, Score], dict[What, Result]]:
-    """Return the means over the seeds by measurement, and a result of each."""
+    """Return the means over the seeds by measurement, and one result of each measurement."""
     found: dict[What, list[Result]] = {}
     for run in measured:
         tasks = set[What]()
         for result in run.results:
             what = _what(result)
-            task = what[:1] + what[2:]  # without the metric, of which the first stands for the task
+            task = what[:1] + what[2:]  # without the metric: a task's first metric represents the task
             if everything or task not in tasks:
                 found.setdefault(what, []).append(result)
             tasks.add(task)
@@ -174,7 +174,7 @@ def _compared(
 
 
 def _others(grid: Grid) -> list[str]:
-    """Return the runs in the folder that are none of the grid's."""
+    """Return the runs in the folder that the grid does not have."""
     known = {run.name for run in grid.runs}
     try:
         return sorted(
@@ -190,8 +190,10 @@ def _others(grid: Grid) -> list[str]:
 
 
 def as_text(table: Table, width: int = 110) -> str:
-    """Return the table for people: a block of rows, and of columns as many as fit into `width` characters; then the
-    differences to the first variant."""
+    """Return the table for people, followed by the differences to the first variant.
+
+    Columns that do not fit into `width` characters go to further blocks of rows.
+    """
     first = ["", "variant", *(line.variant for line in table.lines)]
     cost = [
         ["", "seeds", *(str(len(line.seeds)) for line in table.lines)],
@@ -219,7 +221,7 @@ def as_text(table: Table, width: int = 110) -> str:
 
 
 def _differences(table: Table) -> str:
-    """Return the differences to the first variant, a table for each other one."""
+    """Return the differences to the first variant, one table for each other variant."""
     parts, count = [], 0
     for line in table.lines[1:]:
         if line.differences:
@@ -251,7 +253,7 @@ def _aligned(columns: Sequence[Sequence[str]]) -> str:
 
 
 def rows(table: Table) -> list[dict[str, Any]]:
-    """Return a row for each variant and measurement, or one of a variant without any; ready for JSON and CSV."""
+    """Return a row for each variant and measurement, ready for JSON and CSV. A variant without any has one row."""
     found = []
     for line in table.lines:
         about = {
@@ -283,7 +285,7 @@ def rows(table: Table) -> list[dict[str, Any]]:
 
 
 def write_rows(found: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write rows: as CSV where the name ends in `.csv`, else as a JSON list. Raises ConfigError where it cannot."""
+    """Write rows: as CSV if the name ends in `.csv`, else as a JSON list. Raises ConfigError if that fails."""
     try:
         if is_csv(path):
             text = io.StringIO(newline="")
@@ -297,12 +299,12 @@ def write_rows(found: Sequence[Mapping[str, Any]], path: Path) -> None:
         raise ConfigError(
             f"The table cannot be written to {path}",
             cause=error.strerror or str(error),
-            fix="Give a path in a folder that exists, on a disk with free space",
+            fix="Choose a path in a folder that exists, on a disk with free space",
         ) from None
 
 
 def check_place(path: Path) -> None:
-    """Raise ConfigError unless a table can be written there, and nothing else is lost by it."""
+    """Raise ConfigError unless a table can be written there without replacing another kind of file."""
     if path.suffix.lower() not in (".csv", ".json"):
         raise ConfigError(
             "The table is written as JSON or CSV", got=str(path), fix="Call the file .json or .csv"
@@ -311,7 +313,7 @@ def check_place(path: Path) -> None:
 
 
 def _holds_rows(path: Path) -> bool:
-    """Whether a file is one that `write_rows` has written, or is empty."""
+    """Return whether `write_rows` wrote this file, or the file is empty."""
     try:
         with open_regular(path) as file:
             begin = file.read(200).strip()
@@ -325,7 +327,7 @@ def _holds_rows(path: Path) -> bool:
 
 
 def plan_text(grid: Grid, costs: Mapping[str, Cost], now: Mapping[str, Standing]) -> str:
-    """Return what is going to be trained: runs by number, samples, operations, the expected time, how far each is."""
+    """Return the plan: runs by number, samples, operations, the expected time, and how far each run is."""
     rate = _rate(grid, costs, now)
     lines = [["#", "run", "samples", "FLOPs a sample", "FLOPs", "time", "state"]]
     for number, run in enumerate(grid.runs):
@@ -359,12 +361,12 @@ def plan_text(grid: Grid, costs: Mapping[str, Cost], now: Mapping[str, Standing]
         if variant.equal_compute:
             text.append(f"{variant.name} gets the compute of {variant.equal_compute}: {length}.")
         if cost.unknown:
-            text.append(f"{variant.name}: not all is known before it runs: {cost.unknown}.")
+            text.append(f"{variant.name}: not all costs are known before it runs: {cost.unknown}.")
     return "\n".join(text).rstrip()
 
 
 def _rate(grid: Grid, costs: Mapping[str, Cost], now: Mapping[str, Standing]) -> float | None:
-    """Return the operations a second of the runs that are finished, None where there are none."""
+    """Return the operations per second of the finished runs, None if no run is finished."""
     done, spent = 0.0, 0.0
     for run in grid.runs:
         cost = costs[run.variant].operations

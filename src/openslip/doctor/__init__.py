@@ -1,5 +1,5 @@
-"""Whether an installation works, and on what: packages and extras, the machine, and a self-test of a minute.
+"""Examine an installation: packages and extras, the machine, and a self-test of a minute.
 
-`installed` asks Python's records of packages, `machine` the machine and torch, `selftest` trains, loads and searches.
-Nothing here is imported before it is asked for, since what `slip doctor` looks for is what cannot be imported.
+`installed` asks Python's records of packages. `machine` asks the machine and torch. `selftest` trains, loads and
+searches. `slip doctor` looks for what cannot be imported, so each module is imported only when its part is due.
 """

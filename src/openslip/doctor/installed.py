@@ -11,9 +11,9 @@ from pathlib import Path
 
 OURS = "openslip"
 PURPOSES = {
-    "tensorboard": "a run's numbers as event files, `--tracking.tensorboard`",
-    "wandb": "a run's numbers at Weights & Biases, `--tracking.wandb PROJECT`",
-    "trackio": "a run's numbers in trackio, `--tracking.trackio PROJECT`",
+    "tensorboard": "a run's metrics as event files, `--tracking.tensorboard`",
+    "wandb": "a run's metrics at Weights & Biases, `--tracking.wandb PROJECT`",
+    "trackio": "a run's metrics in trackio, `--tracking.trackio PROJECT`",
     "datasets": "data sets of the Hugging Face hub, `--data.train hf:owner/name`",
     "xlsx": "tables in .xlsx files",
     "hdf5": "labelled pictures in HDF5 files",
@@ -21,17 +21,17 @@ PURPOSES = {
     "lora": "adapters, `--model.image.lora 16`",
     "onnx": "`slip export --to onnx`",
     "search": "conditions and graphs, `slip search --where` and `--index hnsw`",
-    "mteb": "the benchmark MIEB, `slip evaluate MODEL mieb:lite`",
-    "map": "maps by UMAP, `slip embed --map`",
+    "mteb": "the MIEB benchmark, `slip evaluate MODEL mieb:lite`",
+    "map": "UMAP maps, `slip embed --map`",
     "serve": "`slip serve`",
 }
-"""Extra → what it is for. Those for working on the project itself are not listed."""
+"""Extra → what it is for. Extras for developers of the project are not listed."""
 _REQUIREMENT = re.compile(r"""^([\w.-]+)(?:\[[^]]*\])?([^;]*)(?:;.*\bextra == ['"]([\w-]+)['"])?""")
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package that is required. version: of the one that is installed, None without one."""
+    """A required package. version: the installed version, None if the package is missing."""
 
     name: str
     required: str
@@ -52,7 +52,7 @@ class Extra:
 
 
 def version_of(name: str) -> str | None:
-    """Return the version of an installed distribution, None where there is none."""
+    """Return the version of an installed distribution, None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -60,15 +60,15 @@ def version_of(name: str) -> str | None:
 
 
 def packages() -> list[Package]:
-    """Return what the distribution requires without any extra, in its own order.
+    """Return the packages that openslip requires without any extra, in the order of its metadata.
 
-    Raises importlib.metadata.PackageNotFoundError where openslip is no installed distribution, but a folder of files.
+    Raises importlib.metadata.PackageNotFoundError if openslip is a folder of files and not an installed distribution.
     """
     return [Package(name, wanted, version_of(name)) for name, wanted, extra in _required() if not extra]
 
 
 def extras() -> list[Extra]:
-    """Return the extras for users, in their own order. Raises as `packages` does."""
+    """Return the extras for users, in the order of the metadata. Raises as `packages` does."""
     found: dict[str, list[str]] = {}
     for name, _, extra in _required():
         if extra in PURPOSES:
@@ -80,20 +80,20 @@ def extras() -> list[Extra]:
 
 
 def _required() -> list[tuple[str, str, str]]:
-    """Return the name, the versions and the extra, "" without one, of everything that may be required."""
+    """Return (name, versions, extra) of every requirement; extra is "" for what is always required."""
     found = (_REQUIREMENT.match(line) for line in metadata.requires(OURS) or ())
     return [(one[1], one[2].strip(), one[3] or "") for one in found if one]
 
 
 def program() -> str | None:
-    """Return the path of the program that the command `slip` starts, None where there is none."""
+    """Return the path of the program that the command `slip` starts, None if there is no such program."""
     return shutil.which("slip")
 
 
 def shadows(path: str | None, scripts: Iterable[metadata.EntryPoint] | None = None) -> list[str]:
-    """Return what else is called `slip`, in sentences; empty where the name is ours alone.
+    """Return a sentence for everything else that is called `slip`; empty if only openslip has the name.
 
-    path: the program that the command starts. scripts: the commands that distributions have; by default the installed.
+    path: the program that the command starts. scripts: commands of distributions; by default the installed ones.
     """
     lines = []
     if path is not None and not _is_ours(Path(path)):
@@ -103,13 +103,13 @@ def shadows(path: str | None, scripts: Iterable[metadata.EntryPoint] | None = No
     others = {script.dist.name for script in scripts if script.dist and script.dist.name != OURS}
     lines += [f"The package {name} has a command called `slip` as well" for name in sorted(others)]
     if version_of("slip") is not None and "slip" not in others:
-        lines.append("The package slip, another project, is installed; this one is called openslip")
+        lines.append("The package slip is installed, which is another project; this one is called openslip")
     return lines
 
 
 def _is_ours(path: Path) -> bool:
-    """Return whether a program is the one that pip has made of ours: a script, or a launcher with one in it."""
+    """Return whether pip made this program for openslip: a script, or a launcher that contains a script."""
     try:
         return OURS.encode() in path.read_bytes()[-1_000_000:]
     except OSError:
-        return True  # nothing can be said against it
+        return True  # nothing speaks against it

@@ -1,4 +1,4 @@
-"""What the machine has, as torch sees it: device, precision, threads, memory, shared memory, and room on the disk."""
+"""What the machine has, as torch sees it: device, precision, threads, memory, shared memory, and disk space."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SHARED = Path("/dev/shm")
-"""Where Linux keeps shared memory, through which loader processes hand batches over."""
+"""Where Linux keeps shared memory. Loader processes hand batches over through it."""
 LITTLE_SHARED = 1 << 30
 LITTLE_DISK = 5_000_000_000
 CPU_ONLY = "pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu"
-"""Installs a torch without CUDA on Linux and Windows; that of macOS has none in any case."""
+"""Installs torch without CUDA on Linux and Windows; torch for macOS never has CUDA."""
 
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes of a disk, or of what is like one."""
+    """Free and total bytes of a disk, or of shared memory."""
 
     free: int
     total: int
@@ -27,7 +27,7 @@ class Room:
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is. device, precision: what `auto` takes. cuda: the version that torch was built for, "" for none."""
+    """What the machine has. device, precision: the choice of `auto`. cuda: torch's CUDA version, "" without CUDA."""
 
     device: str
     name: str
@@ -43,7 +43,7 @@ class Machine:
 
 
 def look(folder: Path) -> Machine:
-    """Return what this machine has. folder: whose disk is looked at. Raises what `import torch` raises."""
+    """Return what this machine has. folder: its disk is examined. Raises what `import torch` raises."""
     import torch
 
     from openslip.data.prefetch import free_memory
@@ -67,35 +67,35 @@ def look(folder: Path) -> Machine:
 
 
 def advice(machine: Machine, system: str = sys.platform, driver: bool | None = None) -> list[str]:
-    """Return what could be better, in sentences. driver: whether the machine has a driver of NVIDIA; None: look."""
+    """Return a sentence for each thing to improve. driver: whether the machine has an NVIDIA driver; None: look."""
     if driver is None:
         driver = Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi") is not None
     lines = []
     if machine.cuda and not machine.device.startswith("cuda"):
         lines.append(
-            f"torch is built for CUDA {machine.cuda}, and finds no GPU. "
-            + ("See what `nvidia-smi` says. " if driver else "")
+            f"torch is built for CUDA {machine.cuda}, but finds no GPU. "
+            + ("Check what `nvidia-smi` prints. " if driver else "")
             + f"A torch for CPUs alone takes several GB less: {CPU_ONLY}"
         )
     elif driver and not machine.cuda and system != "darwin":
         lines.append(
-            "The machine has a GPU of NVIDIA, and torch is built for CPUs alone: "
+            "The machine has an NVIDIA GPU, but torch is built for CPUs alone: "
             "pip install --force-reinstall torch torchvision"
         )
     if machine.shared is not None and machine.shared.free < LITTLE_SHARED:
         lines.append(
-            f"Little shared memory is free, {size(machine.shared.free)}: give a container more "
+            f"Little shared memory is free, {size(machine.shared.free)}: give the container more "
             "(docker run --shm-size=8g), or train with --data.workers 0"
         )
     if machine.disk.free < LITTLE_DISK:
         lines.append(
-            f"Little room is left on the disk, {size(machine.disk.free)}: runs keep two checkpoints or more"
+            f"Little disk space is free, {size(machine.disk.free)}: a run keeps two checkpoints or more"
         )
     return lines
 
 
 def size(count: int) -> str:
-    """Return a number of bytes as people say it."""
+    """Return a number of bytes in GB, as text."""
     return f"{count / 1e9:,.1f} GB"
 
 

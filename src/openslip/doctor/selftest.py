@@ -1,4 +1,4 @@
-"""Whether the package does its work here: draw pictures, train on them, save, load, embed, and find one again."""
+"""A self-test of the package on this machine: draw pictures, train on them, save, load, embed, and find one again."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Step:
 
 
 def selftest(folder: Path | None = None, on_step: Callable[[str], None] = lambda name: None) -> list[Step]:
-    """Run the self-test and return its steps, the last one of which has failed, if one has.
+    """Run the self-test and return its steps. The test ends at the first step that fails.
 
-    folder: where everything is written, an empty one; by default a temporary one that is removed. on_step: is told the
-    name of each step before it begins.
+    folder: an empty folder for all files; by default a temporary one that is removed afterwards. on_step: called with
+    the name of each step before the step begins.
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="openslip-doctor-") as name:
@@ -48,7 +48,7 @@ def selftest(folder: Path | None = None, on_step: Callable[[str], None] = lambda
         try:
             work()
             error = ""
-        except Exception as problem:  # whatever it is, it is what was looked for
+        except Exception as problem:  # any exception is a finding of the test
             error = f"{type(problem).__name__}: {problem}".strip()
             if not str(problem):
                 error = traceback.format_exception_only(problem)[-1].strip()
@@ -68,7 +68,7 @@ def _steps(folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 def _draw(folder: Path) -> None:
-    """Write JPEGs, each with its caption in a text file beside it."""
+    """Write JPEGs, each with a text file beside it that holds the caption."""
     from PIL import Image
 
     from openslip.scenes import Scenes
@@ -81,7 +81,7 @@ def _draw(folder: Path) -> None:
 
 
 def _train(pictures: Path, run: Path) -> None:
-    """Train a small model by the recipe of the quickstart; the losses have to be numbers."""
+    """Train a small model with the quickstart's recipe. Raises ArithmeticError unless all losses are finite."""
     import json
     import math
 
@@ -108,7 +108,7 @@ def _train(pictures: Path, run: Path) -> None:
 
 
 def _load(run: Path) -> None:
-    """Load what was saved, twice: both have the same weights, and give the same embeddings."""
+    """Load the checkpoint twice. Raises ArithmeticError unless both models give the same embeddings."""
     import torch
 
     models: list[Encoder] = []
@@ -118,7 +118,7 @@ def _load(run: Path) -> None:
         models.append(load(run))
     first, second = (model.encode_text(["a red bicycle", "a cat"]) for model in models)
     if not torch.equal(torch.as_tensor(first), torch.as_tensor(second)):
-        raise ArithmeticError("two models of one checkpoint give different embeddings")
+        raise ArithmeticError("two models loaded from one checkpoint give different embeddings")
 
 
 def _embed(run: Path, pictures: Path, vectors: Path) -> None:
@@ -130,7 +130,7 @@ def _embed(run: Path, pictures: Path, vectors: Path) -> None:
 
 
 def _search(pictures: Path, vectors: Path) -> None:
-    """Search by a picture of the index, which has to be the first that is found."""
+    """Search by a picture of the index. Raises ArithmeticError unless this picture is the first hit."""
     from openslip.search.index import Index
 
     wanted = pictures / "07.jpg"

@@ -1,4 +1,4 @@
-"""Towers and heads, and the model composed of them."""
+"""Towers, and the model composed of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batch normalisation over the batch of all processes, or by statistics that stay."""
+"""Batch normalisation over the batch of all processes, or by fixed statistics."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from openslip.collectives import add_up, world
 
 
 class GlobalBatchNorm(nn.Module):
-    """A BatchNorm whose statistics, while training, are those of the whole batch that the processes share.
+    """A BatchNorm whose statistics in training are those of the whole batch of all processes.
 
-    Takes over the parameters and buffers of `norm`, under their names, and what timm's BatchNormAct2d does after
-    normalising. On any device, unlike torch's SyncBatchNorm, and with the means subtracted before squaring. Every
+    Takes over the parameters and buffers of `norm`, under their names, and the steps of timm's BatchNormAct2d after
+    normalising. Unlike torch's SyncBatchNorm it runs on any device, and subtracts the means before squaring. Every
     process must have equally many rows, and must call it equally often.
     """
 
@@ -58,9 +58,9 @@ class GlobalBatchNorm(nn.Module):
 
 
 def keep_statistics(module: nn.Module) -> None:
-    """Let every BatchNorm in `module` stay in evaluation mode, so that its running statistics stay.
+    """Keep every BatchNorm in `module` in evaluation mode, in place: running statistics do not change.
 
-    In place, names stay. Scale and shift are trained like other parameters.
+    Names stay. Scale and shift are trained like other parameters.
     """
     for norm in module.modules():
         if isinstance(norm, _BatchNorm) and norm.track_running_stats:
@@ -69,12 +69,12 @@ def keep_statistics(module: nn.Module) -> None:
 
 
 def sees_the_batch(norm: nn.Module) -> bool:
-    """Whether a module is a BatchNorm that normalises by the statistics of the batch in training."""
+    """Return whether a module is a BatchNorm that normalises by the statistics of the batch in training."""
     return isinstance(norm, _BatchNorm) and not isinstance(norm, KeptStatistics)
 
 
 class KeptStatistics(nn.Module):
-    """In front of a BatchNorm's class: without a training mode."""
+    """A base class, before a BatchNorm's class, that takes away the training mode."""
 
     def train(self, mode: bool = True) -> Self:
         return super().train(False)
@@ -87,7 +87,7 @@ def _keeping(kind: type[_BatchNorm]) -> type[_BatchNorm]:
 
 
 def synchronise(model: nn.Module) -> None:
-    """Let every BatchNorm in `model` that sees the batch normalise over that of all processes; in place, names stay."""
+    """Make every BatchNorm in `model` that sees the batch normalise over all processes' batch, in place. Names stay."""
     for name, child in model.named_children():
         if isinstance(child, _BatchNorm) and sees_the_batch(child) and child.track_running_stats:
             setattr(model, name, GlobalBatchNorm(child))

@@ -1,4 +1,4 @@
-"""Models without weights, to be filled with somebody's: described on torch's meta device, built once."""
+"""Build models without weights, on torch's meta device, and fill them with given weights."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch.overrides import TorchFunctionMode
 
 
 def on_meta() -> bool:
-    """Say whether tensors are now made on the meta device, where they take neither memory nor time."""
+    """Return whether tensors are now made on the meta device, where they take neither memory nor time."""
     return torch.get_default_device().type == "meta"
 
 
 @contextmanager
 def without_initialising() -> Iterator[None]:
-    """Within, modules are built on the CPU and their parameters are left as memory comes: untouched, hence unused.
+    """Within this context, modules are built on the CPU, and their parameters stay uninitialised.
 
-    Buffers get their values. So a model has those that it computes and no checkpoint holds, such as indices of relative
-    positions, whatever it looks at while it makes them.
+    Buffers get their values. So a model has the buffers that it computes and no checkpoint holds, such as indices of
+    relative positions, even if computing them reads values.
     """
     with torch.device("cpu"), _Untouched():
         yield
@@ -41,8 +41,8 @@ def forget_weights(module: nn.Module) -> None:
 def fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Give a module that was built under `torch.device("meta")` its weights, in place; on the CPU, in its own dtypes.
 
-    The weights are copied: what lies in a file lies anywhere, and the last bits of a product depend on where its
-    factors lie. Raises RuntimeError where names or shapes differ from those of the module.
+    The weights are copied, because tensors of a file may start at any address, and the last bits of a product depend on
+    the addresses of its factors. Raises RuntimeError if names or shapes differ from those of the module.
     """
     own = module.state_dict()
     copies = {
@@ -53,7 +53,7 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 class _Untouched(TorchFunctionMode):
-    """Does nothing where something is to be written into a parameter, as everything that initialises one does."""
+    """Skip functions that write into a parameter, such as all initialisers."""
 
     def __torch_function__(
         self,

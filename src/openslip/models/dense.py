@@ -1,13 +1,13 @@
 """Patches in place of whole images: features of each patch, and embeddings in the space shared with text.
 
-A model is trained to embed whole images. What a patch would be there is read off by the pooling (`patch_embeddings`).
-Each time the patch passes the rest of the tower as a sequence of its own, so that attention gives it its own value:
+A model is trained to embed whole images. How to embed a patch follows from the pooling (`patch_embeddings`). Each patch
+passes the rest of the tower as a sequence of one token, so attention returns the patch's own value:
 - class token: the last block sees each patch alone. This is MaskCLIP (Zhou, Loy and Dai 2022, section 3.2): the value
   projection of the last attention, without query and key, then its output projection, residual, MLP and norm.
-- attention pooling: the pool sees each patch token alone, which is the same for the pool's attention.
-- mean: the tokens as they are, since the mean of projected tokens is the projected mean, but for a norm after the mean,
-  which each token passes.
-- towers that end in a feature map (convolutions) with mean pooling: each place of the map as a map of its own.
+- attention pooling: the pool sees each patch token alone, so the pool's attention does the same.
+- mean: the tokens as they are, since the mean of projected tokens is the projected mean. Each token passes a norm after
+  the mean, if there is one.
+- towers that end in a feature map (convolutions) with mean pooling: each place of the map is a map of one place.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from openslip.needs import Need
 def patch_features(tower: ImageTower, images: Tensor) -> Tensor:
     """Map normalised images (N, 3, S, S) to features of their patches (N, R, C, D).
 
-    Of a vision transformer its last patch tokens, after the last norm if it has one before pooling; of other towers the
-    last feature map. Raises EvaluationError for a tower that has neither.
+    For a vision transformer these are the last patch tokens, after the last norm if it comes before pooling. For other
+    towers they are the last feature map. Raises EvaluationError for a tower that has neither.
     """
     if tower.has_tokens:
         _, tokens = tower(images, tokens=True)
@@ -41,7 +41,7 @@ def patch_features(tower: ImageTower, images: Tensor) -> Tensor:
 def patch_embeddings(model: Model, images: Tensor) -> Tensor:
     """Map normalised images (N, 3, S, S) to embeddings of their patches (N, R, C, embed_dim), not normalised.
 
-    Raises EvaluationError for a tower whose pooling does not tell what a single patch would be.
+    Raises EvaluationError for a tower whose pooling does not define the embedding of a single patch.
     """
     tower = model.image_tower
     features = _pooled_tokens(tower, images) if tower.has_tokens else _pooled_map(tower, images)
@@ -51,9 +51,9 @@ def patch_embeddings(model: Model, images: Tensor) -> Tensor:
 
 
 def check_patches(model: Model, *, embeddings: bool) -> None:
-    """Raise EvaluationError for a tower without features of patches, or `embeddings` of them: as the calls do.
+    """Raise EvaluationError for a tower without features of patches, or without `embeddings` of patches if asked for.
 
-    A small image is tried, where the tower takes no other than one size.
+    Tries an image of the tower's own size, or of 64 pixels if the tower has no fixed size.
     """
     parameter = next(model.parameters())
     side = _side(model.image_tower)
@@ -63,7 +63,7 @@ def check_patches(model: Model, *, embeddings: bool) -> None:
 
 
 def _pooled_tokens(tower: ImageTower, images: Tensor) -> Tensor:
-    """Return what the pooling of a vision transformer makes of each patch alone, (N, R, C, D)."""
+    """Return the pooled feature of each single patch of a vision transformer, (N, R, C, D)."""
     trunk = cast(VisionTransformer, tower.trunk)
     grid = tower.grid(images.shape[-1])
     if trunk.attn_pool is None and trunk.global_pool == "token":
@@ -89,7 +89,7 @@ def _alone(tokens: Tensor) -> Tensor:
 
 
 def _pooled_map(tower: ImageTower, images: Tensor) -> Tensor:
-    """Return what the pooling makes of each place of a feature map alone, (N, R, C, D)."""
+    """Return the pooled feature of each single place of a feature map, (N, R, C, D)."""
     trunk = cast(Any, tower.trunk)
     if not hasattr(trunk, "forward_head") or any("Attention" in type(m).__name__ for m in _head(trunk)):
         raise _unpoolable(trunk)
@@ -106,7 +106,7 @@ def _pooled_map(tower: ImageTower, images: Tensor) -> Tensor:
 
 
 def _feature_map(trunk: nn.Module, images: Tensor, found: Tensor | None = None) -> Tensor:
-    """Return the last feature map of a timm model that is no plain vision transformer, (N, R, C, D)."""
+    """Return the last feature map of a timm model that is not a plain vision transformer, (N, R, C, D)."""
     model = cast(Any, trunk)
     if not hasattr(model, "forward_features"):
         raise _without_patches(trunk)
@@ -122,12 +122,12 @@ def _feature_map(trunk: nn.Module, images: Tensor, found: Tensor | None = None) 
 
 
 def _channels_last(trunk: nn.Module) -> bool:
-    """Whether a feature map is (N, R, C, D), as timm says of its model; most are (N, D, R, C)."""
+    """Return whether timm's model has feature maps (N, R, C, D); most have (N, D, R, C)."""
     return str(getattr(trunk, "output_fmt", "NCHW")).upper().endswith("NHWC")
 
 
 def _head(trunk: nn.Module) -> list[nn.Module]:
-    """Return the modules that come after the features, by the names that timm has for them."""
+    """Return the modules after the features, by timm's names for them."""
     names = ("head", "global_pool", "fc", "classifier", "attn_pool")
     parts = [part for name in names if isinstance(part := getattr(trunk, name, None), nn.Module)]
     return [module for part in parts for module in part.modules()]
@@ -148,8 +148,8 @@ def _without_patches(trunk: nn.Module) -> EvaluationError:
 
 def _unpoolable(trunk: nn.Module) -> EvaluationError:
     return EvaluationError(
-        "Zero-shot segmentation cannot tell what a single patch is in the space shared with text",
+        "Zero-shot segmentation cannot embed a single patch of this tower in the space shared with text",
         got=f"{type(trunk).__name__}, pooling {getattr(trunk, 'global_pool', 'unknown')!s:.60}",
-        cause="It knows class tokens and attention pooling of vision transformers, and means",
+        cause="It supports class tokens and attention pooling of vision transformers, and means",
         fix="Measure the tower with segmentation, which trains a linear layer on its patches.",
     )

@@ -1,8 +1,8 @@
-"""What training leaves out at random: residual branches (stochastic depth) and tokens.
+"""Leave out residual branches (stochastic depth) and tokens at random, in training.
 
-The draws belong to the rows of the batch, not to whoever computes them. A tower may see a batch in parts, or this
-process only its share of one: each draw is made for the whole batch, and the rows at hand take theirs. So parts,
-processes and the batch in one piece all leave out the same.
+The draws belong to the rows of the batch, not to the process that computes them. A tower may see a batch in parts, and
+a process only its share. So each draw is made for the whole batch, and the rows at hand take theirs. Any number of
+parts and processes leaves out the same.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the rows at hand are among the `total` of all views. A tensor: one compiled graph serves any of them."""
+    """Positions of the rows at hand among the `total` of all views. As a tensor, so one compiled graph serves them."""
 
     index: Tensor
     total: int
@@ -41,7 +41,7 @@ _layout: _Layout | None = None
 
 @contextmanager
 def laid_out(rows: Sequence[Rows] | None, device: torch.device) -> Iterator[None]:
-    """Within, what passes a tower on `device` are these rows of one view after another's; None: all there are."""
+    """Within this context, a tower on `device` sees these rows, one view after another. None: it sees all rows."""
     layout = None
     if rows and any(view.count < view.total for view in rows):
         starts = accumulate((view.total for view in rows), initial=0)
@@ -65,7 +65,7 @@ def _with(layout: _Layout | None) -> Iterator[None]:
 
 
 def bound(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `function` as it runs now, for when it is computed again in the backward pass."""
+    """Return `function` bound to the present layout, for computing it again in the backward pass."""
     layout = _layout
 
     @wraps(function)
@@ -77,12 +77,12 @@ def bound(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def drawn_for_rows(draw: Callable[[int], Tensor], rows: int) -> Tensor:
-    """Return what `draw` gives for the `rows` at hand: it is called with the rows of the whole batch."""
+    """Return the draws of the `rows` at hand. `draw` is called with the number of rows of the whole batch."""
     return draw(rows) if _layout is None else draw(_layout.total).index_select(0, _layout.index)
 
 
 class DropPath(nn.Module):
-    """Leaves a residual branch out for some samples (Huang et al. 2016), as timm's module of this name does."""
+    """Leave a residual branch out for some samples (Huang et al. 2016), as timm's module of this name does."""
 
     def __init__(self, probability: float) -> None:
         super().__init__()
@@ -99,9 +99,9 @@ class DropPath(nn.Module):
 
 
 def leave_out_tokens(x: Tensor, share: float, prefix: int) -> Tensor:
-    """Map tokens (n, prefix + T, D) to fewer: a share of each sample's T is left out (FLIP; Li et al. 2023, section 3).
+    """Leave out a share of each sample's T tokens in (n, prefix + T, D) (FLIP; Li et al. 2023, section 3).
 
-    As many stay as fit whole into the rest, one at least. The first `prefix` stay.
+    The first `prefix` tokens stay. Of the others, T · (1 - share) stay, rounded down, but at least one.
     """
     count, width = x.shape[1] - prefix, x.shape[2]
     kept = max(1, int(count * (1 - share)))
@@ -111,7 +111,7 @@ def leave_out_tokens(x: Tensor, share: float, prefix: int) -> Tensor:
 
 
 def replace_drop_path(module: nn.Module) -> None:
-    """Put this `DropPath` in the place of each of timm's; in place."""
+    """Replace each of timm's `DropPath` modules by this one, in place."""
     for name, child in module.named_children():
         if isinstance(child, TimmDropPath):
             setattr(module, name, DropPath(child.drop_prob))

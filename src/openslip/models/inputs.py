@@ -1,4 +1,4 @@
-"""A batch on its way into the towers."""
+"""A batch as the towers take it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from openslip.needs import Need
 
 @dataclass(frozen=True)
 class Inputs:
-    """A batch as the model takes it: view name → (N, 3, S, S) float, normalised; tokens (N, L) or None, of several
+    """A batch as the model takes it. views: name → (N, 3, S, S) float, normalised. tokens: (N, L) or None; with several
     captions a row (N, captions, L).
 
-    Scheduled views may be of fewer rows, spread evenly over the batch, or absent. labels: (N,) int64 classes, -1 where
-    a record has none, or None; records: (N,) int64 numbers of the records, or None. No tower sees either.
+    Scheduled views may have fewer rows, spread evenly over the batch, or be absent. labels: (N,) int64 classes or None,
+    -1 for a record without a class. records: (N,) int64 numbers of the records, or None. No tower sees these two.
     """
 
     views: Mapping[str, Tensor]
     tokens: Tensor | None
     rows: Mapping[str, Rows] = field(default_factory=dict)
-    """Which rows of the batch of all processes each view holds; by default this process's share."""
+    """The rows that each view holds, of the batch of all processes; by default this process's share."""
     labels: Tensor | None = None
     records: Tensor | None = None
     kept: Mapping[tuple[str, Need], Tensor] = field(default_factory=dict)
-    """Outputs that were computed before: of the student under "", of the fixed model of an objective under its name.
-    What is needed for these alone may be absent. As many rows as the view has, or would have."""
+    """Outputs that were computed before: of the student under "", of an objective's fixed model under the objective's
+    name. Views and tokens that only these outputs need may be absent. As many rows as the view has, or would have."""
 
     def __post_init__(self) -> None:
         if not self.rows:

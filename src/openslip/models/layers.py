@@ -1,4 +1,4 @@
-"""The layers of a tower, numbered from its input: what is frozen, and what learns more slowly, goes by them."""
+"""The layers of a tower, numbered from its input. Freezing and layer-wise learning rates go by these numbers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from timm.models._manipulate import group_with_matcher
 from torch import nn
 
 _END = "~"
-"""A name that no tower has: it falls to what comes after the last block."""
+"""A name that no tower has. It is grouped with the parameters after the last block."""
 
 
 @dataclass(frozen=True)
 class Layers:
-    """Which layer each parameter of a tower belongs to.
+    """The layer of each parameter of a tower.
 
     of: name of the parameter → 0 for embeddings (or a convolutional stem), 1 to `depth` for the blocks, `depth` + 1 for
-    what comes after the last block: the final norm, pooling. A convolutional tower may have nothing there.
+    the parameters after the last block: final norm, pooling. A convolutional tower may have none there.
     """
 
     of: Mapping[str, int]
@@ -27,10 +27,10 @@ class Layers:
 
 
 def layers_of(tower: nn.Module) -> Layers | None:
-    """Return the layers of a tower; None where it has none that are known.
+    """Return the layers of a tower, None if they are not known.
 
-    They are what the `group_matcher` of the tower, or of the timm model in it, says (timm's protocol, block by block).
-    The final norm of a vision transformer is a layer of its own, as in BEiT; timm counts it to the last block.
+    The layers come from the `group_matcher` of the tower, or of the timm model in it (timm's protocol, block by block).
+    The final norm of a vision transformer is a separate layer, as in BEiT; timm counts it to the last block.
     """
     found = next(((n, m) for n, m in tower.named_modules() if hasattr(m, "group_matcher")), None)
     if found is None:

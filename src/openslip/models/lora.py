@@ -1,8 +1,8 @@
-"""Low-rank adapters (LoRA; Hu et al. 2022): peft adds them to a tower, and here they are merged into its weights.
+"""Low-rank adapters (LoRA; Hu et al. 2022). peft adds adapters to a tower; this module merges them into its weights.
 
-Of a linear layer with weights W (out, in), an adapter of rank r trains A (r, in) and B (out, r): the layer computes
-with W + 2·B·A. B starts at 0, so that the tower starts as it was. The factor 2 is peft's alpha / r, with alpha twice
-the rank. Checkpoints have W under the layer's own name, and beside it the entries `lora_A` and `lora_B`.
+For a linear layer with weights W (out, in), an adapter of rank r trains A (r, in) and B (out, r). The layer computes
+with W + 2·B·A. B starts at 0, so the tower starts unchanged. The factor 2 is peft's alpha / r, with alpha twice the
+rank. Checkpoints have W under the layer's own name, and beside it the entries `lora_A` and `lora_B`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from openslip.errors import ConfigError
 
 SCALE = 2
 ADAPTER = "default"
-"""What peft calls an adapter that has no name."""
+"""peft's name for an adapter without a name."""
 _NAMES = (
     (re.compile(r"\.base_layer\.(weight|bias)$"), r".\1"),
     (re.compile(rf"\.(lora_[AB])\.{ADAPTER}\.weight$"), r".\1"),
@@ -29,7 +29,7 @@ _NAMES = (
 
 
 def check_peft() -> None:
-    """Raise ConfigError where the library that adds adapters is not installed."""
+    """Raise ConfigError if peft, the library that adds adapters, is not installed."""
     if find_spec("peft") is None:
         raise ConfigError(
             "Adapters (LoRA) need the library peft, which is not installed",
@@ -38,19 +38,19 @@ def check_peft() -> None:
 
 
 def linear_layers(tower: nn.Module) -> list[str]:
-    """Return the names of a tower's linear layers: those of attention and MLPs."""
+    """Return the names of a tower's linear layers, in attention and MLPs."""
     return [name for name, module in tower.named_modules() if type(module) is nn.Linear]
 
 
 def add_adapters(tower: nn.Module, layers: Collection[str], rank: int) -> None:
-    """Put an adapter on these linear layers, by name, and freeze all else in the tower; in place.
+    """Add an adapter to these linear layers, by name, and freeze everything else in the tower; in place.
 
-    Where A starts is drawn from torch's generator. Raises ConfigError without peft.
+    The initial A is drawn from torch's generator. Raises ConfigError without peft.
     """
     check_peft()
     from peft import LoraConfig, inject_adapter_in_model
 
-    # With the whole name of each layer, as the end of one may be that of another.
+    # The whole name of each layer, because the names of two layers may end alike.
     pattern = "|".join(re.escape(name) for name in layers)
     config = LoraConfig(
         r=rank, lora_alpha=SCALE * rank, lora_dropout=0.0, bias="none", target_modules=pattern
@@ -59,12 +59,12 @@ def add_adapters(tower: nn.Module, layers: Collection[str], rank: int) -> None:
 
 
 def is_adapted(module: nn.Module) -> bool:
-    """Whether there are adapters in the module."""
+    """Return whether there are adapters in the module."""
     return any(hasattr(part, "lora_A") for part in module.modules())
 
 
 def unused_adapters(tower: nn.Module, compute: Callable[[], object]) -> list[str]:
-    """Return the names of layers whose adapters take no part in `compute`, because their weights are taken directly."""
+    """Return the names of layers whose adapters `compute` does not use, because it reads the weights directly."""
     downs = {name: part.lora_A for name, part in tower.named_modules() if hasattr(part, "lora_A")}
     used: set[str] = set()
     hooks = [
@@ -81,7 +81,7 @@ def unused_adapters(tower: nn.Module, compute: Callable[[], object]) -> list[str
 
 
 def split_linear(linear: nn.Module, sizes: Sequence[int]) -> list[Callable[[Tensor], Tensor]]:
-    """Return functions that compute consecutive parts of a linear layer's outputs, its adapter included.
+    """Return functions that compute consecutive parts of a linear layer's outputs, including the adapter.
 
     sizes: how many outputs each part has.
     """
@@ -102,16 +102,16 @@ def _adapted(part: Callable[[Tensor], Tensor], down: nn.Module, up: Tensor, x: T
 
 
 def plain_name(name: str) -> str:
-    """Return what checkpoints call a tensor of a tower with adapters: `X.weight`, `X.bias`, `X.lora_A`, `X.lora_B`."""
+    """Return a tensor's name in checkpoints of a tower with adapters: `X.weight`, `X.bias`, `X.lora_A`, `X.lora_B`."""
     for pattern, ours in _NAMES:
         name = pattern.sub(ours, name)
     return name
 
 
 def merged(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights, by the names of checkpoints, with W + 2·B·A in the place of every layer's W, A and B.
+    """Return weights, by the names of checkpoints, with W + 2·B·A in place of every layer's W, A and B.
 
-    What does not belong together is left as it is.
+    Entries that do not fit together stay as they are.
     """
     found = dict(weights)
     for name in weights:

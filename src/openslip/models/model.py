@@ -1,4 +1,4 @@
-"""The model as composition: towers, projections into the space that images and texts share, logit scale. What ships."""
+"""The model that ships: towers, projections into the space that images and texts share, logit scale."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from openslip.needs import LABELS, OF_RECORDS, RECORDS, TEXT, Need
 
 Part = TypeVar("Part")
 Mask = tuple[Tensor, Tensor]
-"""Which patches of a view are hidden, (N, T) bool, and the token that takes the place of their embeddings, (width,)."""
+"""The hidden patches of a view, (N, T) bool, and the token that replaces their embeddings, (width,)."""
 
 
 class Model(nn.Module):
-    """An image tower, and as far as they are asked for: text tower, projections, logit scale.
+    """An image tower, and optionally a text tower, projections and a logit scale.
 
-    Where the configuration says `unprojected`, the feature of an image is its embedding, and there is no projection.
+    If the configuration says `unprojected`, an image's feature is its embedding, and there is no image projection.
 
-    `features` gives what the towers make of a batch. They run on parts of a batch where memory is short, so `project`
-    comes after them: what is computed from features sees all of the batch. Views of one size and one share of dropped
-    tokens go through the image tower as one tensor.
+    `features` returns the outputs of the towers for a batch. If memory is short, the towers run on parts of a batch. So
+    `project` is a separate step: everything computed from features sees the whole batch. Views of one size and one
+    share of dropped tokens go through the image tower as one tensor.
 
     text: whether there are a text tower, its projection and a logit scale. shared: whether there is an image
     projection. views: name of each view that the model is trained on → how it is drawn, sizes filled in; weights and
-    what the model gives in evaluation do not depend on it. logit_scale: the initial factor on cosine similarities.
+    outputs in evaluation do not depend on it. logit_scale: the initial factor on cosine similarities.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Model(nn.Module):
         self.unprojected = config.image.unprojected
         if self.unprojected and (shared or text) and self.image_tower.width != config.embed_dim:
             raise ConfigError(
-                "The image tower's feature is to be the embedding, and has another dimension than texts' embeddings",
+                "The image tower's feature is to be the embedding, but texts' embeddings have another dimension",
                 got=f"feature {self.image_tower.width}, model.embed_dim {config.embed_dim}",
                 fix=f"Set model.embed_dim to {self.image_tower.width}, or model.image.unprojected to false.",
             )
@@ -76,7 +76,7 @@ class Model(nn.Module):
         return [tower for tower in (self.image_tower, self.text_tower) if tower is not None]
 
     def only(self, needs: Collection[Need]) -> Model:
-        """Return a model of those parts that the needs take, and of this one's modules themselves."""
+        """Return a model with only the parts that the needs require. It shares this model's modules."""
         text = _text_tower(needs)
         embedding = {need.view == TEXT for need in needs if need.out == "embedding"}
         part = Model.__new__(Model)
@@ -92,17 +92,17 @@ class Model(nn.Module):
         return part
 
     def forward(self, inputs: Inputs, needs: Collection[Need]) -> dict[Need, Tensor]:
-        """Return what is needed of a batch: `features`, then `project`."""
+        """Return the outputs that `needs` name: `features`, then `project`."""
         return self.project(self.features(inputs, needs), needs)
 
     def features(
         self, inputs: Inputs, needs: Collection[Need], masks: Mapping[str, Mask] | None = None
     ) -> dict[Need, Tensor]:
-        """Return what the towers make of a batch, as far as `needs` are computed from it.
+        """Return the outputs of the towers for a batch, as far as `needs` are computed from them.
 
-        The keys are needs of `feature`, `tokens`, `ids`, `labels` and `records`; an `embedding` is made of a feature,
-        later. masks: of each view that is needed masked. Raises ConfigError where the batch lacks a view, a mask, the
-        captions, the labels or the records' numbers, or a tower has no patch tokens.
+        The keys are needs of `feature`, `tokens`, `ids`, `labels` and `records`; `project` makes an `embedding` of a
+        feature. masks: of each view that is needed masked. Raises ConfigError if the batch lacks a view, a mask, the
+        captions, the labels or the records' numbers, or if a tower has no patch tokens.
         """
         missing = [need for need in needs if not _is_in(inputs, need)]
         if missing:
@@ -142,9 +142,9 @@ class Model(nn.Module):
         return found
 
     def _text_features(self, tokens: Tensor, needs: Collection[Need]) -> dict[Need, Tensor]:
-        """Return what is needed of captions' tokens, (N, L) or (N, captions, L): ids, and the tower's features.
+        """Return the needs of text from the tokens of captions, (N, L) or (N, captions, L): ids, and features.
 
-        Raises ConfigError where there are fewer captions of a row than are needed.
+        Raises ConfigError if a row has fewer captions than are needed.
         """
         every = tokens if tokens.ndim == 3 else tokens[:, None]
         most = max((need.captions for need in needs), default=1)
@@ -167,8 +167,8 @@ class Model(nn.Module):
     ) -> dict[tuple[float, torch.Size, bool, Tensor | None], list[str]]:
         """Return the views that can pass the tower as one tensor, by what they have in common.
 
-        That is the share of tokens to drop, the size, whether patch tokens are needed, and the token of a mask.
-        Views without a row stay with the others of their group, whose draws then are those of the whole batch.
+        The key is the share of tokens to drop, the size, whether patch tokens are needed, and the token of a mask.
+        Views without a row stay in their group, so that the group's draws are those of the whole batch.
         """
         groups: dict[tuple[float, torch.Size, bool, Tensor | None], list[str]] = {}
         for name, view in inputs.views.items():
@@ -181,7 +181,7 @@ class Model(nn.Module):
         return {key: names for key, names in groups.items() if any(len(inputs.views[name]) for name in names)}
 
     def project(self, features: Mapping[Need, Tensor], needs: Collection[Need]) -> dict[Need, Tensor]:
-        """Return the needs that can be made of these features: embeddings (not normalised), and the logit scale."""
+        """Return the needs that follow from these features: embeddings (not normalised), and the logit scale."""
         found = {need: features[need] for need in needs if need in features}
         for need in needs:
             source = replace(need, out="feature")
@@ -197,11 +197,11 @@ class Model(nn.Module):
         return self.image_tower(images)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Map images to the space shared with text (N, embed_dim); without one, to the tower's features."""
+        """Map normalised images to the space shared with text (N, embed_dim), or without one to features (N, width)."""
         return self.project_image(self.image_tower(images))
 
     def project_image(self, features: Tensor) -> Tensor:
-        """Map the image tower's features (N, width) to the space shared with text, or, without one, to themselves."""
+        """Map features (N, width) to the space shared with text (N, embed_dim). Without one, return the features."""
         return features if self.image_projection is None else self._embed_image(features)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
@@ -226,12 +226,12 @@ def build(
     views: Mapping[str, ViewConfig] | None = None,
     logit_scale: float = 1 / 0.07,
 ) -> Model:
-    """Build the model for images of `size` pixels a side that gives what an objective needs.
+    """Build the model that can compute an objective's needs, for images of `size` pixels a side.
 
     Weights are initialised as in the reference implementation, from torch's global generator. views, logit_scale: see
-    `Model`. Raises ConfigError on a model that cannot be made, or that cannot give what is needed.
+    `Model`. Raises ConfigError for a model that cannot be made, or that cannot compute the needs.
     """
-    needs = [need for need in needs if need.by != "fixed"]  # what another model gives
+    needs = [need for need in needs if need.by != "fixed"]  # another model computes these
     model = Model(
         config,
         size,
@@ -248,7 +248,7 @@ def build(
 
 
 def _text_tower(needs: Collection[Need]) -> bool:
-    """Whether the needs take the text tower, or the logit scale that comes with it; ids, labels and records do not."""
+    """Return whether the needs require the text tower or its logit scale; ids, labels and records do not."""
     return any(need.view == TEXT and need.out != "ids" and need not in OF_RECORDS for need in needs)
 
 
@@ -258,7 +258,7 @@ def _projection(width: int, dim: int) -> nn.Parameter:
 
 
 def _first(rows: Tensor, captions: int) -> Tensor:
-    """Return what is of the first captions (N, captions, ·) of each row; of one (N, ·)."""
+    """Return the rows of the first captions, (N, captions, ·); of one caption (N, ·)."""
     return rows[:, 0] if captions == 1 else rows[:, :captions]
 
 

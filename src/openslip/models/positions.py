@@ -1,4 +1,4 @@
-"""Positions of weights that are to be of another model's size: of images by interpolation, of texts by cutting."""
+"""Fit positions of weights to a model of another size: positions of images by interpolation, of texts by cutting."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ TEXT = "text_tower.positional_embedding"
 
 
 def fitted(model: Model, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the weights with positions of the shapes that `model` has, and what was changed, for people.
+    """Return the weights with positions in the shapes of `model`, and notes on the changes, for people.
 
     An image tower's position embeddings are resampled to the grid of the model's patches (bicubic, antialiased), and
     tables of relative positions to the model's windows, both by timm's functions. A text tower with a shorter context
-    keeps the first positions; where its feature is at the last token, that one keeps its own.
+    keeps the first positions. If its feature is at the last token, the last token keeps its position too.
 
-    The model may be one without weights (`torch.device("meta")`). Entries of other shapes than the model's that are no
-    positions, or none that timm has a function for, come back as they are. Raises ConfigError where the model's text
-    context is longer than that of the weights.
+    The model may have no weights (`torch.device("meta")`). Entries of other shapes that are not positions, or that timm
+    has no function for, come back unchanged. Raises ConfigError if the model's text context is longer than that of the
+    weights.
     """
     own = model.state_dict()
     found, notes = dict(weights), []
@@ -52,7 +52,7 @@ def _text(model: Model, positions: Tensor, shape: tuple[int, ...]) -> tuple[Tens
     if context > had:
         raise ConfigError(
             "The text context is longer than that of the weights, which have no positions for the rest",
-            got=f"model.text.context {context}, where the weights have {had}",
+            got=f"model.text.context {context}; the weights have {had}",
             fix=f"Leave out --model.text.context, or set --model.text.context {had} or less.",
         )
     if model.text_tower is not None and model.text_tower.pool == "last":
@@ -62,7 +62,7 @@ def _text(model: Model, positions: Tensor, shape: tuple[int, ...]) -> tuple[Tens
 
 
 def _image(trunk: nn.Module, name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor | None, str]:
-    """Return an image tower's positions in another shape and what was done, None where they are none of a known kind.
+    """Return an image tower's positions in another shape, and a note; None if they are of no known kind.
 
     name: within the trunk.
     """
@@ -86,7 +86,7 @@ def _image(trunk: nn.Module, name: str, tensor: Tensor, shape: torch.Size) -> tu
 
 
 def _absolute(trunk: nn.Module, tensor: Tensor, shape: torch.Size) -> tuple[Tensor | None, str]:
-    """Resample embeddings (1, tokens, width) of a square grid; those of class and register tokens stand before it."""
+    """Resample embeddings (1, tokens, width) of a square grid. Class and register tokens come before the grid."""
     grid = getattr(getattr(trunk, "patch_embed", None), "grid_size", None)
     prefixes = {int(getattr(trunk, "num_prefix_tokens", 1)), 0}
     for prefix in sorted(prefixes, reverse=True):
@@ -99,7 +99,7 @@ def _absolute(trunk: nn.Module, tensor: Tensor, shape: torch.Size) -> tuple[Tens
 
 
 def _side(count: int) -> int:
-    """Return the side of a square of `count` tokens, 0 where they make none."""
+    """Return the side of a square of `count` tokens, 0 if they make no square."""
     side = math.isqrt(max(count, 0))
     return side if side * side == count else 0
 

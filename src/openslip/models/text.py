@@ -1,4 +1,4 @@
-"""The text tower: CLIP's transformer and its variants, computed only as far as the one used output needs."""
+"""The text tower: CLIP's transformer and variants of it. Only the one output that is used is computed."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 
 
 class TextTower(nn.Module):
-    """Captions to one feature each: the output at one token, after the final norm, not projected.
+    """Maps each caption to a feature: the output at one token, after the final norm, not projected.
 
-    Radford et al. 2021, section 2.4: pre-norm blocks, causal attention, QuickGELU, the feature at the end-of-text
-    token, which is the last one of the vocabulary. `width` is the feature's dimension. The last block computes that
-    token alone. Under the causal mask no token sees a later one, so columns after the last end-of-text are left out.
+    Radford et al. 2021, section 2.4: pre-norm blocks, causal attention, QuickGELU. The feature is at the end-of-text
+    token, the last of the vocabulary; the last block computes that token alone. `width` is the feature's dimension.
+    Under the causal mask no token sees a later one, so columns after the last end-of-text are left out.
 
-    Where attention is bidirectional, or the feature is that of the last token (Zhai et al. 2023, SigLIP), a feature
-    depends on the padding: the tower is `padded`, and takes rows of `context` tokens alone.
+    If attention is bidirectional, or the feature is that of the last token (Zhai et al. 2023, SigLIP), a feature
+    depends on the padding. The tower is then `padded`, and takes only rows of `context` tokens.
 
-    Where the weights bring a tokenizer of their own, its bytes are the buffer `tokenizer` (see
-    `openslip.data.own_tokenizer`): so they are wherever the weights are.
+    If the weights bring their own tokenizer, its bytes are the buffer `tokenizer` (see `openslip.data.own_tokenizer`),
+    so the tokenizer is saved with the weights.
     """
 
     def __init__(self, config: TextTowerConfig) -> None:
@@ -59,7 +59,7 @@ class TextTower(nn.Module):
         self._initialise(blocks)
 
     def _initialise(self, blocks: list[TextBlock]) -> None:
-        """Initialise as CLIP does; biases of the MLP keep torch's default, as there."""
+        """Initialise as CLIP does. As in CLIP, biases of the MLP keep torch's default."""
         residual = self.width**-0.5 * (2 * len(blocks)) ** -0.5
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
@@ -90,19 +90,19 @@ class TextTower(nn.Module):
 
     @property
     def own_tokenizer(self) -> bytes:
-        """The bytes of the weights' own tokenizer, none where it is CLIP's."""
+        """The bytes of the weights' own tokenizer, empty for CLIP's tokenizer."""
         held = getattr(self, "tokenizer", None)
         return b"" if held is None else held.cpu().numpy().tobytes()
 
     def used(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return those columns of token ids (N, L) that features depend on, and the features' positions (N,)."""
+        """Return the columns of token ids (N, L) that features depend on, and the features' positions (N,)."""
         if self.pool == "last":
             return tokens, torch.full((tokens.shape[0],), tokens.shape[1] - 1, device=tokens.device)
         position = end_of_text(tokens, self.end)
         return (tokens if self.padded else cut(tokens, position)), position
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Return which names belong to the embeddings and to each block (timm's protocol for layers)."""
+        """Return patterns of the names of embeddings and blocks (timm's protocol for layers)."""
         return {"stem": r"^token_embedding|^positional_embedding", "blocks": r"^blocks\.(\d+)"}
 
 
@@ -127,7 +127,7 @@ class TextBlock(nn.Module):
         if end is None:
             x = x + self._attend(self.norm1(x))
             return x + self._mlp(self.norm2(x))
-        rows = torch.arange(x.shape[0], device=x.device)  # a size that torch.export keeps open, unlike len
+        rows = torch.arange(x.shape[0], device=x.device)  # torch.export keeps this size open, unlike len
         y = x[rows, end] + self._attend_one(self.norm1(x), rows, end)
         return y + self._mlp(self.norm2(y))
 
@@ -138,7 +138,7 @@ class TextBlock(nn.Module):
         return self.proj(y_NHLK.transpose(1, 2).reshape(n, length, width))
 
     def _attend_one(self, x_NLD: Tensor, rows: Tensor, end: Tensor) -> Tensor:
-        """Attention with position `end` of each row as the only query: (N, L, D) to (N, D)."""
+        """Apply attention with position `end` of each row as the only query: (N, L, D) to (N, D)."""
         n, length, width = x_NLD.shape
         query, key_value = split_linear(self.qkv, [width, 2 * width])
         q_NH1K = query(x_NLD[rows, end]).view(n, self.heads, 1, -1)
@@ -158,8 +158,8 @@ class TextBlock(nn.Module):
 def end_of_text(tokens: Tensor, end: int = END_OF_TEXT) -> Tensor:
     """Return the position (N,) of each row's last end-of-text token, whose id is `end`.
 
-    A row without one (cut off by the reference implementation's truncation) gives the position of its largest
-    id, as the reference did.
+    For a row without such a token (cut off by the reference implementation's truncation), the position is that of the
+    largest id, as in the reference.
     """
     is_end = tokens == end
     positions = torch.arange(tokens.shape[1], device=tokens.device)
@@ -168,10 +168,10 @@ def end_of_text(tokens: Tensor, end: int = END_OF_TEXT) -> Tensor:
 
 
 def cut(tokens: Tensor, end: Tensor) -> Tensor:
-    """Drop the columns after the last position of `end`, which no feature depends on.
+    """Drop the columns after the last position of `end`, as no feature depends on them.
 
-    Only where it is free to look: on an accelerator the width would have to be waited for, and compiled code
-    would break apart. The tokenizer cuts there, before the tokens are sent.
+    Tokens on an accelerator and compiled code stay as they are: the width would have to be waited for, and the graph
+    would break. For them the tokenizer has cut the columns before the tokens are sent.
     """
     if tokens.device.type != "cpu" or torch.compiler.is_compiling() or not len(tokens):
         return tokens

@@ -1,4 +1,4 @@
-"""What of the towers learns: frozen layers, which stay as they are while the rest is trained, and adapters."""
+"""Choose what learns in the towers: frozen layers do not change while the rest is trained, and adapters learn."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ _FREEZE = re.compile("none|all|[0-9]{1,6}|-[1-9][0-9]{0,5}")
 
 
 def check_tuning(config: ModelConfig) -> None:
-    """Raise ConfigError where `freeze` or `lora` of a tower say nothing, or nothing that goes together."""
+    """Raise ConfigError if `freeze` or `lora` of a tower has no valid value, or if the two contradict each other."""
     for name, tower in _towers(config):
         if not _FREEZE.fullmatch(tower.freeze):
             raise ConfigError(
-                f"model.{name}.freeze says nothing about what of the tower is frozen",
+                f"model.{name}.freeze does not say which part of the tower is frozen",
                 got=tower.freeze,
                 fix="Give `none`, `all`, a number N for the first N blocks, or -N for all but the last N",
             )
         if tower.lora and tower.freeze == "all":
             raise ConfigError(
-                f"The {name} tower is frozen whole, and is to have adapters that learn",
+                f"The {name} tower is frozen whole, but is to have adapters that learn",
                 got=f"model.{name}.freeze all, model.{name}.lora {tower.lora}",
-                fix=f"Leave --model.{name}.freeze out: beside adapters, all else in a tower is frozen anyway",
+                fix=f"Leave --model.{name}.freeze out: with adapters, all else in a tower is frozen anyway",
             )
         if tower.lora:
             check_peft()
 
 
 def tune(model: Model, config: ModelConfig, size: int) -> None:
-    """Freeze of the towers what `freeze` says, so that it gets no gradient, and give them the adapters of `lora`.
+    """Freeze the parts of the towers that `freeze` names: they get no gradient. Add the adapters of `lora`.
 
-    In place; after the weights are there, and before anything wraps the model or an optimiser is made. `all` freezes a
-    tower, and not its projection to the space that images and texts share, which is no part of it (as in LiT; Zhai et
-    al. 2022). N freezes the embeddings and the first N blocks. -N freezes all but the last N blocks, and the final norm
-    learns with these. Of a tower that is none of transformer blocks, timm says what a block is.
+    In place. Call it after the weights are loaded, and before anything wraps the model or an optimiser is made. `all`
+    freezes a tower, but not its projection to the space that images and texts share (as in LiT; Zhai et al. 2022). N
+    freezes the embeddings and the first N blocks. -N freezes all but the last N blocks and the final norm. If a tower
+    has no transformer blocks, timm defines its blocks.
 
-    Where `batchnorm` is `kept`, every BatchNorm stays in evaluation mode, whatever else of the tower learns.
+    If `batchnorm` is `kept`, every BatchNorm stays in evaluation mode, whatever else of the tower learns.
 
-    Adapters stand on the linear layers of attention and MLPs. Beside them all of the tower is frozen. With `freeze`,
-    the layers that it freezes get none, and so need no backward pass.
+    Adapters are added to the linear layers of attention and MLPs. With adapters, the rest of the tower is frozen.
+    Layers that `freeze` freezes get no adapters, and so need no backward pass.
 
-    size: side of the pictures, in pixels. Raises ConfigError for more blocks than there are, where nothing is left to
-    learn that ships with the model, and for adapters on a tower that has no linear layers, or does not call them.
+    size: side of the pictures, in pixels. Raises ConfigError for more blocks than there are, if nothing that ships with
+    the model is left to learn, and for adapters on a tower that has no linear layers, or does not call them.
     """
     check_tuning(config)
     for name, tower_config in _towers(config):
@@ -72,9 +72,9 @@ def tune(model: Model, config: ModelConfig, size: int) -> None:
     learning = [name for name, p in model.named_parameters() if p.requires_grad and name != "logit_scale"]
     if not learning:
         raise ConfigError(
-            "Everything that the trained model consists of is frozen: it would stay as it is",
+            "All parts of the trained model are frozen: training would not change it",
             got=", ".join(f"model.{name}.freeze {tower.freeze}" for name, tower in _towers(config)),
-            fix="Leave some blocks out, with --model.image.freeze -2 say",
+            fix="Let some blocks learn, for example with --model.image.freeze -2",
         )
 
 
@@ -83,7 +83,7 @@ def _towers(config: ModelConfig) -> list[tuple[str, ImageTowerConfig | TextTower
 
 
 def _frozen(tower: nn.Module, freeze: str, option: str) -> set[str]:
-    """Return the names of the parameters of the tower that `freeze` says."""
+    """Return the names of the tower's parameters that `freeze` freezes."""
     names = {name for name, _ in tower.named_parameters()}
     if freeze in ("none", "all"):
         return names if freeze == "all" else set()
@@ -105,11 +105,11 @@ def _frozen(tower: nn.Module, freeze: str, option: str) -> set[str]:
 
 
 def _adapt(tower: nn.Module, rank: int, frozen: Collection[str], option: str) -> None:
-    """Give the layers of the tower that are not frozen adapters, and freeze the rest."""
+    """Add adapters to the layers of the tower that are not frozen, and freeze the rest."""
     layers = [name for name in linear_layers(tower) if f"{name}.weight" not in frozen]
     if not layers:
         raise ConfigError(
-            "The tower has no linear layers that adapters could stand on",
+            "The tower has no linear layers that adapters could be added to",
             got=f"{option} {rank}, of {type(getattr(tower, 'trunk', tower)).__name__}",
             cause="It is convolutional, or all its blocks are frozen",
             fix="Leave adapters out, and freeze less: all but the last block, with `freeze -1`",
@@ -118,31 +118,31 @@ def _adapt(tower: nn.Module, rank: int, frozen: Collection[str], option: str) ->
 
 
 def _check_adapters(tower: ImageTower, size: int, rank: int) -> None:
-    """Raise ConfigError where the tower takes weights of linear layers directly: adapters there would do nothing."""
+    """Raise ConfigError if the tower reads weights of linear layers directly: adapters there would have no effect."""
     weight, training = next(tower.parameters()), tower.training
-    if weight.is_meta:  # a copy without numbers, of a tower that has been tried
+    if weight.is_meta:  # a copy without numbers, of a tower that was tried before
         return
     picture = torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype)
     unused = unused_adapters(tower, lambda: tower.eval()(picture))
     tower.train(training)
     if unused:
         raise ConfigError(
-            "The image tower takes the weights of some linear layers without calling these: adapters would do nothing",
+            "The image tower reads the weights of some linear layers without calling them: adapters would do nothing",
             got=f"model.image.lora {rank}, of a {type(tower.trunk).__name__}: {len(unused)} layers, as {unused[0]}",
             fix="Leave --model.image.lora out, and freeze the first blocks: --model.image.freeze -2",
         )
 
 
 def is_frozen(module: nn.Module) -> bool:
-    """Whether the module has parameters, and none of them learns."""
+    """Return whether the module has parameters, and none of them learns."""
     learns = [p.requires_grad for p in module.parameters()]
     return bool(learns) and not any(learns)
 
 
 def frozen_parts(model: Model) -> Iterator[str]:
-    """Yield the names of the largest modules of the towers that are frozen; none for a model that learns as a whole.
+    """Yield the names of the largest frozen modules of the towers; none for a model that learns as a whole.
 
-    In training they belong in evaluation mode: their running statistics stay, and they leave nothing out at random.
+    In training these modules belong in evaluation mode: running statistics do not change, and nothing is dropped.
     """
     for name, part in model.named_children():
         if part in model.towers and not all(p.requires_grad for p in part.parameters()):
@@ -158,7 +158,7 @@ def _frozen_parts(name: str, module: nn.Module) -> Iterator[str]:
 
 
 def learning_modules(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield a module and all that are in it, without those that are frozen."""
+    """Yield a module and all modules in it, without frozen modules."""
     if not is_frozen(module):
         yield module
         for child in module.children():

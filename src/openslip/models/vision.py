@@ -1,4 +1,4 @@
-"""The image tower: timm's models, the last block reduced to the one token that is used."""
+"""The image tower: timm's models. The last block computes only the token that is used."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from openslip.models.lora import split_linear
 from openslip.models.text import ACTIVATIONS
 
 POOLS = {"token": "token", "mean": "avg", "attention": "map"}
-"""timm's name of what the feature of a vision transformer is, by ours."""
+"""timm's names of the poolings of a vision transformer, by our names."""
 
 # Shapes: N images, T tokens (class token first), D width, H heads, K width of a head.
 
 
 class ImageTower(nn.Module):
-    """A timm model without classifier: images to one feature each, and to patch tokens where it has them.
+    """A timm model without classifier: maps each image to a feature, and to patch tokens if the model has them.
 
-    `trunk` is the timm module, `width` the dimension of the feature. Where a plain vision transformer ends in
-    its class token, the trunk's last block is a `ClassTokenBlock`: same parameters and names, same result,
-    less work. Patch tokens can be had of timm's VisionTransformer alone (`has_tokens`), and left out, or hidden.
+    `trunk` is the timm module, `width` the dimension of the feature. If a plain vision transformer's feature is its
+    class token, the trunk's last block is a `ClassTokenBlock`: same parameters and names, same result, less work. Only
+    timm's VisionTransformer has patch tokens (`has_tokens`) that can be returned, left out, or hidden.
     """
 
     def __init__(self, trunk: nn.Module, width: int) -> None:
         super().__init__()
         self.trunk = trunk
         self.width = width
-        # A subclass with a forward of its own is called as it is.
+        # A subclass that overrides forward is called as it is.
         self.has_tokens = isinstance(trunk, VisionTransformer) and all(
             getattr(type(trunk), name) is getattr(VisionTransformer, name)
             for name in ("forward", "forward_features")
@@ -65,18 +65,18 @@ class ImageTower(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Map normalised images (N, 3, S, S) to features (N, width); with `tokens`, to a pair.
 
-        The pair is the features and the patch tokens (N, T, width): what timm's `forward_features` gives, without class
-        and register tokens. They have passed the trunk's last norm, unless the trunk norms its pooled feature instead.
+        The pair is the features and the patch tokens (N, T, width): timm's `forward_features` without class and
+        register tokens. The tokens have passed the trunk's last norm, unless the trunk norms its pooled feature.
 
         In training, a share `drop_tokens` of each image's patch tokens, drawn at random, does not enter the blocks
-        (FLIP; Li et al. 2023, section 3); as many are kept as fit whole into the rest, one at least.
+        (FLIP; Li et al. 2023, section 3). T · (1 - drop_tokens) tokens are kept, rounded down, but at least one.
 
-        Where `masked` (N, T) is True, `mask_token` (width,) takes the place of the patch's embedding, and its position
-        is added to it (BEiT; Bao et al. 2022, section 2.3), in training or not. T counts the patches of `grid` row by
-        row. The token is the caller's parameter, and gets its gradient.
+        Where `masked` (N, T) is True, `mask_token` (width,) replaces the patch's embedding, in training or not, and the
+        patch's position is added to it (BEiT; Bao et al. 2022, section 2.3). T counts the patches of `grid` row by row.
+        The mask token is the caller's parameter, and gets its gradient.
 
-        Raises ConfigError where any of this is asked of a tower without patch tokens, where tokens are left out that
-        are masked or returned, and where `masked` or `mask_token` has another shape.
+        Raises ConfigError if a tower without patch tokens is asked for any of this, if left-out tokens are masked or
+        returned, and if `masked` or `mask_token` has another shape.
         """
         if drop_tokens or tokens or masked is not None:
             self.check_use(drop_tokens, tokens=tokens, masked=masked is not None)
@@ -106,7 +106,7 @@ class ImageTower(nn.Module):
     def grid(self, size: int) -> tuple[int, int]:
         """Return the rows and columns of patches in images of `size` pixels a side; their product is T.
 
-        Raises ConfigError where the tower has no patch tokens.
+        Raises ConfigError if the tower has no patch tokens.
         """
         if not self.has_tokens:
             raise self._without_tokens()
@@ -114,7 +114,7 @@ class ImageTower(nn.Module):
         return int(rows), int(columns)
 
     def check_use(self, drop_tokens: float, *, tokens: bool, masked: bool) -> None:
-        """Raise ConfigError where a view's patch tokens cannot be left out, returned or masked, as `forward` does."""
+        """Raise ConfigError, as `forward` does, if a view's patch tokens cannot be left out, returned or masked."""
         if not self.has_tokens and (self.training or tokens or masked):
             raise self._without_tokens()
         if drop_tokens and (tokens or masked):
@@ -133,25 +133,25 @@ class ImageTower(nn.Module):
 
 
 def _hide(x: Tensor, masked: Tensor, mask_token: Tensor | None) -> Tensor:
-    """Put the mask token in the place of masked embeddings x, (N, T, D) or (N, rows, columns, D)."""
+    """Replace masked embeddings of x, (N, T, D) or (N, rows, columns, D), by the mask token."""
     n, *grid, width = x.shape
     shape = None if mask_token is None else tuple(mask_token.shape)
     if masked.shape != (n, math.prod(grid)) or mask_token is None or shape != (width,):
         raise ConfigError(
             "The mask does not fit the image tower's patches",
             got=f"masked {tuple(masked.shape)}, mask token {shape}; the patches' embeddings are {(n, *grid, width)}",
-            fix="Draw one value for each patch of `ImageTower.grid(size)`, and give a token of the tower's width.",
+            fix="Draw one value for each patch of `ImageTower.grid(size)`, and pass a token of the tower's width.",
         )
     return torch.where(masked.view(n, *grid, 1), mask_token.to(x.dtype), x)
 
 
 class ClassTokenBlock(Block):
-    """A timm `Block` that returns the class token alone: (N, T, D) to (N, 1, D); with `tokens`, all of them.
+    """A timm `Block` that returns the class token alone: (N, T, D) to (N, 1, D); with `tokens`, all tokens.
 
-    Keys and values still come from all tokens; queries, attention output and MLP are computed for the first
-    token only, which is exact where nothing after the last block looks at the others. The submodules are the
-    block's own, so parameter names, weight decay rules and stochastic depth stay what timm made them. What
-    the trunk's `forward_features` gives is therefore the class token alone too.
+    Keys and values still come from all tokens. Queries, attention output and MLP are computed for the first token
+    only, which is exact if nothing after the last block uses the others. The submodules are the block's own, so
+    parameter names, weight decay rules and stochastic depth stay as in timm. The trunk's `forward_features` therefore
+    returns the class token alone too.
     """
 
     def __init__(self, block: Block) -> None:
@@ -169,7 +169,7 @@ class ClassTokenBlock(Block):
         return x_N1D + self.drop_path2(self.ls2(self.mlp(self.norm2(x_N1D))))
 
     def _attend(self, x_NTD: Tensor) -> Tensor:
-        """The block's attention with the class token as the only query: (N, T, D) to (N, 1, D)."""
+        """Apply the block's attention with the class token as the only query: (N, T, D) to (N, 1, D)."""
         attn = cast(Any, self.attn)
         n, t, _ = x_NTD.shape
         heads, total = attn.num_heads, attn.qkv.out_features // 3
@@ -188,12 +188,12 @@ def build_image_tower(config: ImageTowerConfig, size: int, views: Collection[Vie
 
     `vit` is timm's vision transformer (learned positions, pre-norm blocks) as the configuration describes it; by
     default the reference's, with a class token and GELU. Any other name is a timm model as timm defines it.
-    views: what it is to be trained on, if not on images of that size with all their tokens; sizes filled in. Position
-    embeddings are resampled for other sizes (bicubic, antialiased), convolutions take them as they are.
+    views: the views to train on, sizes filled in; by default images of `size` with all their tokens. For other sizes
+    position embeddings are resampled (bicubic, antialiased); convolutions take images of any size.
 
     Under `torch.device("meta")` parameters take no memory, and `blank.fill` gives the tower its weights.
 
-    Raises ConfigError on an unknown name, or a combination of values that makes no model.
+    Raises ConfigError for an unknown name, or a combination of values that makes no model.
     """
     others = {view.size for view in views} - {size}
     if config.name == "vit":
@@ -211,7 +211,7 @@ def build_image_tower(config: ImageTowerConfig, size: int, views: Collection[Vie
 
 
 def _try_sizes(tower: ImageTower, sizes: Collection[int], name: str) -> None:
-    """Raise ConfigError when the tower does not take images of these sizes."""
+    """Raise ConfigError if the tower does not take images of these sizes."""
     if not sizes:
         return
     tried = copy.deepcopy(tower).to("meta") if on_meta() else tower
@@ -221,7 +221,7 @@ def _try_sizes(tower: ImageTower, sizes: Collection[int], name: str) -> None:
                 tried.eval()(torch.zeros(1, 3, side, side))
         except (AssertionError, TypeError, ValueError, IndexError, RuntimeError) as error:
             if isinstance(error, NotImplementedError) and on_meta():
-                continue  # the tower looks at values, and has none yet
+                continue  # the tower reads values, and has none yet
             raise ConfigError(
                 f"The image tower '{name}' does not take views of {side} pixels beside those of views.size",
                 cause=f"timm says: {str(error) or type(error).__name__}",
@@ -239,7 +239,7 @@ def _vit(config: ImageTowerConfig, size: int, others: Collection[int]) -> Vision
         )
     if config.pool == "token" and not config.class_tokens:
         raise ConfigError(
-            "The image tower's feature is to be its class token, and there is none",
+            "The image tower's feature is to be its class token, but the tower has none",
             got="model.image.pool token, model.image.class_tokens 0",
             fix="Set model.image.class_tokens to 1, or model.image.pool to mean or attention.",
         )
@@ -256,7 +256,7 @@ def _vit(config: ImageTowerConfig, size: int, others: Collection[int]) -> Vision
         embed_dim=config.width,
         depth=config.depth,
         num_heads=config.heads,
-        # timm rounds width times ratio down, which half a unit more keeps from going wrong.
+        # timm rounds width times ratio down. Half a unit more keeps the result right.
         mlp_ratio=(config.mlp + 0.5) / config.width if config.mlp else 4.0,
         num_classes=0,
         global_pool=cast(Any, POOLS[config.pool]),
@@ -268,7 +268,7 @@ def _vit(config: ImageTowerConfig, size: int, others: Collection[int]) -> Vision
         dynamic_img_size=bool(others),
     )
     if vit.cls_token is not None:
-        # The reference's timm (0.5) drew the class token like the positions; timm of today starts it near zero.
+        # The reference's timm (0.5) drew the class token like the positions; timm's present version starts near zero.
         trunc_normal_(vit.cls_token, std=0.02)
     return vit
 
@@ -280,7 +280,7 @@ def _timm_model(config: ImageTowerConfig, size: int, others: Collection[int]) ->
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
     if config.drop_path > 0:
         options["drop_path_rate"] = config.drop_path
-    # Convolutional towers take images of any size, and have no such option.
+    # Convolutional towers take images of any size, and have no option img_size.
     attempts: list[dict[str, Any]] = [{"img_size": size}, {}]
     if others:
         attempts.insert(0, {"img_size": size, "dynamic_img_size": True})
@@ -307,14 +307,14 @@ def _timm_model(config: ImageTowerConfig, size: int, others: Collection[int]) ->
 
 
 def names_a_place(name: str) -> bool:
-    """Say whether an image tower's name is that of a place on a disk or of the hub, of which timm reads what it is."""
+    """Return whether an image tower's name is a place, on a disk or on the hub, that timm reads the model from."""
     return re.search("[:/]", name) is not None
 
 
 def with_known_name(config: Config, image_tower: nn.Module) -> Config:
-    """Return the configuration with timm's name of the tower's architecture, where its own is that of a place.
+    """Return the configuration with timm's name of the tower's architecture, if its name is that of a place.
 
-    So weights that came from there load without it.
+    Weights that came from the place then load without it.
     """
     image = config.model.image
     stated = getattr(getattr(image_tower, "trunk", None), "pretrained_cfg", None) or {}
@@ -325,7 +325,7 @@ def with_known_name(config: Config, image_tower: nn.Module) -> Config:
 
 
 def _ends_in_class_token(trunk: nn.Module) -> bool:
-    """Whether `trunk` is a plain vision transformer whose feature is its class token."""
+    """Return whether `trunk` is a plain vision transformer whose feature is its class token."""
     if type(trunk) is not VisionTransformer or trunk.global_pool != "token" or not trunk.has_class_token:
         return False
     block = trunk.blocks[-1]

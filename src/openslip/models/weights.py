@@ -1,4 +1,4 @@
-"""A model as somebody's weights describe it: what every reader of a format gives, and what training starts from."""
+"""A model as read from a weight file: the result of every reader of a format, and the start of training."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from openslip.config import Config
 
 @dataclass(frozen=True)
 class Origin:
-    """Where weights come from, as it is told and noted."""
+    """The origin of weights, for messages and run folders."""
 
     spec: str
-    """What the user named: a path, `open_clip:NAME/TAG`, `hf:owner/name`."""
+    """The spec that the user gave: a path, `open_clip:NAME/TAG`, `hf:owner/name`."""
     format: str
-    """What wrote the weights, for people: `a run`, `openslip` (a file of ours), `a released SLIP checkpoint`,
+    """The writer of the weights, for people: `a run`, `openslip` (a file of ours), `a released SLIP checkpoint`,
     `open_clip`, `transformers`, `timm`."""
     files: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of each file that was read, by its path or address."""
@@ -28,10 +28,10 @@ class Origin:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model that somebody has trained: configuration and weights.
+    """A trained model: configuration and weights.
 
-    config: `model`, and of `views` what pictures have to be like (`size`, `mean`, `std`, `interpolation`, `fit`). The
-    rest is the default where the weights do not tell.
+    config: `model`, and the preprocessing in `views` (`size`, `mean`, `std`, `interpolation`, `fit`). Values that the
+    weights do not tell are defaults.
     weights: tensors in fp32 under the names of our checkpoints: those of `openslip.models.Model`
     (`image_tower.trunk.…`, `text_tower.…`, `image_projection`, `text_projection`, `logit_scale`), and of objectives
     (`objective.NAME.…`), as far as the file has them. A file may lack whole parts, such as a text tower.
@@ -57,14 +57,14 @@ class Pretrained:
 
 
 def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the tensors that hold an infinity, or what is no number."""
+    """Return the names of the tensors that hold an infinity or NaN."""
     return [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
 
 
 def digest(module: nn.Module) -> str:
     """Return the SHA-256 of a module's weights and buffers, with their names, shapes and types.
 
-    Where they are spread over processes, all must call it.
+    If the tensors are spread over processes, all processes must call this function.
     """
     found = hashlib.sha256()
     for name, tensor in module.state_dict().items():

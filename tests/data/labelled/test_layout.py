@@ -159,7 +159,7 @@ class TestNoClasses:
     def test_a_table_beside_is_named(self, tmp_path):
         spec = lay(tmp_path, "train")
         (tmp_path / "train/labels.csv").write_text("file,label")
-        self.refused(spec, r"or give labels\.csv if it says")
+        self.refused(spec, r"or name labels\.csv if it holds")
 
     def test_one_class(self, tmp_path):
         self.refused(lay(tmp_path, "cat"), "fewer than two classes.*'cat'")
@@ -197,7 +197,9 @@ class TestClasses:
         ],
     )
     def test_the_same_folders_in_each_may_be_the_classes(self, tmp_path, folders):
-        with pytest.raises(DataError, match="unclear which folders of .* are its classes.*give one of them"):
+        with pytest.raises(
+            DataError, match="unclear which folders of .* are its classes.*give one of the outer"
+        ):
             open_labelled(lay(tmp_path, *folders))
 
     def test_parts_of_classes_are_no_classes(self, tmp_path):
@@ -218,9 +220,7 @@ class TestClasses:
                 (tmp_path / split / bare).mkdir(parents=True)
         spec = lay(tmp_path, "train/cat", "train/dog", "test/cat", "test/dog")
         assert classes(spec) == ("cat", "dog")
-        assert "Folders without pictures in test are no classes by themselves: annotations, fish" in said(
-            spec
-        )
+        assert "Folders without pictures in test do not count as classes: annotations, fish" in said(spec)
 
     def test_other_pictures_are_counted(self, tmp_path):
         spec = lay(tmp_path, "cat", "dog")

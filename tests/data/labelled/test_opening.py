@@ -52,9 +52,9 @@ def test_a_pipe_is_refused(tmp_path):
     [
         ("birds.zip", "Unpack it"),
         ("birds.tar.gz", "Unpack it"),
-        ("labels.txt", r"Write a \.csv of it"),
+        ("labels.txt", r"Convert it to a \.csv"),
         ("pathmnist.npz", "Write its pictures as files"),
-        ("cat.png", "Give the folder of its set"),
+        ("cat.png", "Name the folder of its set"),
     ],
 )
 def test_a_file_that_is_not_read_says_what_to_do(tmp_path, name, fix):

@@ -41,7 +41,7 @@ def test_a_test_set_alone_and_counts_that_are_none(server, tmp_path):  # noqa: F
     put(server, tmp_path, test=[1, 0])
     assert list(open_labelled(f"{server.url}/set").splits) == ["test"]
     server.files["/set/test/nshards.txt"] = b"many"
-    with pytest.raises(DataError, match="number of shards is none.*many"):
+    with pytest.raises(DataError, match="number of shards is invalid.*many"):
         open_labelled(f"{server.url}/set")
     assert remote_shards.find_remote(f"{server.url}/other") is None
     with pytest.raises(DataError):

@@ -78,7 +78,7 @@ def test_a_table_for_training_that_cannot_be_used_is_left(pictures):
     write(pictures, "image,label\nnowhere/a.png,x\n", "train.csv")
     found = open_labelled(str(pictures / "test.csv"))
     assert list(found.splits) == ["test"]
-    assert "The files for training beside it cannot be used: The images" in found.notes[0]
+    assert "The training files beside it cannot be used: The images" in found.notes[0]
 
 
 def test_a_hidden_test_split_is_left_out(pictures):

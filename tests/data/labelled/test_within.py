@@ -42,7 +42,7 @@ def test_folders_of_letters_sort_classes(tmp_path, splits):
     )
     count, said = always_right(spec, NAMES)
     assert count == 4
-    assert "The folders a, c only sort those of the classes in them" in said
+    assert "The folders a, c only sort the folders of classes in them" in said
     assert open_labelled(spec).class_names == tuple(NAMES)
 
 
@@ -65,7 +65,7 @@ def test_a_copy_of_the_set_within_it_is_left_out(tmp_path, again):
 def test_further_pictures_under_the_same_names_are_refused(tmp_path):
     spec = lay(tmp_path, *sort("cat", "dog"), *sort("more/cat", "more/dog", count=5))
     with pytest.raises(
-        DataError, match="unclear whether more in .* is a class.*as those beside it: cat, dog"
+        DataError, match="unclear whether more in .* is a class.*as folders beside it: cat, dog"
     ):
         open_labelled(spec)
 
@@ -75,7 +75,7 @@ def test_masks_within_classes_are_left_out(tmp_path):
     spec = lay(tmp_path, *sort("covid/images", "normal/images"), *masks)
     count, said = always_right(spec, ["covid", "normal"])
     assert count == 2
-    assert "8 pictures left out, in folders that say something about others: masks." in said
+    assert "8 pictures left out, in folders that annotate other pictures: masks." in said
 
 
 def test_masks_beside_their_pictures_are_left_out(tmp_path):
@@ -83,7 +83,7 @@ def test_masks_beside_their_pictures_are_left_out(tmp_path):
     alone = [("benign/face_mask.png", 0)]
     spec = lay(tmp_path, *sort("benign", "malignant"), *masks, *alone)
     _, said = always_right(spec, ["benign", "malignant"])
-    assert "3 pictures left out, which are masks of those beside them by their names" in said
+    assert "3 pictures left out, which by their names are masks of pictures beside them" in said
     assert len(open_labelled(spec).splits["all"]) == 7
 
 
@@ -108,7 +108,7 @@ def test_the_same_views_in_each_are_no_classes(tmp_path, inner):
     ],
 )
 def test_what_lies_inside_may_be_the_classes(tmp_path, folders):
-    with pytest.raises(DataError, match="unclear which folders of .* are its classes.*give one of them"):
+    with pytest.raises(DataError, match="unclear which folders of .* are its classes.*give one of the outer"):
         open_labelled(lay(tmp_path, *sort(*folders)))
 
 
@@ -116,5 +116,5 @@ def test_what_lies_inside_may_be_the_classes(tmp_path, folders):
 def test_parts_of_one_set_are_no_classes(tmp_path, called):
     (tmp_path / "metadata_of_all.csv").write_text("image_id,dx\n")
     spec = lay(tmp_path, *sort(*(called.format(i) for i in range(1, 4))))
-    with pytest.raises(DataError, match=r"parts of one set by their names.*or give metadata_of_all\.csv"):
+    with pytest.raises(DataError, match=r"named like parts of one set.*or name metadata_of_all\.csv"):
         open_labelled(spec)

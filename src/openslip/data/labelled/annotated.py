@@ -1,4 +1,4 @@
-"""Files that tell the classes of pictures which all lie in one folder, as the test pictures of ImageNet do."""
+"""Files that give the classes of pictures in one folder, such as the test pictures of ImageNet."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ MOST_BYTES = 64 << 20
 
 
 def read(folder: Node, split: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the name of each such file directly in a folder, with the class of each picture that it names.
+    """Yield the name of each such file directly in a folder, with the class of each picture that it lists.
 
-    split: whose pictures are asked for; files whose name says that they are of another one are passed over.
+    split: the split of the pictures. A file whose name belongs to another split is skipped.
 
-    `val_annotations.txt` of Tiny ImageNet: the name of a picture, a tab, its class, and what is not of interest here.
+    `val_annotations.txt` of Tiny ImageNet: a picture's name, a tab, its class, and columns that are not used here.
     `LOC_val_solution.csv` of ImageNet at Kaggle: a picture's name without its ending, and its class before a box.
     """
     for name in folder.others:

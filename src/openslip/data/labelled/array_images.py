@@ -1,4 +1,4 @@
-"""Pictures that are numbers in one file or array, each as many: cut out, and turned, when they are asked for."""
+"""Pictures as equally long rows of one file or array, cut out and transposed when they are read."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from openslip.errors import DataError
 
 @dataclass
 class FileRows:
-    """N rows of `size` bytes in a file, each behind `before` other bytes, from byte `start` on; mapped, not read.
+    """N rows of `size` bytes in a file, from byte `start` on, each after `before` other bytes. Mapped, not read.
 
-    Picklable: the processes that it goes to map the file, too.
+    Picklable: each process maps the file for itself.
     """
 
     path: str
@@ -32,14 +32,14 @@ class FileRows:
         self.count, rest = divmod(length, self.before + self.size)
         if rest or length <= 0:
             raise DataError(
-                "A file of pictures has another length than so many pictures have",
+                "The length of a file of pictures is not a multiple of the length of a picture",
                 got=f"{self.path}: {length:,} bytes for pictures of {self.before + self.size:,}",
                 fix="If it was cut off, unpack or fetch it again.",
             )
 
     @property
     def whole(self) -> np.ndarray:
-        """The rows with what stands before each, (N, before + size) uint8."""
+        """The rows with the bytes before each, (N, before + size) uint8."""
         if self._mapped is None:
             shape = (self.count, self.before + self.size)
             self._mapped = np.memmap(self.path, np.uint8, "r", self.start, shape)
@@ -75,8 +75,8 @@ class MemoryRows:
 class ArrayImages(Sequence[Image]):
     """N pictures in rows of bytes, of parts one after the other, as uint8 (height, width, 3) arrays. Picklable.
 
-    shape: how a row is laid out, the axis that runs fastest last; axes: which of these are height, width and channel,
-    without the last for pictures in grey. name: what a picture is called, before its number.
+    shape: the layout of a row, with the fastest axis last. axes: the axes of height, width and channel in `shape`, the
+    last left out for grey pictures. name: of a picture, before its number.
     """
 
     def __init__(
@@ -100,5 +100,5 @@ class ArrayImages(Sequence[Image]):
         return np.ascontiguousarray(image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2))
 
     def key(self, index: int) -> str:
-        """Return what a picture is called."""
+        """Return the name of a picture."""
         return f"{self.name} #{index}"

@@ -1,4 +1,4 @@
-"""What the values of classes tell about their names: WordNet ids, numbers before names, and numbers that are none."""
+"""Read names of classes from their values: WordNet ids, numbers before names, and numbers without names."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _SAY_NOTHING = frozenset(
         *("number", "folder", "dir", "group", "cluster", "target", "y", "type", "synset"),
     )
 )
-"""Words before a number that make no name of it: `class_3`."""
+"""Words that do not turn a number into a name: `class_3`."""
 
 
 @dataclass(frozen=True)
 class ClassNames:
-    """The names of C classes. named: whether they are names, not numbers. notes: what was made of them."""
+    """The names of C classes. named: whether they are names, not numbers. notes: sentences on their origin."""
 
     names: tuple[str, ...]
     named: bool
@@ -48,9 +48,9 @@ class ClassNames:
 
 
 def class_names(values: Sequence[str], data: str, *, declared: bool = False) -> ClassNames:
-    """Return what C distinct values, in the order of the classes, say about their names.
+    """Return the names that follow from C distinct values, in the order of the classes.
 
-    data: what the set is called. declared: whether the values are names already, by which somebody calls the classes.
+    data: the name of the set. declared: whether the values already are names that somebody gave the classes.
     """
     if not declared and all(map(_DIGITS.fullmatch, values)):  # ids of any length, also negative ones
         return _of_numbers(values, data)
@@ -68,7 +68,7 @@ def class_names(values: Sequence[str], data: str, *, declared: bool = False) -> 
 
 
 def _of_numbers(values: Sequence[str], data: str) -> ClassNames:
-    """Of numbers nothing is known, but for ImageNet's 1,000 labels in a set that is called so."""
+    """Numbers have no names, except for ImageNet's 1,000 labels in a set with ImageNet in its name."""
     if "imagenet" in data.lower() and [number(value) for value in values] == list(range(imagenet.SIZE)):
         note = f"The numbers 0 to 999 are taken for ImageNet's labels, because the set is called {data}."
         return ClassNames(imagenet.clip_names(), True, (note,))
@@ -76,7 +76,7 @@ def _of_numbers(values: Sequence[str], data: str) -> ClassNames:
 
 
 def _of_ids(values: Sequence[str]) -> ClassNames:
-    """Of WordNet ids the names are known, if they are ImageNet's."""
+    """WordNet ids have known names if they are ImageNet's."""
     ids = [value for value in values if imagenet.is_wordnet_id(value)]
     names = imagenet.names_of(ids)
     unknown = [value for value in ids if value not in names]
@@ -93,13 +93,13 @@ def _of_ids(values: Sequence[str]) -> ClassNames:
 
 
 def _behind_ids(values: Sequence[str]) -> list[str]:
-    """Return the names in `n02085620-Chihuahua`, if all values are written so; [] otherwise."""
+    """Return the names in values like `n02085620-Chihuahua` if all are written so, [] otherwise."""
     rests = [match[2] for value in values if (match := _ID_FIRST.fullmatch(value))]
     return rests if len({as_words(rest) for rest in rests}) == len(values) else []
 
 
 def _behind_numbers(values: Sequence[str]) -> list[str]:
-    """Return the names in `001.Black_footed_Albatross`, if all values are written so and count; [] otherwise."""
+    """Return the names in values like `001.Black_footed_Albatross` if all are written and numbered so, else []."""
     found = [match for value in values if (match := _NUMBER_FIRST.fullmatch(value))]
     if len(found) < len(values) or len(values) < 2:
         return []

@@ -1,4 +1,4 @@
-"""What classes are called: values as the data have them, and the names that people know them by."""
+"""Classes as the data have them (values), and the names that people know them by."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 _NUMBER, LONGEST = re.compile("-?[0-9]+"), 40
-"""How whole numbers are written, and in how many characters."""
+"""The form of whole numbers, and their most characters."""
 
 Value = str | int
-"""A class as the data tell it: the name of a folder, a text, or a number."""
+"""A class as the data give it: the name of a folder, a text, or a number."""
 
 
 @dataclass(frozen=True)
 class Naming:
-    """The names of classes, where the data say more than the values themselves.
+    """The names of classes, if the data tell more than the values themselves.
 
-    names: by value; declared: whether these are all the classes there are, in their order, also those without pictures.
-    source: the file that has the names, where it is one beside the data.
+    names: by value. declared: whether these are all classes in their order, including classes without pictures.
+    source: the file beside the data that has the names, if there is one.
     """
 
     names: Mapping[Value, str] = field(default_factory=dict)
@@ -33,12 +33,12 @@ def in_order(values: Iterable[Value]) -> list[Value]:
 
 
 def number(value: Value) -> int | None:
-    """Return the number that a value is, also one written as text; None for other text."""
+    """Return a value's number, even if it is written as text; None for other text."""
     return int(value) if _is_number(value) else None
 
 
 def same_number(value: Value) -> Value:
-    """Return what tells a class from others where all are numbers: the number, also where it is written as text."""
+    """Return the number that identifies a class if all classes are numbers, even if it is written as text."""
     return int(value)
 
 
@@ -48,7 +48,7 @@ def as_words(class_name: str) -> str:
 
 
 def folded(value: Value) -> str:
-    """Return what a class name has in common with other spellings of it: in capitals, with `-` or `_` for spaces.
+    """Return a class name in the form that its spellings share, those in capitals, or with `-` or `_` for spaces.
 
     Signs at the ends stay: `-1` is not `1`, and `A-` not `A`.
     """

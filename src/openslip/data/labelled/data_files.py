@@ -1,4 +1,4 @@
-"""The data files that a spec names: Parquet, tables or tar shards, and which of them are of which split."""
+"""The data files that a spec names (Parquet, tables or tar shards), and the split of each file."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ KINDS: dict[str, Kind] = {
     ".xlsx": "table",
 }
 DEEP = 3
-"""Folders in each other that are looked into."""
+"""Levels of folders that are searched."""
 MOST_FOLDERS = 200
-"""Folders that are looked into: one of classes has more, and no data files in them."""
+"""Folders that are searched. A folder of classes may have more, but holds no data files."""
 MOST_FILES = 10_000
-"""Entries of a folder that are looked at before it counts as one of pictures."""
+"""Entries of a folder that are listed before the folder counts as one of pictures."""
 TAKEN = "Labelled images come from a folder or a .parquet file, a table (.csv, .tsv, .jsonl, .xlsx), or .tar shards"
 _WORD = re.compile(
     rf"(?:^|(?<=[-._ /]))({'|'.join(sorted(split_aliases(), key=len, reverse=True))})(?=[-._ /\d]|$)",
@@ -42,10 +42,10 @@ _WORD = re.compile(
 
 
 class Asked(NamedTuple):
-    """What a person says of a set's columns, each empty where it is guessed.
+    """What a person says about a set's columns. Empty values are guessed.
 
-    image, label: columns of tables; of tar shards the ending of a member, or of the label a key of the `.json`.
-    image_root: the folder that paths of images are relative to, if not that of the files.
+    image, label: columns of tables; for tar shards the ending of a member, or for the label a key of the `.json`.
+    image_root: the folder that paths of images are relative to, if it is not the folder of the files.
     """
 
     image: str = ""
@@ -55,11 +55,11 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class DataFiles:
-    """The files of one labelled set, by `train`, `val`, `test`, or `all` alone where no name tells a split.
+    """The files of one labelled set, by `train`, `val`, `test`, or `all` alone if no name tells a split.
 
-    root: the folder up to which files with the names of classes are looked for; None behind a URL. notes: what was
-    taken and what was left, in sentences. beside: whether the files for training are only those that lie beside. kept:
-    the folder with copies of what a server has beside the files.
+    root: the top folder that is searched for files with class names; None behind a URL. notes: sentences on the files
+    that are taken and left out. beside: whether the training files were found beside the named files. kept: the folder
+    with copies of what a server has beside the files.
     """
 
     kind: Kind
@@ -71,16 +71,16 @@ class DataFiles:
 
     @property
     def files(self) -> list[str]:
-        """All of them."""
+        """The files of all splits."""
         return [file for some in self.splits.values() for file in some]
 
 
 def find(spec: str) -> DataFiles | None:
     """Return the data files that `spec` names: a file, several by a pattern or range, a folder of them, a URL.
 
-    A file or pattern that is named is what is measured. Files for training that lie beside a test set are taken with
-    it; one of training alone is a set without splits. None for a folder without data files, which may hold pictures.
-    Raises DataError where there is nothing, or several sets.
+    The named file or pattern is measured. Training files beside a test set are taken too; a training file alone is a
+    set without splits. Returns None for a folder without data files, which may hold pictures. Raises DataError if
+    nothing is found, or several sets.
     """
     path = Path(os.path.abspath(expand(spec)))
     if os.path.isdir(path):
@@ -91,7 +91,7 @@ def find(spec: str) -> DataFiles | None:
             raise DataError(TAKEN, got=spec, fix=_instead_of(path.name.lower()))
         return _named([str(path)], kind, spec)
     if os.path.exists(path):  # a pipe
-        raise DataError(TAKEN, got=spec, fix="Give the folder that holds it.")
+        raise DataError(TAKEN, got=spec, fix="Name the folder that holds it.")
     if not (is_url(spec) or glob.has_magic(spec) or "{" in spec):
         raise _missing(spec, path)
     if is_url(spec) and ending(spec) not in KINDS and not glob.has_magic(spec):
@@ -106,7 +106,7 @@ def find(spec: str) -> DataFiles | None:
         raise DataError(TAKEN, got=shown(spec), fix="Name files of one of these kinds.")
     if kind == "table" and any(map(is_url, paths)):
         raise DataError(
-            "Of what is not on this machine, only Parquet files and tar shards are read as labelled images",
+            "Behind a URL, only Parquet files and tar shards are read as labelled images",
             got=shown(spec),
             fix="Copy the files to a disk of this machine, and name them there.",
         )
@@ -114,7 +114,7 @@ def find(spec: str) -> DataFiles | None:
 
 
 def split_in(path: str) -> str:
-    """Return the split that a file belongs to, by its name, else by its folders'; "" where none says so.
+    """Return the split in a file's name, else in its folders' names; "" if no name tells one.
 
     `train-00000-of-00004.parquet`, `imagenet-val-000.tar`, `test/0.tar`, `default/train/0000.parquet`.
     """
@@ -130,23 +130,26 @@ def _in_folder(folder: Path) -> DataFiles | None:
     for kind in ("parquet", "tar", "table"):
         if paths := found.get(kind):
             if kind == "parquet" and (tars := found.get("tar")):
-                # img2dataset leaves a .parquet of what became of each sample beside each shard.
+                # Beside each shard, img2dataset leaves a .parquet with the status of each sample.
                 if {Path(tar).stem for tar in tars} >= {Path(path).stem for path in paths}:
                     continue
                 raise DataError(
-                    "The folder holds Parquet files and tar shards, and only one kind can be meant",
+                    "The folder holds both Parquet files and tar shards, and it is unclear which are meant",
                     got=f"{folder}: {len(paths):,} × .parquet, {len(tars):,} × .tar",
-                    fix=f"Name those that you mean: '{_pattern(paths)}' or '{_pattern(tars)}'",
+                    fix=f"Name the files that you mean: '{_pattern(paths)}' or '{_pattern(tars)}'",
                 )
-            # The folder of a split is named as its files are.
+            # The folder of a split is treated like files named after the split.
             split = split_called(folder.name)
             return _named(paths, kind, str(folder)) if split else _divided(paths, kind, folder)
     return None
 
 
 def _look_through(folder: Path) -> dict[Kind, list[str]]:
-    """Return the data files at the least depth at which there are some; beside pictures, Parquet of the upper folders
-    and tables of metadata alone: those are folders of classes, and a tar of them may lie there."""
+    """Return the data files of the topmost level that has any.
+
+    Beside pictures only Parquet files of the upper folders and tables of metadata count: the folders are classes then,
+    and a tar file may be an archive of them.
+    """
     found: dict[Kind, list[str]] = {}
     level, looked = [folder], 0
     for depth in range(DEEP + 1):
@@ -172,7 +175,7 @@ def _look_through(folder: Path) -> dict[Kind, list[str]]:
 
 
 def _entries(folder: Path) -> tuple[list[str], list[Path], bool]:
-    """Return the data files in a folder, the folders, and whether there are pictures."""
+    """Return the data files in a folder, its folders, and whether it holds pictures."""
     files, folders, pictures = [], [], False
     with os.scandir(folder) as entries:
         for number, entry in enumerate(entries):
@@ -204,12 +207,12 @@ def _divided(paths: Sequence[str], kind: Kind, folder: Path) -> DataFiles:
     _refuse_several(by_split, inside, folder)
     notes = []
     if left := by_split.pop("", []):
-        notes.append(f"Of {folder} {len(left):,} files of no split are left out: {_some(left)}")
+        notes.append(f"In {folder} {len(left):,} files of no split are left out: {_some(left)}")
     return DataFiles(kind, {split: by_split[split] for split in SPLITS if split in by_split}, root, notes)
 
 
 def _named(paths: Sequence[str], kind: Kind, spec: str) -> DataFiles:
-    """Return files that were named, by split, with those for training that lie beside a test set."""
+    """Return the named files by split, and the training files beside a test set."""
     far = any(map(is_url, paths))
     paths = paths if far else [os.path.abspath(path) for path in paths]
     folder = "" if far else os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
@@ -228,7 +231,7 @@ def _named(paths: Sequence[str], kind: Kind, spec: str) -> DataFiles:
     if split in ("test", "val"):
         train = [path for path in beside if split_in(_inside(path)) == "train"]
         if train:
-            notes = [f"{shown(spec)} is measured; for training there is, beside it, {_some(train)}"]
+            notes = [f"{shown(spec)} is measured; training uses the files beside it: {_some(train)}"]
             return DataFiles(kind, {"train": train, split: list(paths)}, root, notes, beside=True)
         if any(map(_is_strict, inside.values())):
             return DataFiles(kind, {split: list(paths)}, root)
@@ -249,7 +252,7 @@ def _by_split(inside: dict[str, str]) -> dict[str, list[str]]:
 
 
 def _beside(paths: Sequence[str], inside: dict[str, str]) -> list[str]:
-    """Return the files that are of the same set, by their names: those in the folder, or that of another split."""
+    """Return the files whose names belong to the same set, in this folder or in the folders of other splits."""
     first = os.path.abspath(paths[0])
     folder, suffix = os.path.dirname(first), os.path.splitext(first)[1]
     if split_called(os.path.basename(folder)):
@@ -261,7 +264,7 @@ def _beside(paths: Sequence[str], inside: dict[str, str]) -> list[str]:
 
 
 def _inside(path: str) -> str:
-    """Return what of a path may tell its split: the file's name, and its folder's where that is a split's."""
+    """Return the part of a path that may tell the split: the file's name, and its folder's if that names a split."""
     folder, name = os.path.split(os.path.abspath(path))
     parent = os.path.basename(folder)
     return f"{parent}/{name}" if split_called(parent) else name
@@ -275,13 +278,13 @@ def _root(folder: Path) -> Path:
 
 
 def _is_strict(name: str) -> bool:
-    """Whether a file is named like a split, `train-0.parquet`, rather than with the word in it, `my_train.parquet`."""
+    """Return whether a file is named after a split, `train-0.parquet`, not just with the word, `my_train.parquet`."""
     *folders, last = name.replace(os.sep, "/").split("/")
     return any(map(split_called, (os.path.splitext(last)[0].split("-")[0], *folders)))
 
 
 def _name_parts(name: str) -> tuple[str, ...]:
-    """Return what is left of a file's name without its split and numbers: what tells sets beside each other apart."""
+    """Return a file's name without split and numbers. These words tell apart sets in one folder."""
     stem = _WORD.sub("", os.path.splitext(name.replace(os.sep, "/"))[0].lower())
     return tuple(
         word for word in re.findall(r"[^\W\d_]+", stem) if word not in ("of", "data", "default", "part")
@@ -293,7 +296,7 @@ def _numbered(paths: Iterable[str]) -> bool:
 
 
 def _refuse_several(by_split: dict[str, list[str]], inside: dict[str, str], folder: Path | str) -> None:
-    """Raise DataError where a split is there more than once: the configurations of a set, side by side."""
+    """Raise DataError if a split occurs more than once, as in several configurations of a set side by side."""
     for split, paths in by_split.items():
         kinds: dict[tuple[str, ...], str] = {}
         for path in paths:
@@ -303,12 +306,12 @@ def _refuse_several(by_split: dict[str, list[str]], inside: dict[str, str], fold
                 f"{shown(str(folder)) or 'The pattern'} holds several sets side by side",
                 got=shortened(", ".join(inside[path] for path in kinds.values())),
                 cause=f"Each has files for {split}",
-                fix=f"Name the one that you mean, for example '{_like(next(iter(kinds.values())), inside)}'",
+                fix=f"Name the set that you mean, for example '{_like(next(iter(kinds.values())), inside)}'",
             )
 
 
 def _like(path: str, inside: dict[str, str]) -> str:
-    """Return a pattern or folder that names the set of a file alone."""
+    """Return a pattern or folder that names only the set of a file."""
     name = inside[path].replace(os.sep, "/")
     first, slash, _ = name.partition("/")
     if slash and not split_in(first):
@@ -331,14 +334,12 @@ def _some(paths: Sequence[str]) -> str:
 def _instead_of(name: str) -> str:
     """Return what to do with a file that is not read."""
     if re.search(r"\.(zip|7z|rar|tgz|tar\.\w+|gz|bz2|xz|zst)$", name):
-        return "Unpack it, and give what was in it."
+        return "Unpack it, and name the folder with the contents."
     if name.endswith((".json", ".txt", ".xml", ".yaml", ".yml")):
-        return (
-            "Write a .csv of it, in which a line for each picture names its file and its class: image,label."
-        )
+        return "Convert it to a .csv with one line for each picture, its file and its class: image,label."
     if name.rpartition(".")[2] in EXTENSIONS:
-        return "Give the folder of its set."
-    return "Write its pictures as files, in folders named like their classes, and give the folder that holds these."
+        return "Name the folder of its set."
+    return "Write its pictures as files, in folders named like their classes, and name the folder that holds them all."
 
 
 def _missing(spec: str, path: Path) -> DataError:

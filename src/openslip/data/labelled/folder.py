@@ -1,4 +1,4 @@
-"""Labelled images in folders: one folder a class, below one folder a split or directly."""
+"""Labelled images in folders: one folder a class, either directly or in one folder a split."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from openslip.errors import DataError
 
 
 def open_folder(root: Path, name: str) -> LabelledSet:
-    """Open the images of `<split>/<class>/*` or `<class>/*` below `root`, and what `layout` knows besides.
+    """Open the images of `<split>/<class>/*` or `<class>/*` below `root`, or in another form that `layout` knows.
 
-    Raises DataError where there are none, or where it is unclear which classes they are of.
+    Raises DataError if there are no images, or if their classes are unclear.
     """
     tree = scan(os.fspath(root))
     if not tree.count:
@@ -32,7 +32,7 @@ def open_folder(root: Path, name: str) -> LabelledSet:
             f"{root} holds no labelled images",
             got=", ".join([*tree.others, *(f"{name}/" for name in tree.bare)][:5]),
             cause=tree.what_is_missed()
-            or "Labelled images lie in one folder a class, or in <split>/<class>/; archives are not looked into",
+            or "Labelled images belong in one folder a class, or in <split>/<class>/; archives are not read",
             fix="Sort the images into folders named like their classes.",
         )
     layout = understand(tree, name)
@@ -47,7 +47,7 @@ def open_folder(root: Path, name: str) -> LabelledSet:
 
 
 class Files(Sequence[Image]):
-    """Image files at `paths` below `root`, read when indexed. Picklable: the paths are shared among processes."""
+    """Image files at `paths` below `root`, read when indexed. Picklable: processes share the paths."""
 
     def __init__(self, root: str, paths: Iterable[str]) -> None:
         self.root, self.paths = root, Strings(paths)

@@ -1,6 +1,6 @@
-"""ImageNet's classes: their WordNet ids (`n01440764`), their order, and what people call them.
+"""ImageNet's classes: WordNet ids (`n01440764`), order and names.
 
-The ids and WordNet's names come from timm, the 1,000 names that Radford et al. 2021 ask with from open_clip.
+The ids and WordNet's names come from timm. The 1,000 names in the prompts of Radford et al. 2021 come from open_clip.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from functools import cache
 SIZE = 1000
 """Classes of ImageNet-1k."""
 FEWEST = 10
-"""Names by which a part of ImageNet is known: a few household things are not taken for it."""
+"""The fewest names by which a part of ImageNet is recognised: a few household things are not taken for ImageNet."""
 
 _WORDNET_ID = re.compile(r"n\d{8}", re.ASCII)
 
 
 def is_wordnet_id(text: str) -> bool:
-    """Whether `text` is written like the WordNet id of a noun: so are the folders of ImageNet's classes called."""
+    """Return whether `text` is written like a noun's WordNet id, the form of ImageNet's class folders."""
     return _WORDNET_ID.fullmatch(text) is not None
 
 
 def names_of(ids: Iterable[str]) -> dict[str, str]:
-    """Return the names of those WordNet ids that are known: CLIP's of ImageNet-1k's, of others WordNet's first one."""
+    """Return the names of known WordNet ids: CLIP's names for ImageNet-1k, WordNet's first names for others."""
     ids = list(ids)
     clip, descriptions = dict(zip(_ids(), clip_names(), strict=True)), _descriptions()
     return {
@@ -36,21 +36,21 @@ def names_of(ids: Iterable[str]) -> dict[str, str]:
 
 @cache
 def clip_names() -> tuple[str, ...]:
-    """Return CLIP's names of ImageNet's 1,000 classes in the order of their labels, which is that of their ids."""
+    """Return CLIP's names of ImageNet's 1,000 classes in the order of labels, which is the order of ids."""
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
     return tuple(IMAGENET_CLASSNAMES)
 
 
 def holds(class_names: Sequence[str]) -> bool:
-    """Whether these are names, by CLIP or by WordNet, of ImageNet-1k's classes, and FEWEST of them at least."""
+    """Return whether these are at least FEWEST names of ImageNet-1k's classes, by CLIP or by WordNet."""
     return len(class_names) >= FEWEST and all(_labels(name) for name in class_names)
 
 
 def labels_of(class_names: Sequence[str]) -> list[int] | None:
-    """Return the label that each name has in ImageNet-1k where these are names of all its classes; None for others.
+    """Return the label of each name in ImageNet-1k if these are names of all its classes, None otherwise.
 
-    A name that several classes have (`crane`) is told by its position.
+    A name of several classes (`crane`) gets its label from its position.
     """
     if len(class_names) != SIZE:
         return None
@@ -85,7 +85,7 @@ def _ids() -> tuple[str, ...]:
 
 @cache
 def _descriptions() -> dict[str, str]:
-    """Return WordNet's names of all of ImageNet-21k's classes by id, those of a class with commas between them."""
+    """Return WordNet's names of all classes of ImageNet-21k by id. Commas separate several names of a class."""
     from timm.data.imagenet_info import ImageNetInfo
 
     found: dict[str, str] = {}

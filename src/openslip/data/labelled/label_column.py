@@ -1,4 +1,4 @@
-"""Which column holds the class: the one asked for, else one that is called so; else none is guessed."""
+"""Choose the column that holds the class: the one asked for, else one with a known name. No other is guessed."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ LABEL_COLUMNS = (
     ),
     *("cls", "ground_truth", "gt", "coarse_label", "superclass"),
 )
-"""Names of columns that hold classes, best first; as of other columns, only letters and digits of a name count."""
+"""Names of columns that hold classes, best first. As for other columns, only letters and digits of a name count."""
 KINDS = (
     *("species", "breed", "variety", "cultivar", "genus", "family", "diagnosis", "dx", "disease", "emotion"),
     *("object", "object_class", "product_type", "article_type", "scene", "style", "artist", "make", "model"),
 )
-"""Names that say which kind of class it is: taken where the table has only one of them."""
+"""Names that tell a kind of class. They are taken if the table has only one of them."""
 SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase", "dataset_split")
-"""Names of columns that say which split a row is of, if their cells are names of splits."""
+"""Names of columns that give the split of each row, if their cells are names of splits."""
 _NAMES = ("class_name", "label_name", "category_name", "label_text", "class_text", "target_name")
 
 
 class NoLabels(DataError):
-    """No column can be told to hold the labels."""
+    """No column is known to hold the labels."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The column of the labels, and a sentence on the choice, "" where there was none."""
+    """The column of the labels, and a sentence on the choice, "" if there was no choice."""
 
     column: str
     note: str = ""
@@ -61,9 +61,9 @@ def choose_label(
 ) -> Chosen:
     """Choose the column of the labels among the `columns` of `where`.
 
-    wanted: the name asked for. marked: those that the schema says hold classes. is_text: whether a column holds texts.
-    named: names of numbered classes are known, so that numbers are as good as texts. besides: columns that are
-    something else. Raises Misfit where what was asked for is not there, DataError where none can be told.
+    wanted: the name asked for. marked: columns that hold classes by the schema. is_text: whether a column holds texts.
+    named: whether names of numbered classes are known; numbers then are as good as texts. besides: columns that hold
+    something else. Raises Misfit if `wanted` is not there, DataError if no column can be chosen.
     """
     by_name = by_plain_name(column for column in columns if column)
     if wanted:
@@ -88,7 +88,7 @@ def choose_label(
             column for column in known if is_text(column) and plain_name(column) in map(plain_name, _NAMES)
         ]
         numbers = [column for column in known if not is_text(column)]
-        # Of numbers and their names beside each other, the names say more.
+        # If one column holds numbers and another their names, the names say more.
         sure = [*texts, *known] if not named and texts and known[0] in numbers else known
     guessed = not sure
     if guessed:
@@ -105,7 +105,7 @@ def choose_label(
 
 
 def choose_split(columns: Sequence[str], cells: Callable[[str], Collection[object]]) -> str:
-    """Return the column that says which split a row is of, by its name and by cells that name splits; "" if none."""
+    """Return the column that gives the split of each row, by its name and by cells that name splits; "" if none."""
     by_name = by_plain_name(column for column in columns if column)
     for name in SPLIT_COLUMNS:
         for column in by_name.get(plain_name(name), ()):
@@ -122,13 +122,13 @@ def _none(
     may_be = several or [c for c in columns if c and c not in besides and plain_name(c) not in words]
     fix = ""
     if may_be:
-        fix = f"Say to `slip evaluate` which one it is, for example --data.label-column {may_be[0]}; or call it 'label'"
+        fix = f"Name it for `slip evaluate`, for example --data.label-column {may_be[0]}; or call it 'label'"
     if captions and not may_be:
         fix = "Measure how well captions and pictures find each other: retrieval:…; or add a column 'label'"
     what_is = (
         f"Several {what}s of {where} may be the label"
         if several
-        else f"{where} has no label {what} that can be told"
+        else f"{where} has no label {what} with a known name"
     )
     return NoLabels(
         what_is,

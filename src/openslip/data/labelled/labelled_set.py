@@ -1,7 +1,7 @@
-"""Labelled images: what every reader gives, and what is made of it.
+"""Labelled images: what every reader gives, and the set that is made of it.
 
-A reader finds `Part`s: the images of each split, each with its class as the data tell it. `assemble` makes a
-`LabelledSet` of them: the same classes in all splits, whatever order or numbers they had in each.
+A reader finds `Part`s: the images of each split, with the classes as the data give them. `assemble` makes one
+`LabelledSet` of the parts: all splits have the same classes, whatever order or numbers the classes had in each part.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ SHOWN = 4
 class Part:
     """N images of one split as a reader finds them.
 
-    images: as those of `Labelled`. values: the classes that occur, as the data tell them. codes: (N,) int64 indices of
-    `values`, -1 where an image has no label. keys: N names of the images, by which a set without splits is split.
-    several: of images with several labels (N, V) int8, which of the V values each has: 1, 0, or -1 where that is not
-    known; codes then say no more than which have labels.
+    images: as in `Labelled`. values: the classes that occur, as the data give them. codes: (N,) int64 indices of
+    `values`, -1 for an image without a label. keys: N names of the images; a set without splits is split by them.
+    several: for images with several labels, (N, V) int8, whether an image has each of the V values: 1, 0, or -1 if
+    unknown; codes then tell only which images have labels.
     """
 
     images: Sequence[Image]
@@ -47,7 +47,7 @@ class Part:
 
     @property
     def used(self) -> list[Value]:
-        """The values that images have."""
+        """The values that occur as labels."""
         if self.several is not None:
             return [self.values[i] for i in np.flatnonzero((self.several == 1).any(axis=0)).tolist()]
         return [self.values[i] for i in np.unique(self.codes[self.codes >= 0]).tolist()]
@@ -57,11 +57,11 @@ class Part:
 class Labelled:
     """N labelled images of one split.
 
-    images: N encoded files or uint8 (height, width, 3) arrays, read when indexed; DataError for one that cannot be.
-    labels: (N,) int64 in [0, C); of several labels an image (N, C) int8, 1 for the classes it has, 0 for others, -1
-    where that is not known. class_names: C names, as words. name: the data set's, for people. split: `train`,
-    `val` or `test`; `all` of a set without splits. location: where it lies, which tells it from others of its name.
-    named: False where the data give only numbers, and class_names are these; zero-shot then has nothing to go by.
+    images: N encoded files or uint8 (height, width, 3) arrays, read when indexed; DataError if one cannot be read.
+    labels: (N,) int64 in [0, C); with several labels an image (N, C) int8: 1 for the image's classes, 0 for others, -1
+    if unknown. class_names: C names, as words. name: of the data set, for people. split: `train`, `val` or `test`;
+    `all` for a set without splits. location: the place of the data, which tells apart sets of one name. named: False
+    if the data give only numbers, which then are the class_names; zero-shot is not possible with them.
     """
 
     name: str
@@ -78,12 +78,12 @@ class Labelled:
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """The labelled images at one location, all splits of them.
+    """All splits of the labelled images at one location.
 
-    splits: by `train`, `val`, `test`, all with the same C classes; `all` alone where the data came without splits.
-    values: what the data have for each of the C classes, a number, a text or a folder's name.
-    notes: what was guessed, or is odd about them, in sentences. templates: the prompts that lie beside the data, with
-    `{}` for the class.
+    splits: by `train`, `val`, `test`, all with the same C classes; `all` alone if the data have no splits.
+    values: what the data have for each of the C classes: a number, a text or a folder's name.
+    notes: sentences on what was guessed, or is odd. templates: the prompts in a file beside the data, with `{}` for
+    the class.
     """
 
     name: str
@@ -102,25 +102,26 @@ class LabelledSet:
         return any(part.labels.ndim == 2 for part in self.splits.values())
 
     def require_single(self) -> None:
-        """Raise DataError where an image may have several labels."""
+        """Raise DataError if an image may have several labels."""
         if self.several:
             raise DataError(
                 f"The images of {self.name} have several labels each (multi-label)",
                 got=", ".join(self.class_names[:SHOWN]),
-                cause="Here one class an image is needed",
-                fix="Measure zeroshot: or linear:, which take them. Or name a column with one class an image.",
+                cause="This call needs one class an image",
+                fix="Measure zeroshot: or linear:, which take several. Or name a column with one class an image.",
             )
 
     @property
     def undivided(self) -> bool:
-        """Whether the data came without splits."""
+        """Whether the data have no splits."""
         return "all" in self.splits
 
     def split(self, wanted: str) -> Labelled:
-        """Return one split; the validation split for `test` where there is no test split; of a set without splits a
-        fixed fifth of every class for `test` and `val`, and the rest for `train`.
+        """Return one split.
 
-        Raises DataError where there is none, ConfigError for an unknown name.
+        `test` is the validation split if there is no test split. In a set without splits, `test` and `val` are a fixed
+        fifth of every class, and `train` is the rest. Raises DataError if there is no such split, ConfigError for an
+        unknown name.
         """
         wanted = split_asked_for(wanted)
         if self.undivided:
@@ -138,12 +139,12 @@ class LabelledSet:
             f"{self.name} has no labelled {wanted} split",
             got=", ".join(self.splits),
             cause=next((said for said in self.notes if f"The {wanted} split" in said), ""),
-            fix=f"Name a folder or files of it '{wanted}'. Or give the folder or files of one split themselves: they "
+            fix=f"Name a folder or files of it '{wanted}'. Or pass the folder or files of one split alone: they "
             "are measured as a set without splits.",
         )
 
     def only(self, names: Mapping[Value, str]) -> LabelledSet:
-        """Return the images of some classes alone, given what each is called by its value, in the order of these."""
+        """Return the images of some classes alone. names: of these classes, by value, in their new order."""
         order = [self.values.index(value) for value in names]
         label_of = np.full(len(self.values), -1)
         label_of[order] = np.arange(len(order))
@@ -168,15 +169,15 @@ class LabelledSet:
         )
 
     def require_training(self) -> None:
-        """Raise DataError without a train and a test split, and where no class is in both."""
+        """Raise DataError unless there are a train and a test split with a class in common."""
         require_common(self.split("train"), self.split("test"))
 
     def untrained(self) -> Labelled:
-        """Return what to measure on where nothing is trained on the other splits: the test split, else all there is."""
+        """Return the images to measure on if no split is trained on: the test split, or all images without splits."""
         return self.splits["all"] if self.undivided else self.split("test")
 
     def describe(self) -> str:
-        """Return one line that says which classes these are, how many images of them there are, and which lack some."""
+        """Return one line: the classes, the number of images of each split, and classes that lack images."""
         counts = ", ".join(
             f"{len(part):,} {'images' if split == 'all' else split}" for split, part in self.splits.items()
         )
@@ -208,14 +209,14 @@ class LabelledSet:
 
 
 def require_common(train: Labelled, test: Labelled) -> None:
-    """Raise DataError where no class of the one split is in the other: nothing learned on it could be right."""
+    """Raise DataError if the splits share no class: nothing learned on the one could be right on the other."""
     labels = [_present(one.labels) for one in (train, test)]
     if not {*labels[0]} & {*labels[1]}:
         names = [", ".join(train.class_names[label] for label in some[:SHOWN]) for some in labels]
         raise DataError(
             f"The splits of {train.name} have no class in common",
             got=f"{train.split}: {names[0]}; {test.split}: {names[1]}",
-            fix="Call the classes the same in both. Or give the folder or files of one split themselves.",
+            fix="Give the classes the same names in both. Or pass the folder or files of one split alone.",
         )
 
 
@@ -245,12 +246,12 @@ def assemble(
     *,
     notes: Sequence[str] = (),
 ) -> LabelledSet:
-    """Make one set of the images of its splits, `all` alone for those without: C classes, the same in every split.
+    """Make one set of the images by split, with the same C classes in every split. parts: `all` alone without splits.
 
-    Classes are the same by their value; where the splits differ, also those whose names differ in capitals, `-` or `_`.
-    Classes come in the order in which their names are declared, else sorted, numbers as numbers.
+    Equal values are one class. If splits spell a class differently, names that differ only in capitals, `-` or `_` are
+    one class too. Classes come in the order in which their names are declared, else sorted, numbers as numbers.
 
-    Raises DataError for labels that have no name where others have, and for fewer than two classes.
+    Raises DataError if some labels have names and others have none, and for fewer than two classes.
     """
     naming = naming or Naming()
     used = {split: part.used for split, part in parts.items()}
@@ -273,7 +274,7 @@ def assemble(
             f"{name} has fewer than two classes",
             got=", ".join(map(str, values)),
             cause=" ".join(notes[:2]),
-            fix="Check how its pictures are sorted.",
+            fix="Check how the pictures are sorted.",
         )
     index = {value: i for i, value in enumerate(values)}
     several = any(part.several is not None for part in parts.values())
@@ -298,7 +299,7 @@ def assemble(
 
 
 def _labels(part: Part, classes: Sequence[int], count: int, several: bool) -> np.ndarray:
-    """Return the labels of a split as `Labelled` has them. classes: of each of the part's values, -1 for none."""
+    """Return the labels of a split as `Labelled` has them. classes: the class of each of the part's values, or -1."""
     if not several:
         return np.array([*classes, -1])[part.codes]
     labels = np.zeros((len(part.codes), count), np.int8)
@@ -307,7 +308,7 @@ def _labels(part: Part, classes: Sequence[int], count: int, several: bool) -> np
         labels[np.arange(len(codes))[codes >= 0], codes[codes >= 0]] = 1
         return labels
     for column, one in zip(part.several.T, classes):
-        if one >= 0:  # of values that are one class, one is enough
+        if one >= 0:  # if several values are one class, one of them is enough
             unknown = (labels[:, one] < 0) | (column < 0)
             labels[:, one] = np.where((labels[:, one] == 1) | (column == 1), 1, -unknown.astype(np.int8))
     return labels
@@ -316,11 +317,11 @@ def _labels(part: Part, classes: Sequence[int], count: int, several: bool) -> np
 def _alike(
     values: Sequence[Value], spellings: Sequence[Iterable[Value]]
 ) -> tuple[dict[Value, Value], list[str]]:
-    """Return, for each value, the one that stands for its class, and what is to be said where these differ.
+    """Return, for each value, the value that represents its class, and notes on classes with several spellings.
 
-    Numbers are one class by their number. Texts are where they differ only in how an accent is written, or in spaces
-    around them; and where they differ in capitals, `-` or `_`, unless one of `spellings` (the values of a split) has
-    several of them: then somebody means them to differ.
+    Equal numbers are one class. Texts are one class if they differ only in the encoding of an accent, or in spaces
+    around them. Texts that differ in capitals, `-` or `_` are one class too, unless one of `spellings` (the values of a
+    split) has several of them: then the difference is meant.
     """
     numeric = all(number(value) is not None for value in values)
     plain = {value: str(number(value)) if numeric else _plain(value) for value in values}
@@ -355,7 +356,7 @@ def _plain(value: Value) -> str:
 
 
 class Subset(Sequence[Image]):
-    """Some of other images, in the order of `indices`."""
+    """A selection of other images, in the order of `indices`."""
 
     def __init__(self, images: Sequence[Image], indices: np.ndarray) -> None:
         self.images, self.indices = images, indices
@@ -381,20 +382,20 @@ class Subset(Sequence[Image]):
 
 
 def key_of(images: Sequence[Image], index: int) -> str:
-    """Return what names an image for people: its file, or its row."""
+    """Return the name of an image for people: its file, or its row."""
     return images.key(index) if hasattr(images, "key") else f"#{index}"
 
 
 def file_of(images: Sequence[Image], index: int) -> ImageFile | None:
-    """Return where an image lies as a file of its own, None where it is none; captions and key are not the record's.
+    """Return the file of an image, None if the image is not a separate file. Captions and key are not the record's.
 
-    Raises DataError where `images[index]` does.
+    Raises DataError if `images[index]` does.
     """
     return images.file(index) if hasattr(images, "file") else None
 
 
 def columns_of(images: Sequence[Image], indices: Sequence[int]) -> pa.Table | None:
-    """Return what lies beside these images in other columns, as `openslip.data.record.Source.columns` does."""
+    """Return the other columns of these images, as `openslip.data.record.Source.columns` does."""
     return images.own_columns(indices) if hasattr(images, "own_columns") else None
 
 

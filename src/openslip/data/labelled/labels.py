@@ -1,4 +1,4 @@
-"""From a column of labels, whatever its type, to classes and each image's class."""
+"""Turn a column of labels of any type into classes and the class of each image."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from openslip.data.limits import TABLE_BYTES
 from openslip.errors import DataError, shortened
 
 FEW = 100
-"""Distinct values up to which any column may hold classes."""
+"""With up to so many distinct values, any column may hold classes."""
 LONG = 40
-"""Characters of the mean text from which on texts that differ in most rows are captions."""
+"""With a mean length of so many characters or more, texts that differ in most rows are captions."""
 MOST = 1_000_000
-"""Distinct values above which a column is refused at once."""
+"""With more distinct values, a column is refused at once."""
 _ID = "It is an id of each image, not a class"
 _NOTHING = re.compile(r"(nan|null|<na>|n/a|#n/a)?", re.IGNORECASE)
-"""What programs write where there is no label."""
+"""What programs write for a missing label."""
 _WHOLE = re.compile(r"[-+]?\d{1,18}(\.0*)?")
 _AMOUNT = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of N images. values: those that occur; codes: (N,) int64 indices of them, -1 where there is none.
+    """The labels of N images. values: the labels that occur; codes: (N,) int64 indices of `values`, -1 for no label.
 
-    several: of images with several labels, which of the values each has, as `Part.several`; codes are 0 or -1 then.
+    several: for images with several labels, which values each image has, as `Part.several`; codes are then 0 or -1.
     """
 
     values: list[Value]
@@ -54,7 +54,7 @@ class Labels:
 
 
 class Numbered(Sequence[str]):
-    """The numbers of `rows`, as text: names of images that have no other."""
+    """The numbers of `rows`, as text: names of images that have no other name."""
 
     def __init__(self, rows: Sequence[int] | np.ndarray) -> None:
         self.rows = rows
@@ -71,7 +71,7 @@ class Numbered(Sequence[str]):
 
 @dataclass(frozen=True)
 class Found:
-    """The N images of one split as they lie there, their labels, and the names by which a set may be split."""
+    """The N images of one split, their labels, and the names by which a set may be split."""
 
     images: Sequence[Image]
     labels: Labels
@@ -79,9 +79,9 @@ class Found:
 
 
 def of_arrays(arrays: Iterable[pa.Array], called: str, names: Sequence[str] | None = None) -> Labels:
-    """Return the labels in the parts of a column called so: whole numbers in any form, texts, yes and no.
+    """Return the labels in the parts of the column `called`: whole numbers in any form, texts, booleans.
 
-    names: what label 0, 1, … are called; the names are the values then. Raises DataError for what can be no class.
+    names: of the labels 0, 1, …; the names are the values then. Raises DataError for cells that cannot be classes.
     """
     distinct = _Distinct(called)
     codes = [np.zeros(0, dtype=np.int64)]
@@ -118,9 +118,9 @@ def of_cells(cells: Iterable[Any], called: str) -> Labels:
 
 
 def parted(found: dict[str, Found], called: str) -> dict[str, Found]:
-    """Return the images with several labels each where the texts of the column called so hold several, as `a|b`.
+    """Return the images with several labels each if the texts of the column `called` hold several, as `a|b`.
 
-    Raises DataError where it is unclear whether they do.
+    Raises DataError if it is unclear whether they do.
     """
     texts = {value for one in found.values() for value in one.labels.values if isinstance(value, str)}
     lists = several_in(sorted(texts), called)
@@ -140,7 +140,7 @@ def parted(found: dict[str, Found], called: str) -> dict[str, Found]:
 
 
 def _renamed(labels: Labels, names: Mapping[str, str]) -> Labels:
-    """Return labels with other names for the texts among their values, which may be fewer."""
+    """Return labels with new names for texts among the values. Several texts may get one name."""
     values = [names[value] if isinstance(value, str) else value for value in labels.values]
     known = list(dict.fromkeys(values))
     return Labels(known, np.array([*map(known.index, values), -1], np.int64)[labels.codes])
@@ -151,8 +151,8 @@ def settle(
 ) -> tuple[dict[str, Part], list[str]]:
     """Return the labelled images of each split, and sentences on what is left out.
 
-    Without a label is a row with nothing, or with -1 beside labels from 0 on. naming: what the classes are called,
-    where that is known: then no label is an id. Raises DataError where no row has a label, and for ids.
+    A row has no label if its cell is empty, or is -1 while other labels count from 0. naming: the names of the classes,
+    if they are known; no label is then taken for an id. Raises DataError if no row has a label, and for ids.
     """
     used = {value for one in found.values() for value in one.labels.values}
     minus = -1 in naming.names if naming else _counts_as_label(used)
@@ -164,7 +164,7 @@ def settle(
             codes = np.where(np.isin(codes, list(none)), -1, codes)
         kept = np.flatnonzero(codes >= 0)
         if not len(kept):
-            notes.append(f"{name}: its {split} split, {len(codes):,} images, has no labels and is left out")
+            notes.append(f"{name}: its {split} split of {len(codes):,} images has no labels and is left out")
             continue
         images, keys = one.images, one.keys
         if len(kept) < len(codes):
@@ -180,7 +180,7 @@ def settle(
         raise DataError(
             f"{name} has no labelled images",
             got=f"{sum(len(one.labels) for one in found.values()):,} images, all without a label or with the label -1",
-            fix="Name a set with labels; hidden test sets have none.",
+            fix="Name a set with labels. Hidden test sets have no labels.",
         )
     if naming is None:
         _refuse_ids(name, parts)
@@ -188,9 +188,9 @@ def settle(
 
 
 def by_rows(whole: Found, told: Labels, column: str) -> tuple[dict[str, Found], list[str]]:
-    """Return the images by the split that a column names for each, and sentences on what is left out.
+    """Return the images by the split that a column gives for each, and sentences on what is left out.
 
-    Where it names one split alone, they are a set without splits: what was named is what is measured.
+    If the column names a single split, the images are a set without splits: all of them are measured.
     """
     called = np.array([*(split_called(str(value)) for value in told.values), ""])[told.codes]
     rows = {split: found for split in SPLITS if len(found := np.flatnonzero(called == split))}
@@ -208,18 +208,18 @@ def by_rows(whole: Found, told: Labels, column: str) -> tuple[dict[str, Found], 
 
 
 def used_values(found: Mapping[str, Found]) -> list[Value]:
-    """Return the classes that occur, without what stands for none."""
+    """Return the classes that occur, without -1 if it means no label."""
     values = {value for one in found.values() for value in one.labels.values}
     return list(values if _counts_as_label(values) else values - {-1})
 
 
 def _counts_as_label(used: Collection[Value]) -> bool:
-    """Whether -1 is a class: where labels are -1 and 1, or other negative numbers occur."""
+    """Return whether -1 is a class: the labels are -1 and 1, or other negative numbers occur."""
     return set(used) == {-1, 1} or any(isinstance(value, int) and value < -1 for value in used)
 
 
 class _Distinct:
-    """The different cells of a column, in the order of their first."""
+    """The distinct cells of a column, in order of first occurrence."""
 
     def __init__(self, called: str) -> None:
         self.called = called
@@ -227,8 +227,10 @@ class _Distinct:
         self._codes: dict[Any, int] = {}
 
     def code(self, cell: Any) -> int:
-        """Return the number of a cell among them; of a list that of a tuple. Raises DataError for an object, and too
-        many."""
+        """Return the number of a cell among the distinct cells; a list counts as a tuple.
+
+        Raises DataError for an object, and for too many distinct cells.
+        """
         if isinstance(cell, list):
             cell = tuple(cell)
         try:
@@ -243,7 +245,7 @@ class _Distinct:
 
 
 def _encoded(array: pa.Array) -> pa.DictionaryArray:
-    """Return an array as a dictionary and indices, whatever way it is stored."""
+    """Return an array as a dictionary and indices, however it is stored."""
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if isinstance(array, pa.RunEndEncodedArray):
@@ -252,7 +254,7 @@ def _encoded(array: pa.Array) -> pa.DictionaryArray:
 
 
 def _called(cell: Any, names: Sequence[str], called: str) -> str | None:
-    """Return the name of a label by a file's own names."""
+    """Return the name of a label, from the names that a file itself has."""
     label = _value(cell, called)
     if label is None or label == -1:
         return None
@@ -268,7 +270,7 @@ def _called(cell: Any, names: Sequence[str], called: str) -> str | None:
 
 
 def _merged(cells: Sequence[Any], codes: np.ndarray, called: str) -> Labels:
-    """Return labels whose values differ: cells that say the same, such as `cat` and `cat `, are one class."""
+    """Return labels with distinct values. Cells that mean the same, such as `cat` and `cat `, are one class."""
     if any(isinstance(cell, tuple) and len(cell) > 1 for cell in cells):
         lists = [cell if isinstance(cell, tuple) else None if cell is None else (cell,) for cell in cells]
         return _several(lists, codes, called)
@@ -290,7 +292,7 @@ def _merged(cells: Sequence[Any], codes: np.ndarray, called: str) -> Labels:
 
 
 def _several(lists: Sequence[Sequence[Any] | None], codes: np.ndarray, called: str) -> Labels:
-    """Return the labels of images that have several, given those of each distinct cell, None for no label."""
+    """Return the labels of images that have several. lists: the labels of each distinct cell, None for no label."""
     every = [one for labels in lists for one in labels or ()]
     values = _values(every, called)
     known = list(dict.fromkeys(value for value in values if value is not None))
@@ -308,7 +310,7 @@ def _several(lists: Sequence[Sequence[Any] | None], codes: np.ndarray, called: s
 
 
 def _values(cells: Sequence[Any], called: str) -> list[Value | None]:
-    """Return cells as classes, None for what stands for nothing."""
+    """Return cells as classes, None for cells without a label."""
     values: list[Value | None] = [_value(cell, called) for cell in cells]
     texts = [value for value in values if isinstance(value, str)]
     whole = all(_WHOLE.fullmatch(text) for text in texts)
@@ -360,7 +362,7 @@ def _no_class(kind: pa.DataType) -> str:
 
 
 def _refuse_ids(name: str, parts: Mapping[str, Part]) -> None:
-    """Raise DataError for numbers, or long texts, of which most images have their own."""
+    """Raise DataError if most images have a number or a long text of their own."""
     rows = sum(len(part.codes) for part in parts.values())
     values = {value for part in parts.values() for value in part.used}
     if len(values) <= FEW or 2 * len(values) <= rows:
@@ -372,7 +374,7 @@ def _refuse_ids(name: str, parts: Mapping[str, Part]) -> None:
     raise DataError(
         f"The labels of {name} are no classes",
         got=shortened(f"{some}, …: {len(values):,} different ones for {rows:,} images"),
-        cause=_ID if numbers else "They are texts of their own for most images: captions, not classes",
+        cause=_ID if numbers else "Most images have a text of their own: captions, not classes",
         fix="Name the column of the labels with --data.label-column"
         + ("" if numbers else ", or measure the captions: retrieval:"),
     )

@@ -1,7 +1,7 @@
-"""How the folders of a labelled set are meant: which are splits, which are classes, and which are neither.
+"""Tell which folders of a labelled set are splits, which are classes, and which are neither.
 
-A folder is a split only where all the folders beside it are, or where its own folders are classes. What is unclear is
-refused, and what is left out is said: a wrong guess would look like a result.
+A folder is a split only if all folders beside it are splits, or if the folders in it are classes. Unclear layouts are
+refused, and notes say what is left out: a wrong guess would look like a result.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from openslip.errors import DataError, printable
 _MASKS = re.compile(
     r"(annotation|label|mask|trimap|segmentation|ground_?truth|bounding|depth)s?\w*", re.IGNORECASE
 )
-"""Folders of pictures beside a folder of CONTAINERS that only say something about its pictures."""
+"""Folders beside a folder of CONTAINERS whose pictures only annotate the pictures in it."""
 _ALMOST_SPLIT = re.compile(r"(train|test|val)(ing|id|idation)?[-_. ]?\w{0,2}", re.IGNORECASE)
 _CLASS_IN_NAME = re.compile(r"([^\W\d_][^\W\d]+?)[-_. ]*\(?\d+\)?\.\w+")
 _NO_CLASSES = ("BACKGROUND_Google",)
-"""Folders of pictures beside those of Caltech-101's classes that are none of these."""
+"""Folders of pictures beside Caltech-101's classes that are not classes."""
 _TABLES = ("csv", "tsv", "jsonl", "parquet", "xlsx")
 
 
 @dataclass
 class Layout:
-    """Which pictures are of which class. parts: by split, or as `all`, the paths of each class's pictures.
+    """The class of each picture. parts: the paths of each class's pictures, by split or as `all`.
 
-    folders: the folders that were gone through from the root to the classes. notes: what is to be said about it.
+    folders: the folders on the way from the root to the classes. notes: sentences for people.
     """
 
     parts: dict[str, dict[str, list[str]]] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Layout:
 
 
 def understand(tree: Node, name: str) -> Layout:
-    """Say what the folders of a labelled set called `name` mean. Raises DataError where that cannot be told."""
+    """Return the layout of a labelled set called `name`. Raises DataError if it is unclear."""
     return _Reader(name).read(tree)
 
 
@@ -85,7 +85,7 @@ class _Reader:
             raise DataError(
                 f"It is unclear whether the folders of {self.name} are splits or classes",
                 got=_some(folder.name for folder in top.folders),
-                fix="Name splits train, val and test, and the folders of classes in them after these.",
+                fix="Name splits train, val and test, and name the folders in them after the classes.",
             )
         if turned := self._splits_within_classes(top):
             self.layout.parts = turned
@@ -116,7 +116,7 @@ class _Reader:
                 self._say(f"The {split} split ({_shown(bare[0])}) holds no pictures")
 
     def _inside(self, node: Node) -> Node:
-        """Go down where a folder holds one folder of folders: `images`, or what an archive was unpacked into."""
+        """Go down as long as a folder holds one folder of folders: `images`, or the folder of an unpacked archive."""
         while True:
             self.layout.folders.append(node.path)
             self.passed.append(node)
@@ -133,15 +133,15 @@ class _Reader:
             node = only
 
     def _drop_masks(self, *nodes: Node) -> None:
-        """Leave out the folders beside `images` whose pictures only say something about those."""
+        """Leave out the folders beside `images` whose pictures only annotate the pictures in `images`."""
         dropped: list[Node] = []
         for node in nodes:
             if any(folder.name.lower() in CONTAINERS for folder in node.folders):
                 dropped += _drop(node, [folder for folder in node.folders if _MASKS.fullmatch(folder.name)])
-        self._leave_out(dropped, "say something about others")
+        self._leave_out(dropped, "annotate other pictures")
 
     def _drop_copies(self, node: Node) -> None:
-        """Leave out folders that hold copies of those beside them. Raises DataError where they hold others."""
+        """Leave out folders that hold copies of those beside them. Raises DataError if they hold other pictures."""
         copied, others = copies(node.folders)
         self._leave_out(_drop(node, copied), "hold copies of those beside them")
         for folder in others:
@@ -149,12 +149,12 @@ class _Reader:
             if not any(map(split_called, (folder.name, *inner))):
                 raise DataError(
                     f"It is unclear whether {_shown(folder.name)} in {self.name} is a class",
-                    got=f"It holds folders that are called as those beside it: {_some(inner)}",
+                    got=f"It holds folders with the same names as folders beside it: {_some(inner)}",
                     fix=f"Move it away, or put its pictures into the folders beside it; or give {folder.path} itself.",
                 )
 
     def _divided(self, top: Node) -> dict[str, Node] | None:
-        """Return the folders that are splits; None where the folders are classes."""
+        """Return the folders that are splits, None if the folders are classes."""
         called = splits_called(folder.name for folder in top.folders)
         named = [(called[folder.name], folder) for folder in top.folders if folder.name in called]
         others = [folder for folder in top.folders if folder.name not in called]
@@ -173,7 +173,7 @@ class _Reader:
             raise DataError(
                 f"It is unclear whether {_some(f.name for _, f in named)} in {self.name} is a split or a class",
                 got=f"beside it: {_some(f.name for f in others)}",
-                fix=f"Rename it, or give {named[0][1].path} itself to measure on what lies in it.",
+                fix=f"Rename it, or name {named[0][1].path} itself to measure on the pictures in it.",
             )
         found: dict[str, Node] = {}
         for split, folder in named:
@@ -188,7 +188,7 @@ class _Reader:
         return found
 
     def _is_sorted(self, node: Node, fewest: int = 1) -> bool:
-        """Whether pictures lie in folders of so many classes or more, not all in one folder."""
+        """Return whether the pictures are in folders of at least `fewest` classes, not all in one folder."""
         if len(node.folders) != 1:
             return len(node.folders) >= fewest
         only = node.folders[0]
@@ -198,17 +198,17 @@ class _Reader:
         return fewest < 2
 
     def _classes(self, node: Node) -> dict[str, list[str]]:
-        """Return the pictures of each class: of a folder, and of all folders in it."""
+        """Return the pictures of each class: those in its folder, and in all folders below."""
         self._stray(node)
         self._leave_out(
             _drop(node, [folder for folder in node.folders if folder.name in _NO_CLASSES]),
-            "hold pictures of no class (CLIP measured with one more, `background`: rename it to do so, too)",
+            "hold pictures of no class (CLIP measured with one more, `background`: rename the folder to do so)",
         )
         self._drop_masks(*node.folders)
         classes = by_letter(node.folders)
         if classes:
             self._say(
-                f"The folders {_some(f.name for f in node.folders)} only sort those of the classes in them"
+                f"The folders {_some(f.name for f in node.folders)} only sort the folders of classes in them"
             )
         else:
             classes = {folder.name: folder for folder in node.folders}
@@ -233,25 +233,25 @@ class _Reader:
             )
         if node.bare:
             self._say(
-                f"Folders without pictures in {_shown(node.name)} are no classes by themselves: {_some(node.bare)}"
+                f"Folders without pictures in {_shown(node.name)} do not count as classes: {_some(node.bare)}"
             )
         return self._without_masks({name: [*folder.paths()] for name, folder in classes.items()})
 
     def _refuse_unclear(self, classes: Sequence[Node], shown: Sequence[Node]) -> None:
-        """Raise DataError where what lies within `classes` may be the classes. shown: the folders to speak of."""
+        """Raise DataError if folders within `classes` may be the classes. shown: the folders that the error names."""
         if unclear := may_be_classes(classes):
             raise DataError(
                 f"It is unclear which folders of {self.name} are its classes",
                 got=f"{_some(folder.name for folder in shown)}, and in them {_some(unclear)}",
-                fix=f"To tell apart what lies inside, give one of them, such as {shown[0].path}. To tell these "
-                "apart, put their pictures directly into them, or give a table of image files and classes.",
+                fix=f"To tell the inner folders apart, give one of the outer, such as {shown[0].path}. To tell the "
+                "outer apart, put their pictures directly into them, or give a table of image files and classes.",
             )
 
     def _without_masks(self, classes: dict[str, list[str]]) -> dict[str, list[str]]:
         found = {mask for paths in classes.values() for mask in masks(paths)}
         if found:
             self._say(
-                f"{_pictures(len(found))} left out, which are masks of those beside them by their names: "
+                f"{_pictures(len(found))} left out, which by their names are masks of pictures beside them: "
                 f"{_some(map(os.path.basename, sorted(found)))}"
             )
         return {name: [path for path in paths if path not in found] for name, paths in classes.items()}
@@ -261,14 +261,14 @@ class _Reader:
             name for one in (node, *self.passed) for name in one.others if name.lower().endswith(_TABLES)
         ]
         return DataError(
-            f"The folders of {self.name} are parts of one set by their names, and no classes",
+            f"The folders of {self.name} are named like parts of one set, not like classes",
             got=_some(folder.name for folder in node.folders),
             fix="Sort the images into folders named like their classes"
-            + (f", or give {tables[0]} if it says which class each one is of." if tables else "."),
+            + (f", or name {tables[0]} if it holds the class of each image." if tables else "."),
         )
 
     def _splits_within_classes(self, top: Node) -> dict[str, dict[str, list[str]]] | None:
-        """Return the parts of a set whose class folders hold its splits; None of others."""
+        """Return the parts of a set whose class folders hold its splits, None for other sets."""
         found: dict[str, dict[str, Node]] = defaultdict(dict)
         others: list[Node] = []
         for folder in top.folders:
@@ -292,9 +292,9 @@ class _Reader:
         }
 
     def _annotated(self, node: Node, split: str, known: set[str] | None) -> dict[str, list[str]] | None:
-        """Return the classes of a split's pictures in one folder that a file there or above tells (see `annotated`).
+        """Return the classes of a split's pictures in one folder, from a file there or above (see `annotated`).
 
-        known: the classes of the other splits. None where there is no such file.
+        known: the classes of the other splits. Returns None without such a file.
         """
         held = node.folders[0] if len(node.folders) == 1 and not node.pictures else node
         above = [one for one in self.passed if node.path.startswith(os.path.join(one.path, ""))]
@@ -316,13 +316,13 @@ class _Reader:
         return None
 
     def _unsorted(self, nodes: Sequence[Node]) -> DataError:
-        """Return the error for pictures that no folder tells the class of."""
+        """Return the error for pictures that are in no class folders."""
         pictures = [os.path.basename(path) for node in nodes for path in node.paths()]
         others = [name for node in nodes for name in (*node.others, *node.bare)]
         in_names = Counter(found[1].lower() for name in pictures if (found := _CLASS_IN_NAME.fullmatch(name)))
-        cause = "Labelled images lie in one folder a class, or in <split>/<class>/"
+        cause = "Labelled images belong in one folder a class, or in <split>/<class>/"
         if "labels" in (*others, *self.bare):
-            cause = "Files in a folder 'labels' usually say where things are in a picture, not of which class it is"
+            cause = "Files in a folder 'labels' usually say where things are in a picture, not the picture's class"
         elif 1 < len(in_names) < 100 and in_names.total() == len(pictures):
             cause = f"The names of files seem to say the class: {_some(in_names)}"
         tables = [name for name in others if name.lower().endswith(_TABLES)]
@@ -331,7 +331,7 @@ class _Reader:
             got="; ".join(f"{_pictures(node.count)} in {node.name}" for node in nodes),
             cause=cause,
             fix="Sort the images into folders named like their classes"
-            + (f", or give {tables[0]} if it says which class each one is of." if tables else "."),
+            + (f", or name {tables[0]} if it holds the class of each image." if tables else "."),
         )
 
     def _stray(self, node: Node) -> None:
@@ -353,7 +353,7 @@ class _Reader:
 
 
 def _drop(node: Node, folders: list[Node]) -> list[Node]:
-    """Take folders out of the one that they lie in, and return them."""
+    """Remove folders from their parent, and return them."""
     node.folders = [folder for folder in node.folders if folder not in folders]
     node.count -= sum(folder.count for folder in folders)
     return folders
@@ -369,6 +369,6 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _shown(name: str) -> str:
-    """Return a name of a file for a sentence: without control characters, and not too long."""
+    """Return a file's name for a sentence: without control characters, at most 40 long."""
     name = " ".join(printable(name).split()) or repr(name)
     return name if len(name) <= 40 else f"{name[:39]}…"

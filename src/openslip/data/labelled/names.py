@@ -1,4 +1,4 @@
-"""Files beside a data set that say what its classes are called: `classes.json`, `classnames.txt`, a hub's own."""
+"""Files beside a data set that name its classes: `classes.json`, `classnames.txt`, and files of hubs."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 JSON = ("classes.json", "id2label.json", "class_to_idx.json", "class_names.json", "cat_to_name.json")
 TEXTS = ("classnames.txt", "classes.txt", "class_names.txt", "label_names.txt", "labels.txt")
-"""One name a line; `classnames.txt` is CLIP_benchmark's, beside its shards."""
+"""One name a line. CLIP_benchmark leaves `classnames.txt` beside its shards."""
 HUB = ("README.md", "dataset_infos.json", "dataset_info.json")
-"""Where hubs keep the names of a column that their files do not describe themselves."""
+"""Files of hubs with the names of a column, if the data files themselves lack them."""
 MOST_BYTES = 16 << 20
 FRONT_BYTES = 1 << 18
-"""Of a README's front matter: the names of some 10,000 classes."""
+"""Bytes of a README's front matter: the names of some 10,000 classes."""
 _WRITE = 'Write it as ["cat", "dog", …] in the order of the labels, or as {"1": "cat", "5": "dog"} by label.'
 _WNID = re.compile(r"n\d{8}")
 _WRAPS = ("id2label", "classes", "names", "class_names", "categories")
 _DELIBERATE = "classes.json"
-"""Written for this set by somebody: that it does not fit is an error."""
+"""Somebody wrote this file for the set, so a file that does not fit is an error."""
 
 NamesByValue = dict[Value, str]
 
@@ -38,14 +38,14 @@ NamesByValue = dict[Value, str]
 def names_beside(
     folder: Path, values: Collection[Value] = (), *, root: Path | None = None, column: str = ""
 ) -> Naming | None:
-    """Return what a file in `folder`, or in those above up to `root`, calls the classes; None where there is none.
+    """Return the class names in a file in `folder`, or in the folders above up to `root`; None without such a file.
 
-    values: the classes that occur. The keys of what is returned are these: a list of names is for labels that count
-    from 0, or gives the order of classes that go by their names; a mapping is from label to name, or the other way.
-    Names meet in spite of capitals and underscores. column: of the labels, which tells one description from another.
+    values: the classes that occur, which are the keys of the result. A list of names is for labels that count from 0,
+    or gives the order of classes that the data name. A mapping goes from label to name, or from name to label.
+    Capitals and underscores make no difference. column: of the labels; descriptions of several columns go by it.
 
-    Raises DataError for a `classes.json` that cannot be read or leaves classes without a name. Other files are
-    passed over where they do not fit, which is said.
+    Raises DataError for a `classes.json` that cannot be read or leaves classes without a name. Other files that do not
+    fit are skipped with a note.
     """
     folders = [folder]
     while root is not None and folders[-1] != root and root in folders[-1].parents:
@@ -78,10 +78,10 @@ def names_beside(
 
 @dataclass(frozen=True)
 class GivenNames:
-    """Names of classes that somebody gives in a file, for one data set or for several by what these are called.
+    """Names of classes that somebody gives in a file, for one data set or for several by the sets' names.
 
-    source: the file's name. names: a list, or a mapping from labels or names, as `classes.json` holds one; where
-    `by_set`, such by data set. Of a class with a list of names each is asked for, and embeddings are averaged.
+    source: the file's name. names: a list, or a mapping from labels or names, as in `classes.json`; with `by_set`, a
+    mapping from data sets to these. If a class has a list of names, the embeddings of all names are averaged.
     """
 
     source: str
@@ -90,9 +90,9 @@ class GivenNames:
 
 
 def read_names(file: Path) -> GivenNames:
-    """Read names of classes: a JSON list or mapping, such by data set (the SLIP paper's labels.json), or lines of text.
+    """Read names of classes: lines of text, or a JSON list or mapping, also by data set (the SLIP paper's labels.json).
 
-    Raises DataError for a file that holds none.
+    Raises DataError for a file without names.
     """
     try:
         if file.suffix == ".txt":
@@ -117,14 +117,14 @@ def read_names(file: Path) -> GivenNames:
 def renamed(
     given: GivenNames, labelled: LabelledSet, card: Card | None, name: str, *, whole: bool = True
 ) -> list[Names] | None:
-    """Return what somebody calls each of the C classes of a set, in one name or several; None where those given are by
-    data set, and none are for this one.
+    """Return the given names of each of the C classes of a set, one or several. None if names are given by data set,
+    but not for this set.
 
-    The keys of a mapping are labels, folders, or what the classes are called by the data; a list is for labels that
-    count from 0, or, where classes go by other values, in the order of the classes. card, name: what the set is called.
-    whole: whether a list has to name all classes, and no others, unless the names themselves say which is which.
+    The keys of a mapping are labels, folders, or the class names of the data. A list is for labels that count from 0;
+    if classes go by other values, the list is in the order of the classes. card, name: of the set. whole: whether a
+    list has to name all classes, and no others, unless the names themselves identify the classes.
 
-    Raises DataError for names that are not those of its classes.
+    Raises DataError for names that do not fit the classes of the set.
     """
     names = of_set(given.names, card, name) if given.by_set else given.names
     if names is None:
@@ -149,9 +149,9 @@ def _all_names(entry: list[Any]) -> Names:
 
 
 def named_by(given: GivenNames, labelled: LabelledSet) -> LabelledSet:
-    """Return a labelled set whose classes are called as somebody says (see `renamed`), each by one name: the first.
+    """Return the labelled set with the given names of classes (see `renamed`). Of several names the first is used.
 
-    Raises DataError where not all classes that occur have a name.
+    Raises DataError if a class that occurs has no name.
     """
     from openslip.evaluation import datasets
 
@@ -160,7 +160,7 @@ def named_by(given: GivenNames, labelled: LabelledSet) -> LabelledSet:
         raise DataError(
             f"{given.source} has no names for the classes of {labelled.name}",
             got=f"names for {shortened(', '.join(given.names), 100)}",
-            fix=f"Add {labelled.name!r}, or give a file with the names of these classes alone",
+            fix=f"Add {labelled.name!r}, or pass a file with only the names of these classes",
         )
     told = tuple(one[0] for one in found)
     values = labelled.values or labelled.class_names
@@ -169,14 +169,14 @@ def named_by(given: GivenNames, labelled: LabelledSet) -> LabelledSet:
     notes = [said for said in labelled.notes if "zero-shot needs" not in said]
     notes.append(f"Class names from {given.source}: {some}" + ", …" * (len(told) > 3))
     if several := next((one for one in found if len(one) > 1), None):
-        notes.append(f"Of several names of a class the first is taken: {several[0]!r}, not {several[1]!r}")
+        notes.append(f"If a class has several names, the first is taken: {several[0]!r}, not {several[1]!r}")
     return replace(labelled, class_names=told, named=True, splits=splits, notes=tuple(notes))
 
 
 def _told(
     names: NamesByValue, listed: bool, labelled: LabelledSet, source: str, *, whole: bool
 ) -> tuple[str, ...]:
-    """Return the names of the classes of a set; whole: as `renamed` takes it. Raises DataError where one has none."""
+    """Return the names of the classes of a set. whole: see `renamed`. Raises DataError if a class has no name."""
     values, before = labelled.values or labelled.class_names, labelled.class_names
     if whole and listed and len(names) != len(values):
         naming = None
@@ -191,7 +191,7 @@ def _told(
         raise DataError(
             f"{source} lists {len(names):,} names, and {labelled.name} has {len(values):,} classes",
             got=_some(list(names.values())) + f"; classes: {_some(before)}",
-            fix='Write the names by label, {"1": "cat", …}, or by what the data call the classes, {"n02123045": "cat"}',
+            fix='Write the names by label, {"1": "cat", …}, or by the class names of the data, {"n02123045": "cat"}',
         )
     if naming is None:
         raise _does_not_fit(Path(source), names, values)
@@ -204,7 +204,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _read(file: Path, column: str) -> tuple[NamesByValue, bool] | None:
-    """Return the names in a file, and whether they are a list, which counts from 0; None where it is about others."""
+    """Return the names in a file, and whether they are a list, which counts from 0; None if it has no such names."""
     if file.suffix == ".txt":
         return _of_lines(_lines(file))
     if file.suffix == ".md":
@@ -218,7 +218,7 @@ def _read(file: Path, column: str) -> tuple[NamesByValue, bool] | None:
 
 
 def _unwrapped(data: Any) -> Any:
-    """Return the list or mapping of names that stands under a key which says so: `{"id2label": {…}}`."""
+    """Return the list or mapping of names under a key like `id2label`: `{"id2label": {…}}`."""
     while isinstance(data, dict):
         inner = next((data[key] for key in _WRAPS if isinstance(data.get(key), list | dict)), None)
         if inner is None:
@@ -228,7 +228,7 @@ def _unwrapped(data: Any) -> Any:
 
 
 def _of_json(data: Any) -> tuple[NamesByValue, bool]:
-    """Return what a list of names, a mapping in either direction, or a list of {label, name} says."""
+    """Return the names in a list of names, a mapping in either direction, or a list of {label, name}."""
     data = _unwrapped(data)
     if isinstance(data, dict):
         numbered = all(re.fullmatch(r"-?\d{1,18}", key, re.ASCII) for key in data)
@@ -238,7 +238,7 @@ def _of_json(data: Any) -> tuple[NamesByValue, bool]:
             if numbered:
                 raise ValueError("It maps numbers to numbers")
             inverse: NamesByValue = {}
-            for name, label in data.items():  # of several names of a class the first
+            for name, label in data.items():  # the first of several names of a class
                 inverse.setdefault(label, _name(name))
             return {label: inverse[label] for label in in_order(inverse)}, False
         return {int(key) if numbered else str(key): _name(value) for key, value in data.items()}, False
@@ -257,13 +257,13 @@ def _of_json(data: Any) -> tuple[NamesByValue, bool]:
 
 
 def _of_lines(lines: list[str]) -> tuple[NamesByValue, bool] | None:
-    """Return the names in lines of text: numbered, behind their WordNet ids, or in the order of the labels."""
+    """Return the names in lines of text: after numbers, after WordNet ids, or in the order of the labels."""
     lines = [line.strip() for line in lines if line.strip()]
     for form, is_key in ((r"(\d+)[\s,:;]+(\S.*)", number), (rf"({_WNID.pattern})[\s,:;]+(\S.*)", str)):
         parts = [re.fullmatch(form, line) for line in lines]
         if not lines or not all(parts):
             continue
-        # Behind a WordNet id stand synonyms.
+        # Synonyms follow a WordNet id.
         found = {
             is_key(part[1]): part[2].split(",")[0].strip() if is_key is str else part[2]
             for part in parts
@@ -278,7 +278,7 @@ def _of_lines(lines: list[str]) -> tuple[NamesByValue, bool] | None:
 
 
 def _of_features(described: Any, column: str) -> Any:
-    """Return the names that a hub's description of a set has for a column, or for the only column of classes."""
+    """Return the names in a hub's description of a set, of a column or of the only column of classes."""
     found: dict[str, list[Any]] = {}  # by column, of each configuration
     pending = [described]
     for _ in range(1000):
@@ -307,7 +307,7 @@ def _of_features(described: Any, column: str) -> Any:
 
 
 def _front_matter(data: bytes) -> Any:
-    """Return what stands between the first two lines of dashes of a README, where that describes classes."""
+    """Return the front matter of a README, between the first two lines of dashes, if it describes classes."""
     head = re.match(rb"(?:\xef\xbb\xbf)?---\s*\n(.*?)\n---\s*(?:\n|$)", data[:FRONT_BYTES], re.DOTALL)
     if head is None or b"class_label" not in head[1]:
         return None
@@ -320,7 +320,7 @@ def _front_matter(data: bytes) -> Any:
 
 
 def _name(value: Any) -> str:
-    """Return the name in an entry: of several, such as synonyms behind a WordNet id, the first that is no id."""
+    """Return the name in an entry. In a list, such as a WordNet id and synonyms, it is the first that is no id."""
     if isinstance(value, list):
         value = next((item for item in value if not _WNID.fullmatch(str(item))), None)
     if not isinstance(value, str | int) or isinstance(value, bool) or not str(value).strip():
@@ -329,7 +329,7 @@ def _name(value: Any) -> str:
 
 
 def _fitted(found: NamesByValue, listed: bool, values: Collection[Value], file: Path) -> Naming | None:
-    """Return the names by the values that occur; None where one of these has none."""
+    """Return the names by the values that occur, None if a value has no name."""
     if not values:
         return Naming(found, declared=True, source=file.name)
     if all(number(value) is not None for value in values):
@@ -339,15 +339,15 @@ def _fitted(found: NamesByValue, listed: bool, values: Collection[Value], file: 
             return None
         if listed and 0 not in used and 1 in used:
             note(
-                f"{file} is a list, which counts from 0, and no picture has the label 0: if labels count from 1, "
-                'write it by label, {"1": "cat", …}.'
+                f"{file} is a list, which counts from 0, but no picture has the label 0. If labels count from 1, "
+                'write the names by label, {"1": "cat", …}.'
             )
         return Naming({key: found[key] for key in in_order(named)}, declared=True, source=file.name)
     return _by_text(found, values, file.name)
 
 
 def _by_text(found: Mapping[Value, str], values: Collection[Value], source: str) -> Naming | None:
-    """Return the names of classes that go by texts: these are the keys of the names, or the names themselves."""
+    """Return the names of classes whose values are texts: keys of the names, or the names themselves."""
     keys, names = ({_folded(text): i for i, text in enumerate(texts)} for texts in (found, found.values()))
     for entry_of in (keys, names):
         by_entry = {entry_of.get(_folded(value)): value for value in values}
@@ -369,7 +369,7 @@ def _some(values: Collection[Value]) -> str:
 
 
 def _does_not_fit(file: Path, found: NamesByValue, values: Collection[Value]) -> DataError:
-    """Return the error for names that leave out classes which occur."""
+    """Return the error for names that lack some classes of the data."""
     texts = {_folded(text) for text in (*found, *found.values())}
     missing = in_order(value for value in values if _folded(value) not in texts) or in_order(values)
     highest = max((key for key in found if isinstance(key, int)), default=0)
@@ -377,8 +377,8 @@ def _does_not_fit(file: Path, found: NamesByValue, values: Collection[Value]) ->
     return DataError(
         f"The labels name no class of {file}",
         got=shortened(", ".join(map(str, missing[:5])) + f"; {len(found)} have names"),
-        cause="The labels count from 1, and a list counts from 0" if by_one else "",
-        fix='Write it by label: {"1": "cat", "2": "dog", …}.'
+        cause="The labels count from 1, but a list counts from 0" if by_one else "",
+        fix='Write the names by label: {"1": "cat", "2": "dog", …}.'
         if by_one
-        else f"Remove these images, or give {file.name} the names of all classes: {_WRITE}",
+        else f"Remove these images, or add the names of all classes to {file.name}: {_WRITE}",
     )

@@ -1,4 +1,4 @@
-"""Which reader opens labelled images: by what lies there, and what its name ends in."""
+"""Choose the reader that opens labelled images, by the files found and the endings of their names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def open_labelled(
 ) -> LabelledSet:
     """Open the labelled images that `spec` names.
 
-    - `scenes[:test|heldout|val[:count]]` (`val` to choose settings by, the others to report)
+    - `scenes[:test|heldout|val[:count]]` (`val` for choosing settings, the others for reporting)
     - a folder, pattern or file of Parquet as hubs store it (`train-*.parquet`, an image column, a label column, class
       names in the schema or in `classes.json` beside it), also at a URL
     - `.csv`, `.tsv`, `.jsonl`, `.xlsx`: a table of image files and classes, perhaps with a column `split`
@@ -42,9 +42,9 @@ def open_labelled(
     - a folder with a published set in the layout of its archive (see `openslip.data.labelled.published`)
 
     Data without splits are split by a hash of each image's name: 20 % of every class for `test`, the rest for `train`,
-    the same each time. image_column, label_column: of tables and Parquet files; of tar shards the endings of members,
-    or a key of the `.json`. image_root: the folder that paths in a table are relative to. Each is guessed where empty.
-    Of a test set that is named alone, files for training that lie beside it come along. several: whether an image may
+    the same each time. image_column, label_column: of tables and Parquet files; for tar shards the endings of members,
+    or a key of the `.json`. image_root: the folder that paths in a table are relative to. Each is guessed if empty.
+    If `spec` names a test set alone, training files beside the test set are opened too. several: whether an image may
     have several labels.
 
     Raises DataError for data that cannot be used.
@@ -58,7 +58,7 @@ def open_labelled(
 def open_named(
     spec: str, *, image_column: str = "", label_column: str = "", image_root: str = ""
 ) -> LabelledSet:
-    """Open the labelled images that `spec` names, as `open_labelled` does, without any that lie beside them."""
+    """Open the labelled images that `spec` names, as `open_labelled` does, but no files beside them."""
     found = _open(spec, Asked(image_column, label_column, image_root), beside=False)
     found.require_single()
     return found
@@ -80,12 +80,12 @@ def _open(spec: str, asked: Asked, *, beside: bool) -> LabelledSet:
             files = _without_training(files, [])
         if files:
             where = shown(spec) if is_url(spec) else os.path.realpath(path)
-            # Of another column it is another set.
+            # With another column it is another set.
             where += f" ({asked.label})" if asked.label else ""
             try:
                 return _open_files(files, name, where, asked)
             except DataError:
-                # A metadata.csv may have captions alone, and the folders beside it be classes.
+                # A metadata.csv may hold captions alone, while the folders beside it are classes.
                 if not (files.kind == "table" and path.is_dir()) or asked.label:
                     raise
         from openslip.data.labelled.folder import open_folder
@@ -112,8 +112,8 @@ def _open_files(files: DataFiles, name: str, where: str, asked: Asked) -> Labell
     except DataError as error:
         if not files.beside:
             raise
-        # What was named may be measured without what lies beside it.
-        said = f"The files for training beside it cannot be used: {error}"
+        # The named files may be measured without the training files beside them.
+        said = f"The training files beside it cannot be used: {error}"
         return open_files(_without_training(files, [said]), name, where, asked)
 
 
@@ -123,7 +123,7 @@ def _without_training(files: DataFiles, notes: list[str]) -> DataFiles:
 
 
 def dataset_name(spec: str) -> str:
-    """Return the short name of labelled or captioned data, from what was given to open them (nothing is read)."""
+    """Return the short name of labelled or captioned data, from their spec. Nothing is read."""
     if spec.split(":")[0] == "scenes":
         kind = spec.partition(":")[2].partition(":")[0]
         return f"scenes:{kind}" if kind in ("heldout", "val") else "scenes"
@@ -134,6 +134,6 @@ def dataset_name(spec: str) -> str:
     names = "|".join(split_aliases())
     file = r"\.(parquet|tar|tgz|csv|tsv|txt|xlsx|jsonl?|ndjson)(\.gz)?$"
     while path.parent.name and re.match(rf"({names})(\b.*{file}|$)|(data|images)$", path.name):
-        path = path.parent  # a split says nothing of what the data are
+        path = path.parent  # the name of a split does not tell what the data are
     stem = re.sub(rf"[*?\[{{].*$|{file}", "", path.name)
     return stem.rstrip("-_. ") or path.parent.name or spec

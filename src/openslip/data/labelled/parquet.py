@@ -36,18 +36,18 @@ from openslip.data.storage.retry import is_url, shown
 from openslip.errors import DataError
 
 CACHE_BYTES = 512 * 2**20
-"""Encoded images kept in memory: most labelled sets fit whole, and then random access costs nothing."""
+"""Bytes of encoded images kept in memory. Most labelled sets fit whole; random access then costs nothing."""
 AT_ONCE = 16
-"""Files whose descriptions are read at once."""
+"""Files whose schemas are read at once."""
 
 
 def open_parquet(data_files: DataFiles, name: str, where: str, asked: Asked) -> LabelledSet:
     """Open Parquet files whose rows hold, or name, an image and its class.
 
-    Each file's own names of classes count for its labels. Rows without a label, and splits of such rows alone, are
-    left out, which `notes` says. where: what tells this set from others.
+    Each file's own class names count for its labels. Rows without a label, and splits that hold only such rows, are
+    left out, and `notes` says so. where: identifies this set.
 
-    Raises DataError for columns that cannot be told or used, and where no row has a label.
+    Raises DataError for columns that are unclear or cannot be used, and if no row has a label.
     """
     columns = _Columns(
         data_files.files,
@@ -71,9 +71,9 @@ def open_parquet(data_files: DataFiles, name: str, where: str, asked: Asked) -> 
 
 
 class ParquetImages(Sequence[Image]):
-    """The image column of several files, one row group read at a time, the latest ones kept. Picklable.
+    """The image column of several files, read by row groups, of which the latest are kept. Picklable.
 
-    A row that holds only the path of its image is read from that file, relative to `root`.
+    If a row holds only the path of its image, the image is read from that file, relative to `root`.
     """
 
     def __init__(self, files: Sequence[str], column: str, root: str = "") -> None:
@@ -103,7 +103,7 @@ class ParquetImages(Sequence[Image]):
 
 
 class _Columns:
-    """Which columns hold image, label and split, and what each file calls its classes."""
+    """The columns of image, label and split, and each file's class names."""
 
     def __init__(self, files: Sequence[str], root: Path | None, image: str, label: str, where: str) -> None:
         self.files, self.root = files, root
@@ -138,11 +138,11 @@ class _Columns:
             without = [os.path.basename(shown(file)) for file, names in self.names.items() if not names]
             self.notes.append(
                 f"{len(without):,} files, such as {without[0]}, do not name their classes: "
-                "the names of the other files are taken"
+                "the names in the other files are used"
             )
 
     def lacks_labels(self, split: str, files: Sequence[str]) -> bool:
-        """Say whether the files of a split have no such column, as those of hidden test sets; note it where so."""
+        """Return whether the files of a split have no label column, as in hidden test sets. Add a note if so."""
         lacking = self._without.issuperset(files)
         if lacking:
             self.notes.append(f"The {split} split has no column '{self.label}' and is left out")
@@ -159,11 +159,11 @@ class _Columns:
         return Found(images, labels, Numbered(range(len(labels))))
 
     def splits(self, files: Sequence[str]) -> Labels:
-        """Return what the split column says of each row."""
+        """Return the split column of the rows."""
         return of_arrays(_arrays(files, self.split), self.split)
 
     def naming(self, found: dict[str, Found]) -> Naming | None:
-        """Return what the classes are called, by the values that occur."""
+        """Return the names of the classes, by the values that occur."""
         values = used_values(found)
         if self._by_file:
             return Naming({name: name for name in self._all_names}, declared=True)
@@ -183,7 +183,7 @@ class _Columns:
         return len({names for names in self.names.values() if names}) > 1
 
     def _several(self, known: set[tuple[str, ...]]) -> None:
-        """Take each file's names for its own labels. Raises DataError where a file has none, or one twice."""
+        """Use each file's names for its own labels. Raises DataError if a file has no names, or one name twice."""
         for file, names in self.names.items():
             twice = next((name for name in names if names.count(name) > 1), "")
             if not names or twice:
@@ -216,7 +216,7 @@ def _arrays(files: Sequence[str], column: str) -> Iterator[pa.Array]:
 
 
 def _joined(labels: Sequence[Labels]) -> Labels:
-    """Return the labels of several files as those of one."""
+    """Return the labels of several files as one `Labels`."""
     numbers: dict[Value, int] = {}
     new = [[numbers.setdefault(value, len(numbers)) for value in one.values] for one in labels]
     codes = [np.zeros(0, dtype=np.int64)]
@@ -247,9 +247,9 @@ def _schemas(files: Sequence[str]) -> list[pa.Schema]:
 
 
 def _names(schema: pa.Schema, column: str) -> tuple[str, ...]:
-    """Return what a file calls the classes of a column, () where it does not say."""
+    """Return the names that a file has for the classes of a column, () if it has none."""
     described: Any = features(schema).get(column, {})
-    described = described.get("feature", described)  # of lists
+    described = described.get("feature", described)  # for lists
     names = described.get("names") if described.get("_type") == "ClassLabel" else None
     return tuple(map(str, names)) if isinstance(names, list) else ()
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Pictures(Sequence[Image]):
     """The files at `paths`, which the table at `table` names in a column, read when indexed. Picklable.
 
-    Relative paths are taken from `image_root`, else from the table's folder or one beside it, which `note` says.
-    own: gives what lies beside them in other columns, by `rows(indices)`, if anything does; it may say something of
-    that in `note`. Raises DataError where no file is there.
+    Relative paths start at `image_root`, else at the table's folder or one beside it; `note` says which. own: returns
+    the other columns by `rows(indices)`, if there are any, and may have a `note` on them. Raises DataError if no file
+    is there.
     """
 
     own: Any = None
@@ -30,8 +30,8 @@ class Pictures(Sequence[Image]):
     def __init__(self, table: str, paths: Iterable[str], image_root: str, column: str) -> None:
         if is_url(table) and not image_root:
             raise DataError(
-                f"Column '{column}' of {shown(table)} holds paths, and these are in no folder of this machine",
-                fix="Give the folder that they are relative to with --data.image-root",
+                f"Column '{column}' of {shown(table)} holds paths, but the table is not on this machine",
+                fix="Give the folder that the paths are relative to with --data.image-root",
             )
         root = expand(image_root).absolute() if image_root else Path(table).absolute().parent
         self.files = ImageFiles(shown(table), root, ((path, ()) for path in paths))
@@ -43,7 +43,7 @@ class Pictures(Sequence[Image]):
 
     @property
     def note(self) -> str:
-        """What was guessed of the places and spellings of the files, "" where nothing was."""
+        """What was guessed about the places and spellings of the files, "" if nothing was."""
         return getattr(self.files, "note", "")
 
     def __len__(self) -> int:

@@ -1,10 +1,11 @@
-"""What a class name becomes before the text tower reads it: sentences in which it stands.
+"""Prompts: the sentences with a class name that the text tower reads.
 
-Zero-shot classification averages them, and training on classes (`openslip.data.sources.class_captions`) draws one.
+Zero-shot classification averages their embeddings, and training on classes (`openslip.data.sources.class_captions`)
+draws one prompt.
 
-Templates hold `{}` where the class name goes. Those of public sets, and the names that go into them, are on the sets'
-cards (`openslip.evaluation.datasets`). The classes tell which card is a set's, not the name of the data: `cifar100`
-begins like `cifar10`.
+Templates hold `{}` where the class name goes. Templates and class names of public sets are on their cards
+(`openslip.evaluation.datasets`). The classes identify a set's card, not the name of the data: `cifar100` begins like
+`cifar10`.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ MOST_BYTES = 1 << 20
 DEFAULT_TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "a {}.", "{}")
 
 Templates = Sequence[str] | Mapping[str, Sequence[str]]
-"""Sentences for classes; or several sets of them, by the name of the data set that each is for."""
+"""Sentences for classes; or several sets of sentences by the name of a data set."""
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """What the classes of a set are asked for with. name: short, for results; class_names: C names, in their order.
+    """The prompts for the classes of a set. name: short, for results. class_names: C names, in order.
 
-    synonyms: all names of each class, where some have several, whose embeddings are averaged. named: whether these are
-    names, rather than numbers. whose: whose names they are, where they are not the data's.
+    synonyms: all names of each class, if some classes have several; their embeddings are averaged. named: whether the
+    names are names, rather than numbers. whose: the origin of the names, if it is not the data.
     """
 
     name: str
@@ -49,8 +50,10 @@ class PromptSet:
         return self.synonyms or tuple((name,) for name in self.class_names)
 
     def with_names(self, names: Sequence[Sequence[str]], whose: str) -> PromptSet:
-        """Return the same with other names of the C classes, each one or several. whose: whose they are, for results;
-        empty where the name of the set says so."""
+        """Return the same prompts with other names of the C classes, one or several each.
+
+        whose: the origin of the names, for results; empty if the name of the set tells the origin.
+        """
         synonyms = tuple(map(tuple, names)) if any(len(some) > 1 for some in names) else ()
         return replace(
             self,
@@ -62,7 +65,7 @@ class PromptSet:
         )
 
     def with_templates(self, templates: Sequence[str]) -> PromptSet:
-        """Return the same with other templates; their text tells them from others, unless it is these that they are."""
+        """Return the same names with other templates. The text of new templates becomes part of the name."""
         given = tuple(templates)
         if given in ((), self.templates):
             return self
@@ -81,10 +84,10 @@ class HasClasses(Protocol):
 
 
 def for_set(labelled: HasClasses, card: Card | None = None) -> PromptSet:
-    """Return what suits labelled images: by their card, or else by the classes that they have, whatever their name is.
+    """Return the prompts for labelled images, from their card. Without a card, the classes identify it, not the name.
 
-    What a card calls the classes is used where the card knows all of them. So of all 1,000 classes of ImageNet the
-    names become CLIP's. Templates that lie beside the data come before those of the card.
+    The card's class names are used if the card knows all classes. So all 1,000 classes of ImageNet get CLIP's names.
+    Templates in a file beside the data come before templates of the card.
     """
     from openslip.evaluation import datasets
 
@@ -100,12 +103,12 @@ def for_set(labelled: HasClasses, card: Card | None = None) -> PromptSet:
 
 
 def digest(names: Sequence[Sequence[str]]) -> str:
-    """Return eight characters that tell names of classes from others."""
+    """Return eight characters that identify names of classes."""
     return hashlib.sha256(repr([list(some) for some in names]).encode()).hexdigest()[:8]
 
 
 def called(name: str) -> tuple[str, ...]:
-    """Return a set of templates by its name, or that of a data set. Raises KeyError where there is none."""
+    """Return a set of templates by its name, or by a data set's name. Raises KeyError if there is none."""
     from openslip.evaluation import datasets
 
     if name == "default":
@@ -118,23 +121,22 @@ def called(name: str) -> tuple[str, ...]:
 
 
 def given_templates(words: Sequence[str]) -> Templates:
-    """Return the templates that somebody names on a command line: sentences with `{}`, or alone the name of a set of
-    them, or a file (see `read_templates`).
+    """Return the templates that a command line names: sentences with `{}`, or one set of templates or file alone.
 
-    Raises ConfigError as `read_templates` and `check_templates` do.
+    See `read_templates` for sets and files. Raises ConfigError as `read_templates` and `check_templates` do.
     """
     if len(words) == 1 and "{}" not in words[0]:
         if "{" not in words[0] and " " in words[0] and not os.path.isfile(expand(words[0])):
-            check_templates(words)  # a sentence that lacks its {}, and no name of a file
+            check_templates(words)  # a sentence without {}, not the name of a file
         return read_templates(words[0])
     check_templates(words)
     return tuple(dict.fromkeys(words))
 
 
 def one_set(templates: Templates, class_names: Sequence[str]) -> tuple[str, ...]:
-    """Return the templates for classes: of those of several data sets the ones of the set that the classes tell.
+    """Return the templates for classes. If templates are given by data set, the classes identify the set.
 
-    Raises ConfigError where there are none of that set.
+    Raises ConfigError if there are no templates for that set.
     """
     if not isinstance(templates, Mapping):
         return tuple(templates)
@@ -145,17 +147,18 @@ def one_set(templates: Templates, class_names: Sequence[str]) -> tuple[str, ...]
         return tuple(found)
     raise ConfigError(
         "These are templates of several data sets, and "
-        + (f"of none that is {card.title}" if card else "the classes do not tell which set they are of"),
+        + (f"of none that is {card.title}" if card else "the classes do not tell which set they belong to"),
         got=", ".join(list(templates)[:8]),
-        fix="Give a file with a list of templates, or the name of a set of them",
+        fix="Pass a file with a list of templates, or the name of a set of templates",
     )
 
 
 def read_templates(spec: str) -> Templates:
-    """Return templates given by the name of a set of them, or in a file: a JSON list, else one a line. A JSON file may
-    have lists by data set, as the SLIP paper's templates.json, with `{}` for the class; clip-benchmark's have `{c}`.
+    """Return the templates of a named set, or of a file: a JSON list, else one a line.
 
-    Raises ConfigError for another name, a file that holds none, and a template that no class name goes into.
+    A JSON file may have lists by data set, as the SLIP paper's templates.json. `{}` is the place of the class, or `{c}`
+    as in clip-benchmark. Raises ConfigError for an unknown name, a file without templates, and a template without a
+    place for the class.
     """
     path = expand(spec)
     if not os.path.isfile(path):
@@ -168,8 +171,8 @@ def read_templates(spec: str) -> Templates:
             raise ConfigError(
                 "There are no such templates",
                 got=spec,
-                fix="Name a file of them, as a JSON list or one a line, with {} for the class; or a set of them. "
-                + (close if close.startswith("Did") else "`slip datasets` lists those that have one"),
+                fix="Name a set of templates, or a file of them (a JSON list, or one a line) with {} for the class. "
+                + (close if close.startswith("Did") else "`slip datasets` lists the sets that have templates"),
             ) from None
     try:
         if path.suffix.lower() == ".json":
@@ -185,22 +188,22 @@ def read_templates(spec: str) -> Templates:
         raise ConfigError(
             f"{path} holds no templates",
             cause=str(error),
-            fix='Write ["a photo of a {}.", "a {}."] as JSON, or one template a line of a text file; or lists by data '
-            'set, {"food101": ["a photo of {}."]}',
+            fix='Write ["a photo of a {}.", "a {}."] as JSON, or one template a line as text; or lists by data set, '
+            '{"food101": ["a photo of {}."]}',
         ) from None
 
 
 def template_lines(text: bytes) -> list[str]:
-    """Return the templates in lines of text. Raises ValueError for what is no UTF-8."""
+    """Return the templates in lines of text. Raises ValueError if the text is not UTF-8."""
     lines = text.decode("utf-8-sig").splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 
 def _listed(found: Any, what: str = "") -> tuple[str, ...]:
-    """Return a list of templates as ours. Raises TypeError for what is no list, ValueError for an empty one, and
-    ConfigError for one of them."""
+    """Return a list of templates in our form. Raises TypeError for another type, ValueError for an empty list, and
+    ConfigError for a wrong template."""
     if not isinstance(found, list):
-        raise TypeError(f"It holds a {type(found).__name__}{what}, and no list")
+        raise TypeError(f"It holds a {type(found).__name__}{what}, not a list")
     if not found:
         raise ValueError(f"It has none{what}")
     templates = [as_ours(one) if isinstance(one, str) else one for one in found]
@@ -209,14 +212,14 @@ def _listed(found: Any, what: str = "") -> tuple[str, ...]:
 
 
 def as_ours(template: str) -> str:
-    """Return a template of clip-benchmark, which has `{c}` for the class, as ours."""
+    """Return a template of clip-benchmark, which has `{c}` for the class, in our form."""
     return template.replace("{c}", "{}")
 
 
 def of_set(given: Mapping[str, Any], card: Card | None, *names: str) -> Any:
-    """Return what a file that is keyed by data sets has for one, by its card's name, an alias, or other names of it.
+    """Return the value of a data set in a file with data sets as keys, by the card's name, an alias, or other `names`.
 
-    None where it has nothing."""
+    None if the file has nothing for the set."""
     from openslip.evaluation import datasets
 
     by_name = {datasets.short(name): value for name, value in given.items()}
@@ -230,9 +233,9 @@ def of_set(given: Mapping[str, Any], card: Card | None, *names: str) -> Any:
 
 
 def for_one(templates: Templates, card: Card | None, *names: str) -> tuple[str, ...] | None:
-    """Return the templates that were given for one data set, () where none were given; None where they are for others.
+    """Return the templates given for one data set, () if none were given, None if they are for other sets.
 
-    card, names: what the set is called.
+    card, names: of the set.
     """
     if not isinstance(templates, Mapping):
         return tuple(templates)
@@ -241,7 +244,7 @@ def for_one(templates: Templates, card: Card | None, *names: str) -> tuple[str, 
 
 
 def check_templates(templates: Templates) -> None:
-    """Raise ConfigError for a template that is no text, holds `{}` other than once, or holds control characters."""
+    """Raise ConfigError for a template that is not text, holds `{}` not exactly once, or holds control characters."""
     if isinstance(templates, Mapping):
         for some in templates.values():
             check_templates(some)
@@ -268,11 +271,11 @@ def fill(template: str, class_name: str) -> str:
         raise ConfigError(
             "A prompt template holds {} once, where the class name goes",
             got=template,
-            fix="For example 'a photo of a {}.'",
+            fix="Write it as in 'a photo of a {}.'",
         )
     return template.replace("{}", class_name)
 
 
 def _called(given: Sequence[str]) -> str:
-    """Return given templates in one text; of equal ones, and no others, the texts are equal."""
+    """Return the given templates as one text. Only equal templates give equal texts."""
     return repr(list(given)) if any("|" in one for one in given) else " | ".join(given)

@@ -1,4 +1,4 @@
-"""Tar shards behind an address, in the layout of CLIP_benchmark: `test/0.tar`, and `test/nshards.txt` with how many."""
+"""Tar shards behind an address, in the layout of CLIP_benchmark: `test/0.tar`, and the number in `test/nshards.txt`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from openslip.errors import DataError
 from openslip.files import write_bytes
 
 BESIDE = ("classnames.txt", "zeroshot_classification_templates.txt")
-"""What lies beside shards, and is copied into the cache folder to be read as if it lay on this machine."""
+"""Files beside shards. They are copied into the cache folder, and read there like local files."""
 MOST_BYTES = 1 << 20
 MOST_SHARDS = 100_000
 _HUB = re.compile(r"https://huggingface\.co/datasets/([^/]+/[^/]+)(?:/(?:tree|resolve|blob)/([^/]+))?")
 
 
 def find_remote(url: str) -> DataFiles | None:
-    """Return the shards below an address, by split; None where there is no count of them.
+    """Return the shards below an address by split, None if no file tells their number.
 
-    url: of the folder that holds those of the splits, or of a data set's page of the Hugging Face hub. Raises DataError
-    for a count that is none.
+    url: of the folder that holds the folders of the splits, or of a data set's page on the Hugging Face hub. Raises
+    DataError if the number of shards is not a number.
     """
     base = url.rstrip("/")
     if "?" in base:
@@ -42,13 +42,13 @@ def find_remote(url: str) -> DataFiles | None:
     for name in BESIDE:
         text = _text(f"{base}/{name}")
         (kept / name).unlink(missing_ok=True) if text is None else write_bytes(kept / name, text)
-    if list(splits) == ["train"]:  # what has no split to measure on is a set without splits
+    if list(splits) == ["train"]:  # data without a split to measure on are a set without splits
         splits = {"all": splits["train"]}
     return DataFiles("tar", splits, None, kept=kept)
 
 
 def _text(url: str) -> bytes | None:
-    """Return a small file of a server; None where there is none."""
+    """Return a small file of a server, None if there is no such file."""
     try:
         status = stat(url)
         return open_file(url, status).read(0, status.size) if status.size <= MOST_BYTES else None
@@ -62,6 +62,6 @@ def _count(text: bytes, base: str, folder: str) -> int:
     digits = text.decode("ascii", "replace").strip()
     if not re.fullmatch(r"\d{1,6}", digits) or not 0 < int(digits) <= MOST_SHARDS:
         raise DataError(
-            "The number of shards is none", got=digits[:40], cause=f"In {shown(base)}/{folder}/nshards.txt"
+            "The number of shards is invalid", got=digits[:40], cause=f"In {shown(base)}/{folder}/nshards.txt"
         )
     return int(digits)

@@ -16,17 +16,19 @@ if TYPE_CHECKING:
     from openslip.scenes import Scenes
 
 SEEDS = {"val": 1, "test": 2**40, "heldout": 2**40}
-"""Of the scenes to measure on: those for choosing settings and those for reporting have no picture in common, and
-the latter none with what any usual seed trains on."""
+"""Seeds of scenes to measure on. Scenes for choosing settings and scenes for reporting share no picture. Scenes for
+reporting share none with the training scenes of any usual seed."""
 COUNTS = {"train": 4_000, "test": 2_000}
 KEPT = 10_000
-"""Up to so many scenes are kept once drawn: 27 kB each."""
+"""Sets of at most so many scenes are kept in memory once drawn: 27 kB a scene."""
 
 
 @lru_cache(maxsize=4)
 def open_scenes(spec: str, name: str) -> LabelledSet:
-    """Open `scenes[:test|heldout|val[:count]]`. The train split has a seed of its own: its pictures are not those a
-    model trained on. Raises DataError for another spec."""
+    """Open `scenes[:test|heldout|val[:count]]`. Raises DataError for another spec.
+
+    The train split has its own seed: a model was not trained on these pictures.
+    """
     from openslip.scenes import Scenes
 
     kind, _, count = spec.removeprefix("scenes").removeprefix(":").partition(":")
@@ -48,7 +50,7 @@ def open_scenes(spec: str, name: str) -> LabelledSet:
 
 
 class _Rendered(Sequence[Image]):
-    """Rendered scenes, each kept once drawn: several models are measured on the same ones."""
+    """Rendered scenes, each kept once drawn: several models are measured on the same scenes."""
 
     def __init__(self, scenes: Scenes) -> None:
         self.scenes = scenes

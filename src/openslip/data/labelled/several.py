@@ -1,4 +1,4 @@
-"""Which cells of a column hold several labels: lists, and texts in which a sign stands between labels."""
+"""Find cells of a column that hold several labels: lists, and texts in which a sign separates labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from openslip.data.sources.columns import plain_name
 from openslip.errors import DataError, shortened
 
 SIGNS = ("|", ";")
-"""What stands between labels in a text. A comma does not: names of classes have commas."""
+"""Signs that separate labels in a text. A comma does not, because names of classes have commas."""
 PLURAL = (
     "labels",
     "classes",
@@ -28,12 +28,12 @@ _LONGEST = 1 << 16
 
 
 def several_in(texts: Sequence[str], called: str) -> dict[str, list[str]] | None:
-    """Return the labels in each distinct text of a column; None where each is one label.
+    """Return the labels in each distinct text of a column, None if each text is one label.
 
     A text holds several labels if it looks like a list, or if a sign separates labels in it. With a sign one of three
     facts has to show that the parts are labels: a part is the whole text elsewhere, a part is first in one text and
-    later in another, or the column's name says so (`PLURAL`). Texts of equally many parts of which only the first
-    recurs are names of classes within others, `Leaf|dry` and `Leaf|wet`. Raises DataError where it is unclear.
+    later in another, or the column's name says so (`PLURAL`). Texts with equally many parts, of which only the first
+    recurs, are names of classes within others: `Leaf|dry` and `Leaf|wet`. Raises DataError if it is unclear.
     """
     if texts and all(map(_LIST.fullmatch, texts)):
         return {text: _listed(text, called) for text in texts}
@@ -45,7 +45,7 @@ def several_in(texts: Sequence[str], called: str) -> dict[str, list[str]] | None
 
 
 def _are_several(cells: Sequence[Sequence[str]], sign: str, called: str) -> bool:
-    """Whether the parts of cells are labels of their own. Raises DataError where that is unclear."""
+    """Return whether each part of a cell is a separate label. Raises DataError if that is unclear."""
     several = [parts for parts in cells if len(parts) > 1]
     if not several:
         return False
@@ -62,14 +62,14 @@ def _are_several(cells: Sequence[Sequence[str]], sign: str, called: str) -> bool
     raise DataError(
         f"It is unclear whether column '{called}' holds several labels an image (multi-label)",
         got=shortened(", ".join(repr(sign.join(parts)) for parts in several[:3]), 200),
-        cause=f"A '{sign}' stands in them, and what stands behind it recurs",
-        fix="If they are several labels, call the column 'labels', or write lists in a .jsonl. If each is the name of "
-        f"one class, write it with another sign than '{sign}'.",
+        cause=f"The cells contain '{sign}', and the parts after it recur",
+        fix="If they are several labels, call the column 'labels', or write lists in a .jsonl. If each cell is the "
+        f"name of one class, write it with another sign than '{sign}'.",
     )
 
 
 def _listed(text: str, called: str) -> list[str]:
-    """Return the labels in a text like `["dress", "red"]`, of JSON or of Python. Raises DataError for other texts."""
+    """Return the labels in a text like `["dress", "red"]`, in JSON or Python. Raises DataError for other texts."""
     try:
         found = ast.literal_eval(text.strip()) if len(text) < _LONGEST else None
     except (ValueError, SyntaxError, MemoryError, RecursionError):

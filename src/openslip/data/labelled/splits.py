@@ -1,4 +1,4 @@
-"""What the splits of a data set are called, and the split of one that came without."""
+"""Names of the splits of a data set, and the split of a set that came without."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPLITS = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-"""Each split, and the names it goes by in folders and files."""
+"""Each split, and its names in folders and files."""
 _WITH = (
     "set",
     "data",
@@ -31,13 +31,13 @@ _WITH = (
     "folder",
     "seg",
 )
-"""Words that stand beside these names: `training_set`, `test_images`, `seg_train`, `valset`, `train2017`."""
+"""Words beside these names: `training_set`, `test_images`, `seg_train`, `valset`, `train2017`."""
 _WORD = re.compile(
     rf"({'|'.join(sorted((a for some in SPLITS.values() for a in some), key=len, reverse=True))})"
     rf"({'|'.join(_WITH)})?\d*"
 )
 STANDS_FOR = {"train": ("train",), "val": ("val",), "test": ("test", "val")}
-"""Where no test set is published, the validation set is what people test on."""
+"""If no test set is published, people test on the validation set."""
 
 HELD_OUT = 0.2
 """Share of each class that a data set without splits gives as its test split."""
@@ -49,14 +49,14 @@ def split_aliases() -> set[str]:
 
 
 def split_called(name: str) -> str:
-    """Return the split that goes by `name`, in any case and also with words such as `set` and numbers: `Training_Set`,
-    `val2017`; "" where none does."""
+    """Return the split that `name` means, "" for none. Case, numbers, and words such as `set` do not matter:
+    `Training_Set`, `val2017`."""
     split, rest = _told(name)
     return split if split and not rest else ""
 
 
 def splits_called(names: Iterable[str]) -> dict[str, str]:
-    """Return which of folders beside each other are splits: also `birds_train` and `birds_test`, if both are there."""
+    """Return the splits among folders side by side, including `birds_train` and `birds_test` if both are there."""
     told = {name: _told(name) for name in names}
     together = defaultdict(set)
     for split, rest in told.values():
@@ -67,7 +67,7 @@ def splits_called(names: Iterable[str]) -> dict[str, str]:
 
 
 def _told(name: str) -> tuple[str, tuple[str, ...]]:
-    """Return the split in a name, and the words that have nothing to do with it; "" where there is none, or several."""
+    """Return the split in a name, and the words that do not belong to it; "" for no split, or several."""
     parts = [part for part in re.split(r"[\s_.()-]+", name.lower()) if part]
     found = [match[1] for part in parts if (match := _WORD.fullmatch(part))]
     if len(found) != 1:
@@ -77,7 +77,7 @@ def _told(name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def split_asked_for(name: str) -> str:
-    """Return the split that a person means by `name`. Raises ConfigError for an unknown one."""
+    """Return the split that a person means by `name`. Raises ConfigError for an unknown name."""
     for split, names in SPLITS.items():
         if name.lower() in names:
             return split
@@ -85,14 +85,14 @@ def split_asked_for(name: str) -> str:
 
 
 def standing_for(split: str, there: Iterable[str]) -> str:
-    """Return the split that is taken for `split` among those there are; "" where none can be."""
+    """Return the available split that can serve as `split`, "" for none."""
     return next((one for one in STANDS_FOR[split] if one in set(there)), "")
 
 
 def held_out(keys: Sequence[str], labels: np.ndarray) -> np.ndarray:
-    """Return which of N images are the test split of data that came without: HELD_OUT of every class, by hash.
+    """Return (N,) bool, the test split of images that came without splits: HELD_OUT of every class, by hash.
 
-    keys: names of the images; labels: (N,). A class of one image gives the image to train.
+    keys: names of the images; labels: (N,). The only image of a class goes to train.
     """
     encoded = (key.encode("utf-8", "surrogatepass") for key in keys)  # names need not be UTF-8
     # One at a time: lists of millions of names would take more memory than all else.

@@ -1,4 +1,4 @@
-"""Tables of image paths and classes: CSV, TSV, JSON lines, workbooks; a column may say which split a row is of."""
+"""Tables of image paths and classes: CSV, TSV, JSON lines, workbooks. A column may give the split of each row."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _Numbers = tuple[int, int, int | None]
-"""The numbers of the columns of image, label and split, None where there is none."""
+"""The numbers of the columns of image, label and split; the last is None without such a column."""
 SEVERAL = 0.01
-"""Share of pictures with several different labels from which on a table is one of several labels a picture."""
+"""If a larger share of pictures has several different labels, the table is one of several labels a picture."""
 
 
 def open_table(data_files: DataFiles, name: str, where: str, asked: Asked) -> LabelledSet:
-    """Open tables whose rows name an image file and its class; the columns are guessed by names, or those asked for.
+    """Open tables whose rows name an image file and its class. Columns are those asked for, or guessed by name.
 
-    Tables named after splits are these; else a column `split`, whose cells are names of splits, divides the rows.
-    Rows without an image or a label are left out, which `notes` says.
+    A table named after a split holds that split; else a column `split` divides the rows, if its cells name splits.
+    Rows without an image or a label are left out, and `notes` says so.
 
-    Raises DataError for columns that cannot be told, captions in place of classes, and several labels a picture.
+    Raises DataError for columns that are unclear, captions in place of classes, and several labels a picture.
     """
     found, notes, told = {}, list(data_files.notes), None
     label = ""
@@ -164,7 +164,7 @@ class _Table:
         self.pictures = Pictures(where, self.paths, asked.image_root, self.image)
         self.pictures.own = _OtherColumns(path, (asked.image, asked.label), numbers, self.pictures.files)
         guessed = [f"image from '{self.image}'"] * (not asked.image)
-        if not (asked.label or chosen.note):  # which says it, too
+        if not (asked.label or chosen.note):  # the note says it too
             guessed.append(f"label from '{self.label}'")
         said = f"Columns of {path.name}: {', '.join(guessed)} (guessed)" if guessed and len(names) > 2 else ""
         left_out = self.contents.summary()
@@ -173,12 +173,12 @@ class _Table:
         self.notes += [f"{path.name}: {left_out}"] if left_out else []
 
     def _numbers(self, sheet: Sheet, where: str) -> _Numbers:
-        """Return where image, label and split are."""
+        """Return the numbers of the columns of image, label and split."""
         image, label = sheet.numbers_of(self.image)[0], self._only(sheet, self.label, where)
         return image, label, sheet.numbers_of(self.split)[0] if self.split else None
 
     def _read(self, sheet: Sheet, where: str, numbers: _Numbers) -> None:
-        """Take what the rows say. Raises DataError where many pictures have several labels."""
+        """Read the rows. Raises DataError if many pictures have several labels."""
         kept = _Kept(sheet, numbers, self.contents)
         for path, cell, told, _ in kept:
             self.paths.append(path)
@@ -189,7 +189,7 @@ class _Table:
                 f"{kept.several:,} rows of {where} give a picture another label than a row before (multi-label)",
                 got=kept.example,
                 fix="If a picture has several labels, write one row for it, with a sign between them: ant|bee. Else "
-                "leave the row of one class",
+                "keep only one row for each picture",
             )
         if kept.several:
             what = "rows give a picture another label than a row before"
@@ -205,7 +205,7 @@ class _Table:
 
 
 class _Kept:
-    """The path, the label's cell and the split's of each row that says something new, and the row.
+    """Iterates over (path, label's cell, split's cell, row) of each row that is not a repetition.
 
     several: rows that give a picture another label than a row before, such as `example`. different: pictures.
     """
@@ -240,7 +240,7 @@ class _Kept:
 
 @dataclass
 class _OtherColumns:
-    """The columns of a table's rows beside the image, read anew when they are first asked for."""
+    """The columns of a table beside the image, read anew at the first request."""
 
     path: Path
     wanted: tuple[str, str]
@@ -250,7 +250,7 @@ class _OtherColumns:
     note = ""
 
     def rows(self, indices: Sequence[int]) -> pa.Table | None:
-        """Return these rows, in the order of `indices`; None where there are no other columns."""
+        """Return these rows, in the order of `indices`; None if there are no other columns."""
         from openslip.data.own_columns import rows_of
 
         if self.table is None:

@@ -1,4 +1,4 @@
-"""Labelled images in tar shards (WebDataset): the class is in a `.cls`, in the `.json`, or the name of a folder."""
+"""Labelled images in tar shards (WebDataset). The class is in a `.cls`, in the `.json`, or in a folder's name."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ LABELS = ("cls", "class", "label", "cls.txt", "class.txt", "label.txt")
 """Endings of members that hold a class, best first."""
 TEMPLATES = "zeroshot_classification_templates.txt"
 LOOKED_AT = 100
-"""Samples by whose `.json` the key of the class is chosen."""
+"""Samples whose `.json` is read to choose the key of the class."""
 
 
 def open_tar(data_files: DataFiles, name: str, where: str, asked: Asked) -> LabelledSet:
-    """Open tar shards whose samples have a class: a number or text in a member `.cls`, under a key of the `.json`, or
-    the folder that the sample lies in.
+    """Open tar shards whose samples have a class: in a member `.cls`, under a key of the `.json`, or as folder.
 
-    Shards named after splits are these; else folders within them may be. `classnames.txt`, as CLIP_benchmark leaves it
-    beside shards, names numbered classes, and the prompts in `zeroshot_classification_templates.txt` come along.
+    Shards named after splits hold these splits; else folders within the shards may name them. Two files beside shards,
+    as CLIP_benchmark leaves them, are used: `classnames.txt` names numbered classes, and
+    `zeroshot_classification_templates.txt` holds prompts.
 
-    Raises DataError for shards that cannot be read, and where no class can be told, as of captioned images.
+    Raises DataError for shards that cannot be read, and for samples without a class, such as captioned images.
     """
     samples = {split: _Samples(*_open(files, name, asked)) for split, files in data_files.splits.items()}
     cells, told, notes = _labels(samples, name, asked.label)
@@ -57,7 +57,7 @@ def open_tar(data_files: DataFiles, name: str, where: str, asked: Asked) -> Labe
         naming = names_beside(folder, used_values(found), root=data_files.root)
         templates, more = _templates_beside(folder, data_files.root)
         notes += more
-    elif data_files.kept is not None:  # what a server has beside shards
+    elif data_files.kept is not None:  # copies of a server's files beside shards
         naming = names_beside(data_files.kept, used_values(found))
         templates, more = _templates_beside(data_files.kept, data_files.kept)
         notes += more
@@ -70,7 +70,7 @@ def open_tar(data_files: DataFiles, name: str, where: str, asked: Asked) -> Labe
 
 
 def _templates_beside(folder: Path, root: Path) -> tuple[tuple[str, ...], list[str]]:
-    """Return the prompts in a file in `folder`, or in those above up to `root`, and what is to be said of them."""
+    """Return the prompts in a file in `folder`, or in the folders above up to `root`, and notes on them."""
     for parent in (folder, *folder.parents):
         if (file := parent / TEMPLATES).is_file():
             try:
@@ -106,9 +106,9 @@ class TarImages(Sequence[Image]):
 
 
 class _Samples:
-    """What lies beside the pictures of shards: N keys, and texts, None where there is none.
+    """The members beside the pictures of shards: N keys, and N texts, None for a sample without a text.
 
-    labels: whether the texts are those of members that hold classes, rather than captions. objects: the first `.json`.
+    labels: whether the texts come from members that hold classes, rather than captions. objects: the first `.json`.
     """
 
     def __init__(self, shards: TarShards, labels: bool) -> None:
@@ -125,17 +125,17 @@ class _Samples:
 
     @property
     def folders(self) -> list[list[str]]:
-        """The folders that each lies in, outermost first."""
+        """The folders of each sample, outermost first."""
         return [[part for part in key.split("/")[:-1] if part not in ("", ".")] for key in self.keys]
 
     def values(self, key: str) -> Iterator[Any]:
-        """Yield what each `.json` has under a key, or along keys with dots between."""
+        """Yield the value of each `.json` under a key. Dots in the key separate keys of inner objects."""
         for index in range(len(self.shards)):
             yield _flat(_object(self.shards.beside_image(index)[1]) or {}).get(key)
 
 
 def _open(files: Sequence[str], name: str, asked: Asked) -> tuple[TarShards, bool]:
-    """Open shards, and tell whether their texts are the members that hold classes, if there are any."""
+    """Open shards. Return them, and whether their texts come from members that hold classes."""
     wanted = _ending(asked.label) or ",".join(LABELS)
     try:
         return TarShards(files, name=name, image_column=asked.image, caption_column=wanted), True
@@ -148,7 +148,7 @@ def _open(files: Sequence[str], name: str, asked: Asked) -> tuple[TarShards, boo
 def _labels(
     samples: dict[str, _Samples], name: str, wanted: str
 ) -> tuple[dict[str, Iterable[Any]], list[str | None], list[str]]:
-    """Return the cell of each sample's class by split, the folders that name splits, and sentences on where from."""
+    """Return the class of each sample by split, the folders that name splits, and notes on the origin of the labels."""
     if any(one.labels and any(text is not None for text in one.texts) for one in samples.values()):
         return (
             {split: one.texts if one.labels else [None] * len(one.keys) for split, one in samples.items()},
@@ -178,7 +178,7 @@ def _labels(
         raise Misfit(
             "label_column",
             f"The samples of {name} have no labels {wanted!r}",
-            cause="It is neither the ending of a member beside the pictures nor a key of their .json",
+            cause="This is neither the ending of a member beside the pictures nor a key of their .json",
         )
     folders, told = _by_folder(samples)
     texts = [text for one in samples.values() for text in one.texts]
@@ -188,18 +188,18 @@ def _labels(
         raise DataError(
             f"The samples of {name} have no class",
             got=", ".join([one.keys[0] for one in samples.values() if one.keys][:3]),
-            cause="A class is in a .cls beside a picture, under a key of its .json, or is the folder that it lies in"
+            cause="The class belongs in a .cls beside the picture, under a key of its .json, or in its folder's name"
             + refusal,
-            fix="Say which member or key holds it with --data.label-column"
-            + ("; captions are measured with retrieval:" if captioned or refusal else ""),
+            fix="Name the member or key that holds the class with --data.label-column"
+            + ("; measure captions with retrieval:" if captioned or refusal else ""),
         )
     return folders, told, [f"Labels of {name}: from the folders in its shards"]
 
 
 def _by_folder(samples: dict[str, _Samples]) -> tuple[dict[str, Iterable[Any]], list[str | None]]:
-    """Return the folder of each sample that is its class, and the one above that names its split, where all have one.
+    """Return the folder of each sample that is its class, and the folder above that names its split, if all have one.
 
-    Folders that all samples share are none of these.
+    Folders that all samples share count as neither.
     """
     told: list[str | None] = []
     paths = _unshared({split: one.folders for split, one in samples.items()})
@@ -211,7 +211,7 @@ def _by_folder(samples: dict[str, _Samples]) -> tuple[dict[str, Iterable[Any]], 
 
 
 def _unshared(paths: dict[str, list[list[str]]]) -> dict[str, list[list[str]]]:
-    """Return paths without the folders that all begin with."""
+    """Return paths without the leading folders that they share."""
     every = (path for some in paths.values() for path in some)
     shared = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*every)))
     return {split: [path[shared:] for path in some] for split, some in paths.items()}
@@ -222,7 +222,7 @@ def _ending(column: str) -> str:
 
 
 def _flat(found: dict[str, Any], before: str = "", deep: int = 3) -> dict[str, Any]:
-    """Return an object without objects in it: their keys are joined by dots, as in `attributes.colour`."""
+    """Return an object with inner objects flattened. Keys are joined by dots, as in `attributes.colour`."""
     flat: dict[str, Any] = {}
     for key, value in found.items():
         if isinstance(value, dict) and value and deep:

@@ -1,4 +1,4 @@
-"""What lies in a folder, listed once: pictures, folders of pictures, and what is neither."""
+"""List a folder once: pictures, folders of pictures, and everything else."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ JUNK = frozenset(
         "__pycache__",
     )
 )
-"""Folders that systems leave behind, in lower case, besides hidden ones."""
+"""Folders that operating systems leave behind, in lower case, besides hidden folders."""
 LINK = "a link that leads nowhere"
 DEEPEST = 60
-"""Folders within folders that are followed."""
+"""The most levels of folders that are followed."""
 
 
 @dataclass(eq=False)
 class Node:
     """A folder, and all below it.
 
-    pictures: names of those directly in it, sorted. folders: those with a picture somewhere below, sorted by name.
-    bare: names of folders without one, hidden ones and JUNK aside. others: names of its files that are no pictures.
-    missed: how many pictures and films of which extension are not read, and LINKs, here and below.
+    pictures: names of pictures directly in it, sorted. folders: with a picture somewhere below, sorted by name. bare:
+    names of folders without a picture, except hidden ones and JUNK. others: names of files that are no pictures.
+    missed: by extension, how many pictures and films are not read here and below, and how many LINKs.
     count: pictures here and below.
     """
 
@@ -51,7 +51,7 @@ class Node:
         return os.path.basename(self.path)
 
     def paths(self) -> Iterator[str]:
-        """Yield all pictures here and below, sorted by their names and those of the folders on the way."""
+        """Yield the paths of all pictures here and below, sorted by the names of folders and pictures."""
         if not self.folders:
             yield from (os.path.join(self.path, name) for name in self.pictures)
             return
@@ -63,7 +63,7 @@ class Node:
                 yield os.path.join(self.path, name)
 
     def what_is_missed(self) -> str:
-        """Return how many pictures and films are not read, and why; "" for none."""
+        """Return a sentence on how many pictures and films are not read, and why; "" if all are read."""
         reasons = [
             f"{count:,}: {LINK if extension == LINK else why_not(extension)}"
             for extension, count in self.missed.most_common(3)
@@ -73,14 +73,14 @@ class Node:
 
 
 def scan(path: str) -> Node:
-    """List a folder. Links are followed, but none to a folder that it lies in. Raises OSError, or DataError for folders
-    without end."""
+    """List a folder. Links are followed, except links to a folder above. Raises OSError, or DataError if folders are
+    nested too deep."""
     return _scan(path, ())
 
 
 def _scan(path: str, above: tuple[tuple[int, int], ...]) -> Node:
     if len(above) > DEEPEST:
-        raise DataError(f"Folders lie within each other more than {DEEPEST} deep", got=path)
+        raise DataError(f"Folders are nested more than {DEEPEST} deep", got=path)
     node = Node(path)
     status = os.stat(path)
     above = (*above, (status.st_dev, status.st_ino))
@@ -103,7 +103,7 @@ def _scan(path: str, above: tuple[tuple[int, int], ...]) -> Node:
     node.pictures.sort()
     node.others.sort()
     node.missed = _missed(path, node.others)
-    if broken:  # to a folder of a class, perhaps
+    if broken:  # perhaps a link to a folder of a class
         node.missed[LINK] = broken
     node.count = len(node.pictures)
     for entry in sorted(folders, key=lambda entry: entry.name):
@@ -122,7 +122,7 @@ def _scan(path: str, above: tuple[tuple[int, int], ...]) -> Node:
 def _missed(path: str, names: list[str]) -> Counter[str]:
     """Return how many of a folder's files, by extension, are pictures or films that are not read.
 
-    Of an extension that is none of a picture's the first file tells what it is.
+    If an extension is unknown, the first file with it tells whether its files are pictures.
     """
     found = Counter(os.path.splitext(name)[1][1:].lower() for name in names)
     for extension in [*found]:

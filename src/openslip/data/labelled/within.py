@@ -1,4 +1,4 @@
-"""What the folders in the folders of classes are: parts of the classes, or classes, or copies of what lies beside."""
+"""Judge the folders inside class folders: parts of classes, classes themselves, or copies of folders beside them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from openslip.data.labelled import imagenet
 from openslip.data.labelled.tree import Node
 
 CONTAINERS = frozenset(("images", "image", "imgs", "img", "jpegimages", "pictures", "photos", "pics"))
-"""Folders of this name, alone in theirs, hold the pictures and are no class."""
+"""A folder of this name that is alone in its parent holds the pictures, and is no class."""
 _ASPECTS = frozenset(
     (
         *("front", "back", "rear", "left", "right", "top", "bottom", "side", "above", "below", "up", "down"),
@@ -47,14 +47,14 @@ _ASPECTS = frozenset(
         ),
     )
 )
-"""Words for how something is shown, not for what it is."""
+"""Words that tell how a thing is shown, not what it is."""
 _PART = frozenset(
     (
         *("part", "batch", "chunk", "shard", "archive", "volume", "vol", "fold", "section", "subset", "page"),
         *("data", "frames", "files", "photo", "picture", *CONTAINERS),
     )
 )
-"""Words before a number that make the name of a part of a set: `images_part_1`, `fold2`."""
+"""Words that, before a number, name a part of a set: `images_part_1`, `fold2`."""
 _NUMBER_LAST = re.compile(r"(.*?)[-_. ]*\d+", re.DOTALL)
 _MASK = re.compile(
     r"(.+?)[-_ ](mask|masks|gt|groundtruth|seg|segmentation|trimap)([-_ ]?\d+)?", re.IGNORECASE
@@ -62,17 +62,17 @@ _MASK = re.compile(
 
 
 def held(folder: Node) -> Node:
-    """Return the folder that holds a class's pictures: that of CONTAINERS in it where there is nothing else."""
+    """Return the folder that holds a class's pictures: a folder of CONTAINERS in it if there is nothing else."""
     while not folder.pictures and len(folder.folders) == 1 and folder.folders[0].name.lower() in CONTAINERS:
         folder = folder.folders[0]
     return folder
 
 
 def may_be_classes(folders: Iterable[Node]) -> list[str]:
-    """Return the names of folders that lie within several of `folders` and may as well be the classes; [] for none.
+    """Return the names of inner folders that occur in several of `folders` and may be the classes, [] for none.
 
-    Most of what lies within has to be in several of them: `photo/cat`, `photo/dog`, `sketch/cat`, `sketch/dog`. Parts
-    of classes are none: `day 1` and `day 2`, `front` and `back`.
+    Most of the inner folders have to occur several times: `photo/cat`, `photo/dog`, `sketch/cat`, `sketch/dog`. Parts
+    of classes do not count: `day 1` and `day 2`, `front` and `back`.
     """
     outer = [held(folder) for folder in folders]
     if len(outer) < 2 or any(folder.pictures for folder in outer):
@@ -86,14 +86,14 @@ def may_be_classes(folders: Iterable[Node]) -> list[str]:
 
 
 def are_parts(names: Collection[str]) -> bool:
-    """Whether folders are called like parts of one set that are counted: `images_001`, `images_002`."""
+    """Return whether folders are named like numbered parts of one set: `images_001`, `images_002`."""
     found = [_NUMBER_LAST.fullmatch(name) for name in names]
     before = {match[1].lower() for match in found if match}
     return all(found) and len(before) == 1 and re.split(r"[\W\d_]+", before.pop())[-1] in _PART
 
 
 def by_letter(folders: Sequence[Node]) -> dict[str, Node]:
-    """Return the classes in folders of one letter each, as SUN397 and Places have them; {} for other folders.
+    """Return the classes in folders named by one letter, as in SUN397 and Places; {} for other folders.
 
     `a/abbey` is `abbey`, and `c/church/indoor` `church indoor`.
     """
@@ -112,7 +112,7 @@ def by_letter(folders: Sequence[Node]) -> dict[str, Node]:
 
 
 def copies(folders: Sequence[Node]) -> tuple[list[Node], list[Node]]:
-    """Return those of `folders` that hold the folders beside them once more: copies of these, and others.
+    """Return the folders that hold folders named like those beside them: those with copies, and those with others.
 
     Archives often hold a whole set twice: `cat`, `dog` and `animals/cat`, `animals/dog`.
     """
@@ -131,7 +131,7 @@ def copies(folders: Sequence[Node]) -> tuple[list[Node], list[Node]]:
 
 
 def masks(paths: Sequence[str]) -> list[str]:
-    """Return those pictures that are masks of others beside them by their names: `1_mask.png` beside `1.png`."""
+    """Return the pictures that are masks of others by their names: `1_mask.png` beside `1.png`."""
     found = [(path, _MASK.fullmatch(os.path.splitext(path)[0])) for path in paths]
     if not any(match for _, match in found):
         return []
@@ -152,5 +152,5 @@ def _say_no_class(names: Collection[str]) -> bool:
 
 
 def _is_counted(name: str) -> bool:
-    """Whether a name is one of many parts, such as `day 3` or `patient_17`, rather than a class."""
+    """Return whether a name is that of a numbered part, such as `day 3` or `patient_17`, rather than of a class."""
     return _NUMBER_LAST.fullmatch(name) is not None and not imagenet.is_wordnet_id(name)

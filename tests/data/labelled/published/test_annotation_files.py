@@ -64,7 +64,7 @@ def test_hateful_memes(tmp_path):
         "test": [0, 1],
     }
     assert found.class_names == ("meme", "hatespeech meme")
-    assert "dev_unseen.jsonl is left out: the seen pictures are measured." in found.notes
+    assert "dev_unseen.jsonl is left out: the pictures of the seen lists are measured." in found.notes
     hidden = open_labelled(str(sets.hateful_memes(tmp_path / "hidden", labels=False)))
     assert set(hidden.splits) == {"train", "val"}
     assert "test_seen.jsonl, 2 pictures, has no labels and is left out." in hidden.notes

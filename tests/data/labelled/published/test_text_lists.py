@@ -93,9 +93,7 @@ def test_what_is_missing_or_unlisted_is_counted(tmp_path):
     assert len(found.splits["train"]) == 5
     said = " ".join(found.notes)
     assert "food-101 is in the layout of Food-101." in said
-    assert (
-        "1 pictures of train that are listed are not there and are left out, such as apple_pie/1000." in said
-    )
+    assert "1 listed pictures of train are missing and are left out, such as apple_pie/1000." in said
     assert (
         f"1 pictures in images that no list names are left out, such as {os.path.join('waffles', '7.jpg')}."
         in said
@@ -120,7 +118,7 @@ def test_a_list_without_its_pictures_is_refused(tmp_path):
     folder = sets.pets(tmp_path)
     for path in (folder / "images").glob("*.jpg"):
         path.unlink()
-    with pytest.raises(DataError, match="None of the pictures that are listed is in .*images"):
+    with pytest.raises(DataError, match="None of the listed pictures is in .*images"):
         open_labelled(str(folder))
 
 
@@ -221,7 +219,7 @@ def test_ucf101_is_parted_by_the_first_of_its_lists(form, tmp_path):
         "Yo Yo",
     ]
     said = " ".join(found.notes)
-    assert ("middle one is measured" in said) == (form == "all frames")
+    assert ("middle frame of each video is measured" in said) == (form == "all frames")
     assert "left out" not in said
 
 
@@ -253,7 +251,7 @@ def test_videos_of_ucf101_without_a_frame_are_counted(tmp_path):
     (folder / "UCF-101/YoYo/v_YoYo_g01_c02.jpg").unlink()
     sets.jpg(folder / "UCF-101/YoYo/v_YoYo_g25_c01.jpg", 2)
     said = " ".join(open_labelled(str(folder)).notes)
-    assert "1 pictures of test that are listed are not there and are left out" in said
+    assert "1 listed pictures of test are missing and are left out" in said
     assert "1 pictures in ucf101 that no list names are left out" in said
 
 

@@ -1,9 +1,9 @@
-"""Published data sets in the layouts of their own archives, as authors pack them and torchvision unpacks them.
+"""Published data sets in the layouts of their archives, as authors pack them and torchvision unpacks them.
 
-`open_published` recognises a layout by the files that it consists of, never by the name of a folder. One file here is
-one family of layouts: `text_lists` (pictures, and text files that list them), `binaries` (pictures as bytes of one
-file), `matlab` (lists or pictures in `.mat` files), `hdf5`, `annotation_files` (labels that follow from what is in a
-picture). Sets of one folder a class need no layout: `openslip.data.labelled.folder` reads them.
+`open_published` recognises a layout by its files, never by the name of a folder. Each module here is one family of
+layouts: `text_lists` (pictures, and text files that list them), `binaries` (pictures as bytes of one file), `matlab`
+(lists or pictures in `.mat` files), `hdf5`, `annotation_files` (labels that follow from annotations of a picture).
+Sets of one folder a class need no layout: `openslip.data.labelled.folder` reads them.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ ARCHIVES: tuple[Archive, ...] = (
 )
 """All layouts that are recognised."""
 DEEP = 3
-"""Folders in each other, each alone in the one above, that are gone through."""
+"""Levels of folders, each alone in its parent, that are followed."""
 MOST_FOLDERS = 200
-"""Folders of a folder that are looked into: what has more is a folder of classes."""
+"""Folders of a folder that are searched. A folder with more is a folder of classes."""
 
 
 def open_published(path: Path, name: str) -> LabelledSet | None:
-    """Open the published set at `path`, called `name`; None where no layout is recognised.
+    """Open the published set at `path`, called `name`; None if no layout is recognised.
 
-    Folders that lie alone in theirs are gone through. Raises DataError for several sets side by side, and where what
-    belongs to a recognised layout is missing or cannot be read.
+    A folder that is alone in its parent is followed. Raises DataError for several sets side by side, and if a part of a
+    recognised layout is missing or cannot be read.
     """
     if found := _recognised(path):
         place, archive = found
         try:
             contents = archive.read(place)
         except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
-            raise DataError(  # whatever hostile bytes make of it
+            raise DataError(  # hostile bytes may cause any of these errors
                 f"The files of {archive.title} cannot be read",
                 got=str(place),
                 cause=f"{type(error).__name__}: {error}",
-                fix="If one of them was cut off, unpack the archive or fetch it again.",
+                fix="If a file was cut off, unpack the archive or fetch it again.",
             ) from None
         naming, notes = contents.naming, [f"{name} is in the layout of {archive.title}.", *contents.notes]
         if naming is None:
@@ -86,7 +86,7 @@ def _recognised(path: Path) -> tuple[Path, Archive] | None:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Return the folders in a folder that hold anything, without hidden ones and those that systems leave behind."""
+    """Return the folders in a folder that are not empty, hidden, or left behind by operating systems."""
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:

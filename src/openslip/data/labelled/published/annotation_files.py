@@ -1,4 +1,4 @@
-"""Sets whose labels follow from what is annotated in each picture: CLEVR, KITTI, Hateful Memes, Pascal VOC."""
+"""Sets whose labels follow from the annotations of each picture: CLEVR, KITTI, Hateful Memes, Pascal VOC."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from openslip.errors import DataError, shortened
 from openslip.files import parse_json, read_json, read_whole
 
 COUNTS = ("three", "four", "five", "six", "seven", "eight", "nine", "ten")
-"""How many objects CLEVR has in a picture."""
+"""Numbers of objects in a picture of CLEVR."""
 DISTANCES = numbered(("a car on my left or right side", "a car nearby", "a car in the distance", "no car"))
-"""How far the nearest vehicle is in a picture of KITTI, as CLIP asks for it."""
+"""The distance of the nearest vehicle in a picture of KITTI, in the words of CLIP's prompts."""
 NEAR, FAR = 8.0, 20.0
-"""Metres that part the distances: a vehicle up to the first, up to the second, and beyond."""
+"""Limits between the distances, in metres: a vehicle up to the first, up to the second, and beyond."""
 VEHICLES = ("Car", "Van", "Truck")
 HATE = numbered(("meme", "hatespeech meme"))
-"""The classes of Hateful Memes, as CLIP asks for them."""
+"""The classes of Hateful Memes, in the words of CLIP's prompts."""
 
 
 def _clevr(root: Path) -> Contents:
-    """`scenes/CLEVR_val_scenes.json`: the objects in each picture, which are counted (VTAB's task `count_all`)."""
+    """`scenes/CLEVR_val_scenes.json`: the objects in each picture. Their count is the class (VTAB's `count_all`)."""
     splits: Entries = {}
     for split in ("train", "val"):
         path = root / f"scenes/CLEVR_{split}_scenes.json"
@@ -56,15 +56,15 @@ def _clevr(root: Path) -> Contents:
     most = max((int(count) for some in splits.values() for _, count in some), default=0)
     few = min((int(count) for some in splits.values() for _, count in some), default=0)
     naming = numbered(COUNTS, 3) if few >= 3 and most <= 10 else None
-    return listed(root / "images", splits, naming, ["The classes are how many objects are in a picture."])
+    return listed(root / "images", splits, naming, ["The classes are the numbers of objects in a picture."])
 
 
 def _kitti(root: Path) -> Contents:
     """`training/label_2/000000.txt`: an object a line, its type first and its distance in metres as the 14th entry.
 
-    The classes are those of VTAB's task `closest_vehicle_distance`, which CLIP measured as "KITTI Distance": how far
-    away the nearest car, van or truck is, up to 8 m, up to 20 m, farther, or none. Where the development kit is there,
-    `mapping/train_mapping.txt` and `train_rand.txt`, its videos are parted as TensorFlow Datasets does for VTAB.
+    The classes are those of VTAB's task `closest_vehicle_distance`, which CLIP measured as "KITTI Distance": the
+    nearest car, van or truck is up to 8 m away, up to 20 m, farther, or there is none. If the development kit has
+    `mapping/train_mapping.txt` and `train_rand.txt`, the videos are split as TensorFlow Datasets does for VTAB.
     """
     labels = root / "training/label_2"
     known: dict[str, Value] = {}
@@ -72,19 +72,19 @@ def _kitti(root: Path) -> Contents:
         if name.endswith(".txt"):
             known[name[:-4]] = _nearest(labels / name)
     if (mapping := first_of(root, _MAPPING)) is None:
-        notes = ["Without mapping/train_mapping.txt of the development kit it has no splits."]
+        notes = ["Without mapping/train_mapping.txt of the development kit, the set has no splits."]
         return listed(root / "training/image_2", {"all": list(known.items())}, DISTANCES, notes)
     split_of = _kitti_splits(mapping.parent)
     splits: Entries = {"train": [], "val": [], "test": []}
     for name, value in known.items():
         if (number := as_number(name, labels)) >= len(split_of):
-            raise DataError(f"{mapping.parent} does not say which video a picture is of", got=name)
+            raise DataError(f"{mapping.parent} does not tell the video of a picture", got=name)
         splits[split_of[number]].append((name, value))
     return listed(root / "training/image_2", splits, DISTANCES)
 
 
 def _nearest(path: Path) -> int:
-    """Return the class of a picture of KITTI, given what is annotated in it."""
+    """Return the class of a picture of KITTI, from its annotations."""
     distances = []
     for row in fields(path, 15):
         if row[0] in VEHICLES:
@@ -106,10 +106,10 @@ def _kitti_splits(mapping: Path) -> list[str]:
     ]
     rows = fields(mapping / "train_mapping.txt", 2)
     if order and not 0 <= min(order) <= max(order) < len(rows):
-        raise DataError("The files of the development kit do not fit each other", got=str(mapping))
+        raise DataError("The files of the development kit do not fit together", got=str(mapping))
     videos = [rows[number][1] for number in order]
     every = sorted(set(videos))
-    random = np.random.RandomState(123)  # the generator whose draws the published splits are
+    random = np.random.RandomState(123)  # the generator that drew the published splits
     test = set(random.choice(every, max(1, len(every) // 10), replace=False).tolist())
     rest = sorted(set(every) - test)
     val = set(random.choice(rest, max(1, len(every) // 20), replace=False).tolist())
@@ -139,15 +139,15 @@ def _memes(root: Path) -> Contents:
             notes.append(f"{path.name}, {len(rows):,} pictures, has no labels and is left out.")
     for name in ("dev_unseen.jsonl", "test_unseen.jsonl"):
         if (root / name).is_file():
-            notes.append(f"{name} is left out: the seen pictures are measured.")
+            notes.append(f"{name} is left out: the pictures of the seen lists are measured.")
     return listed(root / "img", splits, HATE, notes)
 
 
 def _voc(root: Path) -> Contents:
     """`ImageSets/Main/test.txt`: names of pictures; `Annotations/000001.xml`: the objects in each.
 
-    A picture has the classes of its objects. A class of which it has only objects that are marked as difficult counts
-    for nothing in it, as in VOC's own measurements. Where there is a test set, all other pictures are for training.
+    A picture has the classes of its objects. If all of its objects of a class are marked as difficult, the picture does
+    not count for this class, as in VOC's own measurements. If there is a test set, all other pictures are for training.
     """
     lists = {
         name: [line.split()[0] for line in lines(path)]
@@ -187,7 +187,7 @@ def _voc(root: Path) -> Contents:
 
 
 def _objects(path: Path) -> dict[str, int]:
-    """Return which classes a picture has by an annotation of VOC: 1, or -1 where all objects of it are difficult."""
+    """Return the classes in an annotation of VOC: 1, or -1 if all objects of the class are difficult."""
     try:
         top = ElementTree.fromstring(read_whole(path, _ANNOTATION))
         found: dict[str, int] = {}
@@ -202,7 +202,7 @@ def _objects(path: Path) -> dict[str, int]:
 
 
 _ANNOTATION = 4 << 20
-"""Bytes of a picture's annotations."""
+"""Most bytes of a picture's annotations."""
 _MAPPING = " | ".join(
     f"{folder}mapping/train_mapping.txt" for folder in ("", "devkit_object/", "devkit/", "training/", "../")
 )

@@ -1,4 +1,4 @@
-"""What the layouts of published sets have in common: how one is recognised, and what is read of it."""
+"""The common part of the layouts of published sets: recognising a layout, and reading lists and pictures."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from openslip.errors import DataError, shortened
 from openslip.files import read_whole
 
 Entries = dict[str, list[tuple[str, Value]]]
-"""By split the name and the class of each picture that is listed."""
+"""By split, the name and the class of each listed picture."""
 MOST_BYTES = 256 << 20
-"""Of a text file that lists pictures or classes."""
+"""Most bytes of a text file that lists pictures or classes."""
 
 
 @dataclass
 class Contents:
-    """What a layout's reader found: the images by split, what the classes are called, and sentences to be said."""
+    """What a layout's reader found: the images by split, the names of the classes, and notes for people."""
 
     parts: dict[str, Part]
     naming: Naming | None = None
@@ -37,9 +37,8 @@ class Contents:
 class Archive:
     """The layout of a published set.
 
-    title: what people call the set. marks: paths in its folder that are all there, with `/` at the end for folders; of
-    `a | b` one is enough. read: reads the set in a folder, or in a file
-    that is a whole set. files: names of such files.
+    title: the usual name of the set. marks: paths that its folder must hold, with `/` at the end for folders; one of
+    `a | b` is enough. read: reads the set in a folder, or in a file that is a whole set. files: names of such files.
     """
 
     title: str
@@ -48,12 +47,12 @@ class Archive:
     files: tuple[str, ...] = ()
 
     def is_in(self, folder: Path) -> bool:
-        """Whether a folder has all that this layout is told by."""
+        """Return whether a folder has all marks of this layout."""
         return all(first_of(folder, mark) is not None for mark in self.marks)
 
 
 def first_of(folder: Path, choices: str) -> Path | None:
-    """Return the first of several paths in a folder that is there, as `Archive.marks` writes them; None for none."""
+    """Return the first of several paths that a folder has, as `Archive.marks` writes them; None for none."""
     for choice in choices.split(" | "):
         is_there = os.path.isdir if choice.endswith("/") else os.path.isfile
         if is_there(path := folder / choice):
@@ -62,16 +61,16 @@ def first_of(folder: Path, choices: str) -> Path | None:
 
 
 def there(folder: Path, choices: str) -> Path:
-    """Return the first of several paths in a folder that is there, as `first_of`. Raises DataError for none."""
+    """Return the first of several paths that a folder has, as `first_of` does. Raises DataError for none."""
     if path := first_of(folder, choices):
         return path
     raise DataError(f"{folder} lacks a file or folder of its set", got=choices)
 
 
 def lines(path: Path) -> list[str]:
-    """Return the lines of a text file, without spaces around them and without empty ones.
+    """Return the lines of a text file that are not empty, without spaces around them.
 
-    Raises DataError for a file that cannot be read, or is no text.
+    Raises DataError for a file that cannot be read, or is not text.
     """
     try:
         text = read_whole(path, MOST_BYTES).decode("utf-8-sig")
@@ -81,9 +80,9 @@ def lines(path: Path) -> list[str]:
 
 
 def fields(path: Path, fewest: int, most: int = 0) -> list[list[str]]:
-    """Return the words in the lines of a text file, in the last of `most` the rest of the line.
+    """Return the words in the lines of a text file. The last of `most` words is the rest of the line.
 
-    Raises DataError for a line of fewer than `fewest`.
+    Raises DataError for a line of fewer than `fewest` words.
     """
     rows = [line.split(maxsplit=most - 1) for line in lines(path)]
     if short := next((row for row in rows if len(row) < fewest), None):
@@ -104,26 +103,26 @@ def as_number(text: str, path: Path) -> int:
 
 
 def in_order_of(names: Iterable[str]) -> Naming:
-    """Return classes that go by their names, in an order that the set gives."""
+    """Return a naming of classes whose values are their names, in the set's order."""
     return Naming({name: name for name in names}, declared=True)
 
 
 def numbered(names: Iterable[str], start: int = 0) -> Naming:
-    """Return the names of classes that go by numbers, from `start` on."""
+    """Return a naming of classes that are numbered from `start` on."""
     return Naming(dict(enumerate(names, start)), declared=True)
 
 
 def part_of(images: Sequence[Image], labels: Sequence[Value], keys: Sequence[str] = ()) -> Part:
-    """Return the images of a split, and their classes one by one."""
+    """Return the images of a split with the label of each image."""
     numbers: dict[Value, int] = {}
     codes = np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.int64)
     return Part(images, list(numbers), codes, keys)
 
 
 class Listing:
-    """The pictures in a folder, which lists name by their paths there, also without the ending.
+    """The pictures in a folder that lists name by relative paths, also without the ending.
 
-    Pictures that are not there, and those that no list names, are left out; `notes` says how many.
+    Listed pictures that are missing, and pictures that no list names, are left out; `notes` says how many.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -136,11 +135,11 @@ class Listing:
 
     @property
     def names(self) -> list[str]:
-        """The pictures that are there, by their paths."""
+        """The relative paths of all pictures in the folder."""
         return sorted(set(self._there.values()))
 
     def find(self, name: str, split: str) -> str | None:
-        """Return where a listed picture lies, relative to the folder; None for one that is not there."""
+        """Return the path of a listed picture, relative to the folder; None if the picture is missing."""
         if found := self._there.get(os.path.normpath(name)):
             self._unnamed.discard(found)
             return found
@@ -149,9 +148,9 @@ class Listing:
         return None
 
     def parts(self, listed: Mapping[str, Iterable[tuple[str, Value]]]) -> dict[str, Part]:
-        """Return the pictures by split, given the name and class of each; a split without any is left out.
+        """Return the pictures by split. listed: the name and class of each. A split without pictures is left out.
 
-        Raises DataError where no picture is there.
+        Raises DataError if no listed picture is there.
         """
         found: dict[str, Part] = {}
         example = ""
@@ -167,7 +166,7 @@ class Listing:
                 found[split] = part_of(images, [value for _, value in there], keys)
         if not found:
             raise DataError(
-                f"None of the pictures that are listed is in {self.folder}",
+                f"None of the listed pictures is in {self.folder}",
                 got=example,
                 fix="Unpack the archive of the pictures there.",
             )
@@ -175,10 +174,9 @@ class Listing:
 
     @property
     def notes(self) -> list[str]:
-        """What is to be said about pictures that are missing, and those that no list names."""
+        """Sentences on listed pictures that are missing, and on pictures that no list names."""
         said = [
-            f"{count:,} pictures of {split} that are listed are not there and are left out, such as "
-            f"{self._lost[split]}."
+            f"{count:,} listed pictures of {split} are missing and are left out, such as {self._lost[split]}."
             for split, count in self._gone.items()
         ]
         if self._unnamed:
@@ -195,7 +193,7 @@ def listed(
     naming: Naming | None = None,
     notes: Iterable[str] = (),
 ) -> Contents:
-    """Return the pictures in a folder that lists name: for each split the name and class of each picture."""
+    """Return the pictures in a folder that are listed. splits: for each split the name and class of each picture."""
     pictures = Listing(folder)
     parts = pictures.parts(splits)
     return Contents(parts, naming, [*notes, *pictures.notes])

@@ -34,20 +34,20 @@ _FIRST_LABELS = {
     (9, 0, 0, 3, 0, 2, 7, 2, 5, 5): FASHION,
     (9, 2, 1, 1, 6, 1, 4, 6, 5, 7): FASHION,
 }
-"""The first labels of MNIST and Fashion-MNIST, train and test: their files are named and laid out alike."""
+"""The first labels of MNIST and Fashion-MNIST, train and test. They tell the sets apart, whose files look alike."""
 EMOTIONS = numbered(("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"))
 """FER-2013's classes, in the order of its labels."""
 _CIFAR = (3, 32, 32), (1, 2, 0)
-"""How a picture lies in a row of CIFAR's: channel by channel, and in each line by line."""
+"""The layout of a picture in a row of CIFAR: channel by channel, and line by line in each channel."""
 
 _FINE = "The classes are the 100 fine ones, not the 20 coarse ones."
 
 
 def _batches(files: list[Path], split: str, notes: list[str]) -> list[Path]:
-    """Return the files of a split that are there, and add to `notes` a sentence about each other one."""
+    """Return the files of a split that are there, and add a sentence to `notes` about each missing file."""
     found = [file for file in files if file.is_file()]
     notes += [
-        f"{file.name} is not there: its pictures of {split} are left out."
+        f"{file.name} is missing: its pictures of {split} are left out."
         for file in files
         if file not in found
     ]
@@ -55,7 +55,7 @@ def _batches(files: list[Path], split: str, notes: list[str]) -> list[Path]:
 
 
 def _cifar_batches(root: Path, splits: dict[str, list[str]], meta: str, names: str, labels: str) -> Contents:
-    """Read the pickled batches of CIFAR: a dict of `data`, (N, 3072) uint8, and labels. Missing batches are said."""
+    """Read the pickled batches of CIFAR: a dict of `data`, (N, 3072) uint8, and labels. Notes name missing batches."""
     called = _entry(read_arrays(root / meta), names, root / meta)
     parts: dict[str, Part] = {}
     notes: list[str] = []
@@ -68,7 +68,7 @@ def _cifar_batches(root: Path, splits: dict[str, list[str]], meta: str, names: s
                 isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.shape == (len(some), 3072)
             ):
                 raise DataError(
-                    f"{file} is no batch of CIFAR: its data are not (N, 3072) uint8 like its labels"
+                    f"{file} is no batch of CIFAR: its data are not (N, 3072) uint8 for its N labels"
                 )
             rows.append(MemoryRows(data))
             values += [int(value) for value in some]
@@ -105,7 +105,7 @@ def _cifar100_binary(root: Path) -> Contents:
 
 
 def _cifar_binary(root: Path, splits: dict[str, list[Path]], names: str, labels: int) -> Contents:
-    """Read the binary batches of CIFAR: before each picture so many labels of a byte, of which the last counts."""
+    """Read the binary batches of CIFAR. Before each picture come `labels` labels of one byte; the last one counts."""
     parts: dict[str, Part] = {}
     notes: list[str] = []
     for split, files in splits.items():
@@ -117,7 +117,7 @@ def _cifar_binary(root: Path, splits: dict[str, list[Path]], names: str, labels:
 
 
 def _mnist(root: Path) -> Contents:
-    """Read `train-images-idx3-ubyte`, `t10k-labels-idx1-ubyte`, …, also compressed, and called as Kaggle does."""
+    """Read `train-images-idx3-ubyte`, `t10k-labels-idx1-ubyte`, …, also compressed, or named as at Kaggle."""
     parts, naming = {}, None
     for split, start in (("train", "train"), ("test", "t10k")):
         (images, shape), (labels, _) = (
@@ -134,7 +134,10 @@ _IDX = "{0}-{1}-idx{2}-ubyte | {0}-{1}.idx{2}-ubyte | {0}-{1}-idx{2}-ubyte.gz | 
 
 
 def _idx(path: Path, axes: int) -> tuple[FileRows | MemoryRows, tuple[int, ...]]:
-    """Return the rows of an idx file of bytes, and the shape of each: two zeros, 8, how many axes, their lengths."""
+    """Return the rows of an idx file of bytes, and the shape of a row.
+
+    The file begins with two zeros, 8, the number of axes, and the lengths of the axes.
+    """
     compressed = path.suffix == ".gz"
     try:
         with open_regular(path) as file, gzip.GzipFile(fileobj=file) if compressed else file as data:
@@ -149,7 +152,7 @@ def _idx(path: Path, axes: int) -> tuple[FileRows | MemoryRows, tuple[int, ...]]
     length = len(rows) if compressed else os.path.getsize(path) - start
     if length != prod(shape) or not length:
         raise DataError(
-            "An idx file has another length than it says",
+            "The length of an idx file does not match its header",
             got=f"{path}: {length:,} bytes, not {prod(shape):,}",
             fix="If it was cut off, fetch it again.",
         )
@@ -174,7 +177,7 @@ def _stl10(root: Path) -> Contents:
 def _fer2013(root: Path) -> Contents:
     """Read a table of `emotion`, `Usage` and `pixels`, the 48 × 48 numbers of a picture with spaces between them.
 
-    `PublicTest` is the validation split of the competition that the set was made for, `PrivateTest` its test split.
+    The set was made for a competition: `PublicTest` is its validation split, `PrivateTest` its test split.
     """
     path = root if root.is_file() else there(root, "fer2013.csv | icml_face_data.csv")
     splits: dict[str, tuple[list[int], list[Value]]] = {}
@@ -192,7 +195,7 @@ def _fer2013(root: Path) -> Contents:
                 start += len(line)
     except (OSError, ValueError, LookupError, StopIteration) as error:
         raise DataError(
-            "The table is not one of FER-2013, with the columns emotion, Usage and pixels",
+            "The table is not FER-2013's, with the columns emotion, Usage and pixels",
             got=f"{path}, byte {start:,}",
             cause=f"{type(error).__name__}: {error}",
         ) from None
@@ -208,7 +211,7 @@ _USAGE = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 
 
 class PixelLines(Sequence[Image]):
-    """Square pictures in grey, as the numbers in a column of a table's lines, which begin at `offsets`. Picklable."""
+    """Square grey pictures, as numbers in one column of a table. `offsets` are the starts of its lines. Picklable."""
 
     def __init__(self, path: str, offsets: np.ndarray, column: int) -> None:
         self.path, self.offsets, self.column = path, offsets, column
@@ -229,12 +232,12 @@ class PixelLines(Sequence[Image]):
         return np.repeat(grey, 3, axis=2)
 
     def key(self, index: int) -> str:
-        """Return what a picture is called: its file, and where its line begins."""
+        """Return the name of a picture: its file, and the start of its line."""
         return f"{os.path.basename(self.path)}, byte {int(self.offsets[index])}"
 
 
 def _part(images: Sequence[Image], labels: Sequence[Value]) -> Part:
-    """Return the pictures of a split. Raises DataError where there are not as many labels."""
+    """Return the pictures of a split. Raises DataError if the numbers of pictures and labels differ."""
     if len(images) != len(labels):
         raise DataError(
             "There are not as many labels as pictures",
@@ -245,7 +248,7 @@ def _part(images: Sequence[Image], labels: Sequence[Value]) -> Part:
 
 
 def _entry(batch: dict[str, object], key: str, path: Path) -> list[Value]:
-    """Return what a batch holds under a key: a list, or an array."""
+    """Return the value of a batch under a key: a list, or an array."""
     found = batch.get(key)
     if not isinstance(found, list | np.ndarray):
         raise DataError(f"{path} is no file of CIFAR: it has no {key!r}", got=", ".join(map(str, batch)))

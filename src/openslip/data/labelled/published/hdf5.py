@@ -1,4 +1,4 @@
-"""Sets whose pictures are arrays in HDF5 files: PatchCamelyon. They are read with h5py, an extra."""
+"""Sets whose pictures are arrays in HDF5 files: PatchCamelyon. Reading them needs h5py, an extra."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class H5Images(Sequence[Image]):
             raise DataError("A picture cannot be read", got=self.key(index), cause=str(error)) from None
 
     def key(self, index: int) -> str:
-        """Return what a picture is called: its file and its number."""
+        """Return the name of a picture: its file and its number."""
         return f"{os.path.basename(self.path)} #{index}"
 
     def _opened(self) -> Any:
@@ -75,12 +75,12 @@ class H5Images(Sequence[Image]):
 
 
 def _opened(path: str, array: str) -> Any:
-    """Return an array in an HDF5 file, not read yet. Raises DataError where h5py or the array is missing."""
+    """Return an array in an HDF5 file, not read yet. Raises DataError if h5py or the array is missing."""
     try:
         library: Any = importlib.import_module("h5py")
     except ImportError:
         raise DataError(
-            "HDF5 files are read with h5py, which is not installed",
+            "Reading HDF5 files needs h5py, which is not installed",
             got=path,
             fix="Install it: pip install 'openslip[hdf5]'",
         ) from None

@@ -42,7 +42,7 @@ def _svhn(root: Path) -> Contents:
         images = ArrayImages([rows], (3, 32, 32), (2, 1, 0), path.name)
         parts[split] = part_of(images, (digits % 10).tolist())
     if (root / "extra_32x32.mat").is_file():
-        notes.append("extra_32x32.mat, which is for training on more, is left out.")
+        notes.append("extra_32x32.mat, which holds additional training pictures, is left out.")
     return Contents(parts, DIGITS, notes)
 
 
@@ -88,8 +88,10 @@ def _cars_together(root: Path) -> Contents:
 
 
 def _imagenet(root: Path) -> Contents:
-    """`val/ILSVRC2012_val_00000001.JPEG` and so on, all in one folder, and in the development kit the class of each in
-    `ILSVRC2012_validation_ground_truth.txt`, by its number in `meta.mat`; perhaps folders of classes in `train`."""
+    """`val/ILSVRC2012_val_00000001.JPEG` and so on, all in one folder; perhaps folders of classes in `train`.
+
+    The development kit's `ILSVRC2012_validation_ground_truth.txt` gives the class of each by its number in `meta.mat`.
+    """
     kit = there(root, _KIT)
     rows = read_mat(kit / "data/meta.mat", "synsets")["synsets"]
     ids = {int(np.ravel(_cell(row, "ILSVRC2012_ID"))[0]): str(_cell(row, "WNID")) for row in rows}
@@ -112,7 +114,7 @@ def _imagenet(root: Path) -> Contents:
 
 
 def _cell(row: Any, field: str) -> Any:
-    """Return a field of a struct. Raises DataError where it has none."""
+    """Return a field of a struct. Raises DataError if the struct has no such field."""
     if not isinstance(row, dict) or field not in row:
         raise DataError(f"An annotation in a MAT-file has no field {field!r}", got=str(list(row))[:100])
     return row[field]
@@ -121,7 +123,7 @@ def _cell(row: Any, field: str) -> Any:
 def _texts(cells: Any, where: str) -> list[str]:
     """Return the texts in a cell array. Raises DataError for anything else."""
     if not isinstance(cells, list) or not all(isinstance(cell, str) for cell in cells):
-        raise DataError(f"The names of classes in {where} are no texts")
+        raise DataError(f"The names of classes in {where} are not text")
     return cells
 
 
@@ -130,7 +132,7 @@ def _car(row: Any, names: list[str], path: Path) -> str:
     if "class" not in row:
         raise DataError(
             f"The pictures that {path.name} lists have no class",
-            cause="Annotations without labels are published beside those with them",
+            cause="The authors published annotations both with and without labels",
             fix="Fetch cars_test_annos_withlabels.mat, and put it beside cars_test.",
         )
     number = int(np.ravel(row["class"])[0])

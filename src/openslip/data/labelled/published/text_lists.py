@@ -1,4 +1,4 @@
-"""Pictures as files whose names, or text files beside them, say which picture is of which class and split."""
+"""Pictures as files. Their names, or text files beside them, give the class and split of each picture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from openslip.files import read_json
 
 
 def _by_folder(paths: list[str]) -> list[tuple[str, Value]]:
-    """Return paths with the folder that each lies in as its class."""
+    """Return paths with the folder of each as its class."""
     return [(path, os.path.dirname(path)) for path in paths]
 
 
@@ -55,7 +55,7 @@ def _dtd(root: Path) -> Contents:
         for split in ("train", "val", "test")
         if (root / f"labels/{split}1.txt").is_file()
     }
-    return listed(root / "images", splits, notes=["Of the partitions in labels/ the first is measured."])
+    return listed(root / "images", splits, notes=["The first of the partitions in labels/ is measured."])
 
 
 def _pets(root: Path) -> Contents:
@@ -83,7 +83,7 @@ def _aircraft(root: Path) -> Contents:
 
 def _cub(root: Path) -> Contents:
     """`images.txt`, `image_class_labels.txt`, `train_test_split.txt` (1 for train), `classes.txt`: a number, a space,
-    and what belongs to it."""
+    and the value of this number."""
     names, labels, trained, classes = (
         dict(_pairs(root / file))
         for file in ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
@@ -92,7 +92,7 @@ def _cub(root: Path) -> Contents:
     for number, path in names.items():
         if number not in labels or number not in trained or labels[number] not in classes:
             raise DataError(
-                f"The lists of {root} do not fit each other",
+                f"The lists of {root} do not fit together",
                 got=f"picture {number}, {path}",
                 fix="If a file was cut off, unpack the archive again.",
             )
@@ -101,8 +101,8 @@ def _cub(root: Path) -> Contents:
 
 
 def _sun397(root: Path) -> Contents:
-    """`Training_01.txt` (of the archive Partitions): `/a/abbey/sun_aaalbzqrimafwbiv.jpg`. Ten partitions; the first is
-    the usual one. `ClassName.txt`: `/a/abbey`."""
+    """`Training_01.txt` (of the archive Partitions): `/a/abbey/sun_aaalbzqrimafwbiv.jpg`. The first of ten partitions
+    is the usual one. `ClassName.txt`: `/a/abbey`."""
     splits: Entries = {}
     for split, file in (("train", "Training_01.txt"), ("test", "Testing_01.txt")):
         path = first_of(root, f"{file} | Partitions/{file} | ../Partitions/{file} | ../{file}")
@@ -110,10 +110,10 @@ def _sun397(root: Path) -> Contents:
             splits[split] = [(line.lstrip("/"), _sun_class(os.path.dirname(line))) for line in lines(path)]
     naming = in_order_of(map(_sun_class, lines(root / "ClassName.txt")))
     if len(splits) == 2:
-        notes = ["Of the ten partitions the first is measured; pictures that are not in it are left out."]
+        notes = ["The first of the ten partitions is measured; pictures that are not in it are left out."]
         return listed(root, splits, naming, notes)
     every = [(name, _sun_class(os.path.dirname(name))) for name in Listing(root).names]
-    notes = ["Without Training_01.txt and Testing_01.txt (the archive Partitions) it has no splits."]
+    notes = ["Without Training_01.txt and Testing_01.txt (the archive Partitions), the set has no splits."]
     known = [(name, value) for name, value in every if value in naming.names]
     return listed(root, {"all": known}, naming, notes)
 
@@ -147,9 +147,9 @@ def _gtsrb(root: Path) -> Contents:
 
 
 def _resisc45(root: Path) -> Contents:
-    """`resisc45-train.txt`: `airplane_001.jpg`, whose class is what stands before the last underscore.
+    """`resisc45-train.txt`: `airplane_001.jpg`. The class is the part before the last underscore.
 
-    The authors published no partition. These lists are those of Neumann et al. 2019, which torchgeo has as well.
+    The authors published no partition. These lists are those of Neumann et al. 2019, which torchgeo uses too.
     """
     splits: Entries = {
         split: [(f"{value}/{name}", value) for name in lines(path) if (value := name.rpartition("_")[0])]
@@ -161,9 +161,9 @@ def _resisc45(root: Path) -> Contents:
 
 def _ucf101(root: Path) -> Contents:
     """`ucfTrainTestlist/trainlist01.txt`: `ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1`; the first of three
-    partitions is the usual one. Without these lists `split_zhou_UCF101.json` (Zhou et al. 2022, CoOp) parts the videos.
+    partitions is the usual one. Without them `split_zhou_UCF101.json` splits the videos (Zhou et al. 2022, CoOp).
 
-    A frame is called as its video, or lies in a folder that is. Of several frames the middle one is taken.
+    A frame, or its folder, is named after its video. Of several frames the middle one is taken.
     """
     pictures = Listing(root)
     frames: dict[str, list[str]] = defaultdict(list)
@@ -181,12 +181,12 @@ def _ucf101(root: Path) -> Contents:
     parts = pictures.parts(splits)
     notes = [note]
     if any(len(some) > 1 for video, some in frames.items() if video):
-        notes.append("Of the frames of each video the middle one is measured.")
+        notes.append("The middle frame of each video is measured.")
     return Contents(parts, naming, [*notes, *pictures.notes])
 
 
 def _ucf101_lists(root: Path) -> tuple[dict[str, list[tuple[str, str]]], Naming | None, str]:
-    """Return by split the path and the class of each video of UCF101, the order of the classes, and what is said."""
+    """Return by split the path and class of each video of UCF101, the order of the classes, and a note."""
     folder, zhou = root / "ucfTrainTestlist", root / _UCF101_ZHOU
     if folder.is_dir():
         rows = {
@@ -198,7 +198,7 @@ def _ucf101_lists(root: Path) -> tuple[dict[str, list[tuple[str, str]]], Naming 
         }
         classes = folder / "classInd.txt"
         naming = in_order_of(name for _, name in _pairs(classes)) if classes.is_file() else None
-        return rows, naming, "Of the three partitions in ucfTrainTestlist/ the first is measured."
+        return rows, naming, "The first of the three partitions in ucfTrainTestlist/ is measured."
     try:
         found = read_json(zhou, 64 << 20)
         rows = {
@@ -211,19 +211,19 @@ def _ucf101_lists(root: Path) -> tuple[dict[str, list[tuple[str, str]]], Naming 
 
 
 def _video(path: str) -> str:
-    """Return which video of UCF101 a frame is of, `v_yoyo_g01_c01`; "" for another picture."""
+    """Return the UCF101 video of a frame, `v_yoyo_g01_c01`; "" for another picture."""
     found = re.search(r"v_[a-z]+_g\d+_c\d+", path.lower())
     return found[0] if found else ""
 
 
 def _imagenet_samples(root: Path) -> Contents:
-    """`n01440764_tench.JPEG`: a picture of each class, all in one folder; the class is the id in front."""
+    """`n01440764_tench.JPEG`: a picture of each class, all in one folder. The class is the leading id."""
     names = [(name, found[0]) for name in Listing(root).names if (found := re.match(r"n\d{8}(?=_)", name))]
     return listed(root, {"all": names})
 
 
 def _pairs(path: Path) -> list[tuple[str, str]]:
-    """Return the first word of each line, and the rest of it."""
+    """Return the first word of each line, and the rest of the line."""
     return [(first, rest) for first, rest in fields(path, 2, most=2)]
 
 
