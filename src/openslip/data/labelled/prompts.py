@@ -172,7 +172,9 @@ def read_templates(spec: str) -> Templates:
                 "There are no such templates",
                 got=spec,
                 fix="Name a set of templates, or a file of them (a JSON list, or one a line) with {} for the class. "
-                + (close if close.startswith("Did") else "`slip datasets` lists the sets that have templates"),
+                + (
+                    close if close.startswith("Did") else "`slip datasets` lists the sets that have templates"
+                ),
             ) from None
     try:
         if path.suffix.lower() == ".json":
