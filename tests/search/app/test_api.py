@@ -142,8 +142,8 @@ def test_a_model_without_text_searches_by_pictures(tmp_path: Path) -> None:
             assert (reply.status, "text" in reply.json["error"]) == (400, True)
         expected = index.search([Term(picture=jpeg(0))], top=3).rows.tolist()
         assert [row for row, _ in found(client, image=base(jpeg(0)), top=3)] == expected
-        reply = client.get("/picture/0")  # of a source of a program, to which no path leads
-        assert (reply.status, "no path leads to them" in reply.json["error"]) == (404, True)
+        reply = client.get("/picture/0")  # of a source that a program handed in
+        assert (reply.status, "cannot be opened again" in reply.json["error"]) == (404, True)
 
 
 def test_a_picture_as_the_body_takes_options_from_the_address(client: Client, index: Index) -> None:
