@@ -84,7 +84,7 @@ def training_note(rows: Rows) -> str:
     return (
         "Over samples seen. "
         + "Faint: as logged; strong: smoothed over a twentieth of the run. " * alone
-        + "Each of several seeds has a line, smoothed over a twentieth of the run." * several
+        + "Several seeds have a line each, smoothed over a twentieth of the run." * several
     )
 
 

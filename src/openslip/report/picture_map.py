@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FEWEST = 20
 """The fewest pictures of a map."""
 FEWEST_FOR_UMAP = 300
-"""From this number of pictures on, UMAP shows neighbours better than two principal components. It takes some seconds."""
+"""From so many pictures on, UMAP shows neighbours better than two principal components. UMAP takes some seconds."""
 MOST = 80
 """The most thumbnails of a map."""
 SIDE = 72
