@@ -99,7 +99,7 @@ def _set(
     angle: float,
     mask: np.ndarray | None,
 ) -> None:
-    """Draw one object at its place, with its shadow and its light. `spot`: x, and y as a share of the possible range."""
+    """Draw one object at its place, with its shadow and its light. `spot`: x, and y as a share of its range."""
     stance, setting, x = KINDS[INDEX[thing.name]].stance, scene.setting, spot[0]
     flying = stance == "fly" or stance == "swim" or (thing.name == "umbrella" and setting in ("sky", "space"))
     if flying:
