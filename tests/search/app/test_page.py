@@ -116,7 +116,7 @@ def test_what_is_no_picture_is_said_to_be_none(browser: browsers.Browser, client
         found.until("!document.querySelector('#notice').hidden")
         assert "SVG" in found.texts("#notice")[0]
         found.drop(b"text", "notes.txt", "text/plain")
-        found.until("document.querySelector('#notice').innerText.includes('notes.txt is no picture')")
+        found.until("document.querySelector('#notice').innerText.includes('notes.txt is not a picture')")
         found.drop(bytes(300_000), "large.png", "image/png")
         found.until("document.querySelector('#notice').innerText.includes('takes at most 0.2 MB')")
         # The browser itself complains of the status of the first.
