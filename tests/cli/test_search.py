@@ -180,7 +180,7 @@ def test_a_sheet_shows_what_has_vanished_or_changed(index: Index, tmp_path: Path
         (["red", "--top", "0"], 1, "1 picture or more"),
         (["red", "--threshold", "nan"], 1, "from -1 to 1"),
         (["./none.png"], 1, "no such picture"),
-        (["red", "-"], 1, "A sign stands between"),
+        (["red", "-"], 1, "A sign needs a term"),
         (["red", "--where", "prize < 3"], 1, "cannot be used"),
     ],
 )

@@ -100,7 +100,7 @@ def test_options_of_an_objective_are_those_that_it_was_trained_with() -> None:
     [
         ({}, None),
         ({"image": "all", "text": "1"}, "image tower; first 1 block of the text tower"),
-        ({"image": "-2"}, "image tower but for its last 2 blocks"),
+        ({"image": "-2"}, "image tower except for its last 2 blocks"),
         ({"text": "all", "lora": (0, 8)}, "text tower, with adapters of rank 8"),
     ],
 )
@@ -117,7 +117,7 @@ def test_rates_of_their_own_are_said_of_what_learns() -> None:
     words = configuration(Row("", (Run("run", Path("run"), config),)))["Optimiser"]
     assert words.endswith("; text tower 0.0001, weights that the start lacks 0.001")
     words = configuration(Row("", (Run("run", Path("run"), replace(config, model=Config().model)),)))
-    assert "; image tower 0.7 of it from layer to layer, " in words["Optimiser"]
+    assert "; image tower times 0.7 from layer to layer, " in words["Optimiser"]
 
 
 @pytest.mark.parametrize(("count", "text"), [(None, "–"), (2.94e15, "2.94 P"), (12.0, "12"), (1e9, "1 G")])

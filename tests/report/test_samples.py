@@ -129,7 +129,7 @@ def test_the_first_task_on_some_data_has_their_pictures(tmp_path: Path, pictures
 
 def test_nothing_is_fetched(tmp_path: Path, pictures: Labelled) -> None:
     result = asked(tmp_path, pictures).said[0].result
-    with pytest.raises(DataError, match="fetches nothing"):
+    with pytest.raises(DataError, match="downloads nothing"):
         reopened(replace(result, data="https://example.org/birds"))
     with pytest.raises(DataError, match="cannot be opened"):
         reopened(replace(result, split="some other"))

@@ -118,7 +118,7 @@ def test_pictures_are_shown_in_a_notebook_and_captions_are_text(tmp_path: Path) 
     assert "<script>" not in html
     assert '" onerror' not in html
     assert html.count("data:image/jpeg;base64,") == 2
-    assert "another one than was embedded" in html
+    assert "not the one that was embedded" in html
     assert len(html) < 50_000
     with pytest.raises(DataError):
         found.picture(found.rows.tolist().index(3))

@@ -93,7 +93,7 @@ def test_pictures_that_changed_or_vanished_are_said(made, model, tmp_path) -> No
     index = Index.open(root / "index")
     (root / "pictures" / "00.png").write_bytes(png(50))
     (root / "pictures" / "01.png").unlink()
-    with pytest.raises(DataError, match=r"another one than was embedded.*slip embed"):
+    with pytest.raises(DataError, match=r"not the one that was embedded.*slip embed"):
         index.picture(0)
     with pytest.raises(DataError, match="does not exist"):
         index.picture(1)

@@ -137,12 +137,12 @@ def test_without_paths_nothing_is_a_picture(pictures, monkeypatch: pytest.Monkey
         ([], "nothing to search for"),
         (['""'], "nothing to search for"),
         (["dress", "+", '""'], "nothing to search for"),
-        (["-"], "A sign stands between"),
-        (["+", "-"], "A sign stands between"),
-        (["dress", "+"], "A sign stands between"),
-        (["dress", "+", "-", "red"], "A sign stands between"),
-        (['"dress" +'], "A sign stands between"),
-        (['"dress" + - "red"'], "A sign stands between"),
+        (["-"], "A sign needs a term"),
+        (["+", "-"], "A sign needs a term"),
+        (["dress", "+"], "A sign needs a term"),
+        (["dress", "+", "-", "red"], "A sign needs a term"),
+        (['"dress" +'], "A sign needs a term"),
+        (['"dress" + - "red"'], "A sign needs a term"),
         (['"dress"+"red"'], "needs a space"),
         (['"dress" -"red"'], "needs a space"),
         (['"dress" -2:"red"'], "needs a space"),
@@ -319,11 +319,11 @@ def test_what_the_model_does_not_read_is_told(tmp_path: Path) -> None:
     assert there.search(" ".join(words[:10])).notes == ()
     [note] = there.search(" ".join(words)).notes
     assert note == (
-        "The model reads 10 tokens of a text, and this one has 12: what follows "
+        "The model reads 10 tokens of a text, and this text has 12: the part after "
         f"'{' '.join(words[:10])}' is left out"
     )
     [note] = there.search("x" * 5_000).notes
-    assert note.endswith("its end is left out")
+    assert note.endswith("the end is left out")
     # The part that is left out changes nothing.
     cut, whole = (there.search(" ".join(some)) for some in (words[:10], words))
     assert cut.rows.tolist() == whole.rows.tolist()

@@ -26,7 +26,7 @@ class Tile:
 
 
 class Album:
-    """Reads records by their position in the summary; what cannot be read any more is left out."""
+    """Reads records by their position in the summary; records that cannot be read any more are left out."""
 
     def __init__(self, source: Source, summary: Summary) -> None:
         self.source, self.summary = source, summary
@@ -56,7 +56,8 @@ class Album:
         said: Callable[[str], bool] | None = None,
         weight: bool = False,
     ) -> list[Tile]:
-        """Return thumbnails with their sizes; with the first caption that is `said`; with the sizes of the files."""
+        """Return thumbnails with their sizes. said: a test for the caption to show, the first that passes. weight:
+        whether to add the sizes of the files."""
         found = []
         for position in map(int, positions):
             record, picture, row = (

@@ -1,6 +1,6 @@
-"""What the runs of a report said of every sample, class by class: which are hard, which are taken for which, how sure.
+"""The answers of a report's runs to every sample, class by class: hard classes, confused classes, and certainty.
 
-It is read from the answers that are kept beside the results (see `openslip.evaluation.kept_outcomes`).
+The answers are kept beside the results, and read from there (see `openslip.evaluation.kept_outcomes`).
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from openslip.report.rows import Colours, Rows
 from openslip.report.table import describe
 
 FEW = 10
-"""Classes that are shown of the best and of the worst; pairs of classes that are shown of those taken for another."""
+"""How many of the best and of the worst classes are shown, and how many pairs of confused classes."""
 MOST_OF_MATRIX = 12
-"""Classes of which all pairs are shown."""
+"""The most classes for which all pairs are shown."""
 MOST = 4
-"""Tasks that are shown class by class."""
+"""The most tasks that are shown class by class."""
 _BINS = 10
 
 
 @dataclass(frozen=True, eq=False)
 class Said:
-    """What one run said in a task: of a row, its colour class, its seed in words, the result and its answers."""
+    """The answers of one run in a task: its row, its colour class, its seed in words, the result and the answers."""
 
     row: str
     colour: str
@@ -49,7 +49,7 @@ class Said:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The classes' names; of equal ones the second is called `crane (2)`."""
+        """The classes' names; the second of two equal names becomes `crane (2)`."""
         seen: Counter[str] = Counter()
         told = []
         for name in self.answers.class_names:
@@ -73,13 +73,13 @@ class ClassBar:
 
     @property
     def interval(self) -> str:
-        """Its interval in percent: `40–62`."""
+        """The interval in percent: `40–62`."""
         return f"{100 * self.low:.0f}–{100 * self.high:.0f}"
 
 
 @dataclass(frozen=True)
 class ClassLine:
-    """A class, its number of samples, and of each row how many of these are right."""
+    """A class, its number of samples, and for each row how many of the samples are right."""
 
     name: str
     count: int
@@ -88,7 +88,7 @@ class ClassLine:
 
 @dataclass(frozen=True)
 class Pair:
-    """How often samples of one class are taken for another: of each row (count, share of the class's samples)."""
+    """How often samples of one class are taken for another: for each row (count, share of the class's samples)."""
 
     truth: str
     answer: str
@@ -97,7 +97,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Of a row: for each class with samples the shares of them that are taken for each of all classes."""
+    """One row's answers: for each class with samples, the shares of the samples that are taken for each class."""
 
     row: str
     colour: str
@@ -109,10 +109,10 @@ class Matrix:
 class Task:
     """A classification that at least one row has been measured in, class by class.
 
-    said: one run of each row that has answers. hardest, easiest: the ends, each with the hardest first; of few classes
-    all are in the first. all: every class with samples, in the order of the data. pairs: classes that are taken for
-    another, most frequent first. matrices: where there are few classes. reliability: a figure for each row whose
-    answers have probabilities.
+    said: one run of each row that has answers. hardest, easiest: the two ends, each with the hardest class first; few
+    classes are all in `hardest`. all: every class with samples, in the order of the data. pairs: classes that are taken
+    for another, most frequent first. matrices: only for few classes. reliability: a figure for each row whose answers
+    have probabilities.
     """
 
     key: str
@@ -135,8 +135,8 @@ class Task:
 def tasks(rows: Rows, colours: Colours) -> tuple[list[Task], list[str]]:
     """Return the tasks whose answers are kept, in the order of the results, and what is wrong with files of answers.
 
-    Of a row with several seeds, the first run that has answers is shown. What was measured on other data or otherwise
-    is another task.
+    Of a row with several seeds, the first run that has answers is shown. A measurement on other data, or made in
+    another way, is another task.
     """
     found: dict[tuple[str, ...], dict[str, Said]] = {}
     troubles: list[str] = []
@@ -152,7 +152,7 @@ def tasks(rows: Rows, colours: Colours) -> tuple[list[Task], list[str]]:
 
 
 def task(said: Sequence[Said]) -> Task:
-    """Return a task from what each row said in it, of the same samples."""
+    """Return a task from the answers of each row to the same samples."""
     first = said[0]
     names = first.names
     lines = class_lines(said)
@@ -193,13 +193,13 @@ def class_lines(said: Sequence[Said]) -> list[ClassLine]:
 
 
 def _hardness(line: ClassLine) -> tuple[float, float, str]:
-    """Return what the hardest classes have least of: the middle of the interval, so that few samples prove little."""
+    """Return the key that is least for the hardest class: the middle of the interval, so few samples prove little."""
     middle = sum(bar.low + bar.high for bar in line.bars)
     return middle, sum(bar.value for bar in line.bars), line.name
 
 
 def confusions(said: Sequence[Said], most: int = FEW) -> list[Pair]:
-    """Return which classes are taken for which others, the most frequent first, by the row that does it most often."""
+    """Return pairs of confused classes, the most frequent first, by the row that confuses them most often."""
     each: list[dict[tuple[str, str], int]] = []
     for one in said:
         wrong = ~one.correct
@@ -228,7 +228,7 @@ def confusions(said: Sequence[Said], most: int = FEW) -> list[Pair]:
 
 
 def _mistakes(one: Said) -> np.ndarray:
-    """Return the likeliest class of each sample, (N,); of a tie with the right one, which counts as wrong, another."""
+    """Return the likeliest class of each sample, (N,); in a tie with the right class, which is wrong, the other one."""
     best = one.answers.best.astype(np.int64)
     if best.shape[1] < 2:
         return best[:, 0]
@@ -247,7 +247,7 @@ def matrix(one: Said) -> Matrix:
 
 
 def reliability(one: Said) -> Figure | None:
-    """Return how often answers are right that are given with a probability, in ten steps of it; None without any."""
+    """Return how often answers are right, by ten steps of their probability; None if they have no probabilities."""
     sure = one.answers.probabilities[:, 0].astype(np.float64)
     if not np.isfinite(sure).all():
         return None
@@ -258,7 +258,7 @@ def reliability(one: Said) -> Figure | None:
     error = calibration_error(sure, right)
     width = 100 / _BINS
     said = "; ".join(
-        f"of {counts[k]:,} answers that are {10 * k} to {10 * k + 10} % sure {100 * shares[k]:.0f} % are right"
+        f"of {counts[k]:,} answers that are {10 * k} to {10 * k + 10} % sure, {100 * shares[k]:.0f} % are right"
         for k in range(_BINS)
         if counts[k]
     )

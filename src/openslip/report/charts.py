@@ -1,4 +1,4 @@
-"""Small line charts: where lines and words stand in a drawing, which the template `figure.html.j2` lays out.
+"""Small line charts: the places of lines and words in a drawing, which the template `figure.html.j2` lays out.
 
 Colours are classes of the page's style (`c0`, `c1`, …), so that a chart is right in light and dark.
 """
@@ -13,15 +13,15 @@ from itertools import groupby
 from statistics import median
 
 MAX_POINTS = 240
-"""Points a drawn line has at most; longer ones are averaged in bins."""
+"""The most points of a drawn line; longer lines are averaged in bins."""
 SMOOTHING = 0.05
 """Share of the points that the strong line is fitted to at a time."""
 LABEL_GAP = 8.0
 """Least distance of two line labels, in percent of the chart's height."""
 LONGEST_LABEL = 9
-"""Characters of a label that fit beside a chart; where one is longer, all stand below it, the highest line's first."""
+"""The most characters of a label beside a chart. If one is longer, all labels are below, the highest line's first."""
 MOST_LABELS = 12
-"""Labels that a chart has; of more lines the highest and the lowest are named."""
+"""The most labels of a chart; of more lines only the highest and the lowest are named."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """One run's curve: label, colour class, x ascending, y; nan where nothing finite could be measured.
+    """One run's curve: label, colour class, x ascending, y; nan where no finite value could be measured.
 
     Lines of one label are drawn alike and named once. weights: of each y, for example the steps that it is a mean over.
     """
@@ -55,7 +55,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Stroke:
-    """A drawn line. d: its path, as SVG writes it; style: CSS classes; name: what a browser says about it."""
+    """A drawn line. d: its path, as SVG writes it; style: CSS classes; name: what a browser shows about it."""
 
     d: str
     style: str
@@ -85,9 +85,9 @@ class End:
 class Figure:
     """A drawing for `figure.html.j2`. Places are in percent of the plot, from its left and from its top.
 
-    said: the same in words, for those who cannot see it. grid: horizontal lines (top, text). ticks: words below
-    (left, text). levels: horizontal marks (top, text). marks: vertical ones (left, text). ends: labels beside the plot;
-    legend: those below it. colour: the class of the bars.
+    said: the drawing in words, for people who cannot see it. grid: horizontal lines (top, text). ticks: words below
+    (left, text). levels: horizontal marks (top, text). marks: vertical marks (left, text). ends: labels beside the
+    plot. legend: labels below the plot. colour: the class of the bars.
     """
 
     title: str
@@ -108,8 +108,8 @@ class Figure:
 class Chart:
     """A chart: a title, a note below it, its lines, and level marks such as chance.
 
-    noisy: draw the values as they are as a faint line, smoothed as a strong one; else straight lines and dots.
-    Where several lines have one label, they are drawn smoothed alone. zero: the y axis starts at 0. text: how a y
+    noisy: draw the values as a faint line, and the smoothed values as a strong line; else straight lines and dots.
+    If several lines have one label, only the smoothed lines are drawn. zero: the y axis starts at 0. text: how a y
     value reads.
     """
 
@@ -205,8 +205,8 @@ def samples(count: float) -> str:
 def thin(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
     """Return a line of at most `most` points, each the weighted mean of neighbours, at the last one's x.
 
-    A point of much less weight than the others, as the last line of a log has that stands for one step, is noise that
-    would bend the line's end: it is joined to its neighbours until they have half the usual weight together.
+    A point of much less weight than the others, such as the last line of a log that stands for one step, is noise that
+    would bend the line's end. It is joined to its neighbours until they have half the usual weight together.
     """
     total, usual = math.fsum(point.weight for point in points), median(point.weight for point in points)
     enough = max(total / most, usual / 2) * (1 - 1e-9)
@@ -248,7 +248,7 @@ def smooth(points: Sequence[Point], share: float = SMOOTHING) -> list[Point]:
 
 
 def _outermost(names: Sequence[str]) -> list[str]:
-    """Return the first and the last of the names where there are more than labels fit, else all."""
+    """Return the first and the last of the names if there are more than MOST_LABELS, else all."""
     half = MOST_LABELS // 2
     return [*names[:half], *names[-half:]] if len(names) > MOST_LABELS else [*names]
 

@@ -1,4 +1,4 @@
-"""Which curves a report shows, from the runs' metrics."""
+"""The curves that a report shows, from the runs' metrics."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def percent(value: float) -> str:
 def training_charts(rows: Rows, colours: Colours) -> list[Chart]:
     """Return the charts of losses and in-batch accuracies, by row label, as far as the runs have them.
 
-    What a curve is called and what chance would reach, its objective says. Values of objectives that are not known
-    here are drawn as well where their names end in `_loss` or `_acc`.
+    The objective of a curve tells its title and what chance would reach. Values of unknown objectives are drawn, too,
+    if their names end in `_loss` or `_acc`.
     """
     runs = [run for row in rows.values() for run in row.runs]
     logged = dict.fromkeys(key for run in runs for line in run.metrics for key in line)
@@ -49,7 +49,7 @@ def training_charts(rows: Rows, colours: Colours) -> list[Chart]:
 
 
 def evaluation_charts(rows: Rows, colours: Colours, most: int = 6) -> list[Chart]:
-    """Return the charts of what was measured while training, for measurements made at least twice in some run."""
+    """Return the charts of measurements during training that some run made at least twice."""
     keys = dict.fromkeys(
         key
         for row in rows.values()
@@ -78,22 +78,22 @@ def evaluation_charts(rows: Rows, colours: Colours, most: int = 6) -> list[Chart
 
 
 def training_note(rows: Rows) -> str:
-    """Return how the charts of training are to be read."""
+    """Return how to read the charts of training."""
     several = any(len(row.runs) > 1 for row in rows.values())
     alone = any(len(row.runs) == 1 for row in rows.values())
     return (
         "Over samples seen. "
         + "Faint: as logged; strong: smoothed over a twentieth of the run. " * alone
-        + "Of several seeds there is a line each, smoothed over a twentieth of the run." * several
+        + "Several seeds have a line each, smoothed over a twentieth of the run." * several
     )
 
 
 def _logged(run: Run, key: str) -> list[tuple[float, float | None, float]]:
     """Return position, value and number of steps of each line of the log.
 
-    A line is the mean over the finite steps since the one before; the last line of a run often stands for few. The
-    value is None where there was no finite step at all. Lines that have values, but not this one, are left out: they
-    are of steps without its part of the objective.
+    A line is the mean over the finite steps since the line before; the last line of a run often stands for few steps.
+    The value is None if no step was finite. Lines that have values, but not this value, are left out: their steps did
+    not compute this part of the objective.
     """
     points, before = [], (0.0, 0.0)
     for line in run.metrics:
@@ -118,7 +118,7 @@ def _lines(
     colours: Colours,
     points: Callable[[Run], Sequence[tuple[float, float | None, float]]],
 ) -> list[Line]:
-    """Return a line for each run that has a value; a gap where there is none, if there are values elsewhere."""
+    """Return a line for each run that has a value, with a gap wherever a value is missing."""
     lines = []
     for label, row in rows.items():
         for run in row.runs:
@@ -146,7 +146,7 @@ def _unknown(key: str) -> Curve:
 
 
 def _chance(curve: Curve, runs: Sequence[Run]) -> list[tuple[str, float]]:
-    """Return what guessing would reach, where that is the same for all runs that have the curve."""
+    """Return what guessing would reach, if it is the same for all runs that have the curve."""
     if curve.chance is None:
         return []
     found = set()

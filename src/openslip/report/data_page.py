@@ -36,7 +36,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Share:
-    """One of the kinds that pictures or captions are of: how many, and which share of all, in [0, 1]."""
+    """One kind of pictures or captions: how many there are, and their share of all, in [0, 1]."""
 
     name: str
     count: int
@@ -53,7 +53,7 @@ class Extent:
 
     @classmethod
     def of(cls, values: np.ndarray) -> Extent | None:
-        """Return that of `values` (N,), None of no values."""
+        """Return the extent of `values` (N,), None for no values."""
         return cls(int(values.min()), float(np.median(values)), int(values.max())) if len(values) else None
 
 
@@ -67,12 +67,12 @@ def write_data_page(
     against: Against | None = None,
     other: Source | None = None,
 ) -> Path:
-    """Write the page to `path` and return it; the pictures shown are read from `source` once more.
+    """Write the page to `path` and return the path; the pictures shown are read from `source` once more.
 
-    view: side of a view in pixels, of the recipe that the verdict is for. against: what the source has in common with
-    a second one, `other`.
+    view: side of a view in pixels, for the recipe of the verdict. against: what the source has in common with a second
+    source, `other`.
 
-    Raises DataError when the file cannot be written.
+    Raises DataError if the file cannot be written.
     """
     path = Path(path)
     html = page(summary, verdict, source, view=view, against=against, other=other)
@@ -132,7 +132,7 @@ def _strip(summary: Summary, album: Album) -> list[Picture]:
 
 
 def _left_out(summary: Summary) -> list[tuple[str, ...]]:
-    """Return what lies in the source and is not used: how many, why, an example, and which of several sources."""
+    """Return the unused things in the source: how many, why, an example, and which of several sources."""
     several = len(summary.contents) > 1
     return [
         (f"{left.count:,}", reason, left.example, *([name] if several else []))
@@ -142,7 +142,7 @@ def _left_out(summary: Summary) -> list[tuple[str, ...]]:
 
 
 def _picture_figures(summary: Summary, view: int) -> list[Figure]:
-    """Sizes, beside that of a view, and shapes."""
+    """Return the figures of sizes, beside the size of a view, and of shapes."""
     if not len(summary.sizes):
         return []
     short = summary.sizes.min(axis=1)
@@ -168,7 +168,7 @@ def _picture_figures(summary: Summary, view: int) -> list[Figure]:
 
 
 def _caption_figures(summary: Summary) -> list[Figure]:
-    """Lengths, and how many captions a record has where that is not one."""
+    """Return the figures of lengths, and of captions per record if a record has more than one."""
     if not len(summary.captions):
         return []
     tokens = summary.captions["tokens"]
@@ -199,7 +199,7 @@ def _caption_figures(summary: Summary) -> list[Figure]:
 
 
 def _extremes(summary: Summary, album: Album) -> list[tuple[str, list[Tile]]]:
-    """Return the smallest and the largest pictures, where there are such."""
+    """Return the smallest and the largest pictures, if sizes differ."""
     order = summary.by_size()
     if len(order) < 2 or (summary.sizes == summary.sizes[0]).all():
         return []
@@ -208,7 +208,7 @@ def _extremes(summary: Summary, album: Album) -> list[tuple[str, list[Tile]]]:
 
 
 def _repeated(summary: Summary, album: Album) -> list[tuple[str, str]]:
-    """Return the texts that come most often, each after the number of times."""
+    """Return the most frequent texts, each after the number of times."""
     found = [
         (times, which, album.captions(position))
         for times, position, which in summary.most_repeated(_CAPTIONS)
@@ -242,7 +242,7 @@ def _in_common(against: Against, here: Album, there: Album) -> list[tuple[str, l
 
 
 def _pair(here: Album, there: Album, one: int, two: int, *, captions: bool) -> Group:
-    """Return two records side by side; with `captions`, with those that they have in common."""
+    """Return two records side by side; with `captions`, each with a caption that both have."""
     if not captions:
         return Group([*here.tiles([one]), *there.tiles([two])])
     ours, theirs = ({normal(text) for text in album.captions(k)} for album, k in ((here, one), (there, two)))

@@ -18,7 +18,7 @@ from openslip.report.runs import Run, finite
 from openslip.shell import command
 
 PLACEHOLDER = "PICTURES"
-"""Stands for what a page cannot know: labelled pictures of one's own."""
+"""Stands for the user's labelled pictures, which a page cannot know."""
 _NUMBERS = {2: "two", 3: "three", 4: "four"}
 
 
@@ -54,7 +54,7 @@ def configuration(row: Row) -> dict[str, str]:
 
 
 def _frozen(config: Config) -> str:
-    """Return what of the towers stays as it is, and what adapters learn in its place; "" where all of them learns."""
+    """Return which parts of the towers are frozen, and which of these have adapters; "" if all parts learn."""
     words = []
     for name, tower in (("image", config.model.image), ("text", config.model.text)):
         if tower.lora:
@@ -62,14 +62,14 @@ def _frozen(config: Config) -> str:
         elif tower.freeze == "all":
             words.append(f"{name} tower")
         elif tower.freeze.startswith("-"):
-            words.append(f"{name} tower but for its last {_count(int(tower.freeze[1:]), 'block')}")
+            words.append(f"{name} tower except for its last {_count(int(tower.freeze[1:]), 'block')}")
         elif tower.freeze.isdecimal() and int(tower.freeze):
             words.append(f"first {_count(int(tower.freeze), 'block')} of the {name} tower")
     return "; ".join(words)
 
 
 def _rates(config: Config) -> str:
-    """Return learning rates of their own: of towers that learn, of their layers, and of what the start lacks."""
+    """Return separate learning rates: of towers that learn, of their layers, and of weights that the start lacks."""
     words, optimizer, model = [], config.optimizer, config.model
     for name, rate, tower in (("image", optimizer.image, model.image), ("text", optimizer.text, model.text)):
         if tower.freeze == "all" and not tower.lora:
@@ -77,14 +77,14 @@ def _rates(config: Config) -> str:
         if rate.lr >= 0:
             words.append(f"{name} tower {rate.lr:g}")
         if rate.layer_decay != 1:
-            words.append(f"{name} tower {rate.layer_decay:g} of it from layer to layer")
+            words.append(f"{name} tower times {rate.layer_decay:g} from layer to layer")
     if optimizer.fresh_lr >= 0:
         words.append(f"weights that the start lacks {optimizer.fresh_lr:g}")
     return "; " + ", ".join(words) if words else ""
 
 
 def _views(loss: KnownLoss, config: Config) -> dict[str, str]:
-    """Return how the views of each kind are drawn; where not all of the loss is known, of all kinds that there are."""
+    """Return how the views of each kind are drawn; if a part of the loss is unknown, the views of all kinds."""
     titles = {"image": "View that goes with the caption", "ssl": "Self-supervised views"}
     counts = Counter(view.kind for view in loss.views)
     scheduled = {view.kind for view in loss.views if view.scheduled}
@@ -99,9 +99,9 @@ def _views(loss: KnownLoss, config: Config) -> dict[str, str]:
 
 
 def setup(rows: Rows) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return each topic of `configuration` with what the rows have of it, as (label, sentence).
+    """Return each topic of `configuration` with the sentences of the rows, as (label, sentence).
 
-    Where all rows that have the topic agree, there is one sentence without a label; not where one row alone has it.
+    If all rows that have the topic agree, there is one sentence without a label; not if one of several rows has it.
     """
     said = {name: configuration(row) for name, row in rows.items()}
     fullest_first = sorted(said.values(), key=len, reverse=True)
@@ -169,7 +169,7 @@ def _state(run: Run) -> str:
 
 
 def troubles(rows: Rows) -> list[str]:
-    """Return what makes numbers of runs worth less than they look, in sentences: steps that changed nothing."""
+    """Return sentences on runs whose numbers are worth less than they look, because steps changed nothing."""
     said = []
     for label, row in rows.items():
         for run in row.runs:
@@ -188,33 +188,33 @@ def runs_of(rows: Rows) -> list[Run]:
 
 
 def seed_of(row: Row, run: Run) -> str:
-    """Return what tells a run from the others of its row: `, seed 2`."""
+    """Return the words that tell a run from the others of its row: `, seed 2`."""
     return f", seed {run.config.training.seed}" if len(row.runs) > 1 else ""
 
 
 def of_which_seed(row: Row) -> str:
-    """Return of which run of a row something is shown, where there are several."""
+    """Return which run of a row is shown, if the row has several."""
     return f" (of seed {row.seeds[0]}; the others differ in the seed)" if len(row.runs) > 1 else ""
 
 
 def why_no_results(rows: Rows) -> str:
-    """Return why there are none, and what the commands that are shown below do about that."""
+    """Return why there are no results, and what the commands below do about that."""
     runs = runs_of(rows)
     if not all(run.complete for run in runs):
         return (
             "None yet: training is not complete. A run that has `evaluation.tasks` or `data.val` is measured at its "
-            "end. One that was stopped goes on with:"
+            "end. To continue a run that was stopped:"
         )
     if all(run.config.evaluation.tasks or run.config.data.val for run in runs):
-        return "None yet: training is complete, but the measurement at its end is not. This makes it:"
+        return "None yet: training is complete, but the measurement at its end is not. To complete it:"
     return (
-        "None: training had neither `evaluation.tasks` nor `data.val`. With a folder of your own in the place of "
-        f"{PLACEHOLDER}, which has a folder of pictures for each class:"
+        "None: training had neither `evaluation.tasks` nor `data.val`. To measure, put your own folder in the place of "
+        f"{PLACEHOLDER}, with a folder of pictures for each class:"
     )
 
 
 def trained_on(runs: Sequence[Run], rows: int) -> str:
-    """Return `, each trained on 20k samples of scenes`, as far as known; `so far` of runs that are not through."""
+    """Return `, each trained on 20k samples of scenes`, as far as known; `so far` if a run is not complete."""
     seen = [float(run.last["position"]) for run in runs if finite(run.last.get("position"))]
     if not seen:
         return ", with no step in the log yet"
@@ -230,7 +230,7 @@ def trained_on(runs: Sequence[Run], rows: int) -> str:
 
 
 def seeds(rows: Sequence[Row]) -> str:
-    """Return `, 3 seeds each`, or nothing of single runs."""
+    """Return `, 3 seeds each`, or nothing for single runs."""
     counts = {len(row.runs) for row in rows}
     if counts == {1}:
         return ""
@@ -239,7 +239,7 @@ def seeds(rows: Sequence[Row]) -> str:
 
 
 def data_name(spec: str) -> str:
-    """Return what data are called in a sentence: `scenes` for `/data/scenes`, `3 sources` for a mixture of them."""
+    """Return the name of data in a sentence: `scenes` for `/data/scenes`, `3 sources` for a mixture."""
     spec = shown(spec).strip()
     if parts := len(re.split(r"\s\+\s", spec)) - 1:
         return f"{parts + 1} sources"
@@ -252,7 +252,7 @@ def data_name(spec: str) -> str:
 
 
 def image_tower(config: Config) -> str:
-    """Return what an image tower is, in words."""
+    """Return the description of an image tower."""
     tower, size = config.model.image, config.views.size
     if tower.name != "vit":
         return f"{tower.name} (timm) at {size} px"
@@ -260,7 +260,7 @@ def image_tower(config: Config) -> str:
 
 
 def text_tower(config: Config) -> str:
-    """Return what a text tower is, in words."""
+    """Return the description of a text tower."""
     tower = config.model.text
     return f"width {tower.width}, {tower.depth} layers, {tower.heads} heads; captions up to {tower.context} tokens"
 
@@ -280,7 +280,7 @@ def _duration(seconds: float) -> str:
 
 
 def operations(count: float | None) -> str:
-    """Return a number of floating-point operations as people write it: `2.94 P`, `–` where it is not known."""
+    """Return a number of floating-point operations as people write it: `2.94 P`, `–` if it is unknown."""
     if count is None:
         return "–"
     sizes = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -305,9 +305,9 @@ def _integer(value: object) -> str:
 
 
 def measuring(run: Run) -> str:
-    """Return the command that measures a run which has no results.
+    """Return the command that measures a run without results.
 
-    It goes on with the run where that is not complete, or has tasks of its own: it is measured at its end.
+    A run that is not complete, or that has tasks of its own, is resumed: it is measured at its end.
     """
     if not run.complete or run.config.evaluation.tasks or run.config.data.val:
         return command("slip", "train", "--resume", "--out", run.folder)

@@ -1,6 +1,6 @@
 """What a model says about pictures: answers, retrieval and neighbours for pictures drawn at random, as plain data.
 
-Nothing here picks what looks good: pictures and captions are a function of the seed, and failures are shown.
+Nothing here picks good examples: pictures and captions are a function of the seed, and failures are shown.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FEWEST_WORDS = 3
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture: pixels (H, W, 3) uint8, captions, the true class where it is known, and its side in the page."""
+    """A picture: pixels (H, W, 3) uint8, captions, the true class if it is known, and its side in the page."""
 
     pixels: np.ndarray
     captions: tuple[str, ...]
@@ -41,7 +41,7 @@ class Picture:
 
     @property
     def alt(self) -> str:
-        """The picture for those who cannot see it: its first caption."""
+        """The text for people who cannot see the picture: its first caption."""
         return next((caption for caption in self.captions if caption.strip()), "picture without a caption")
 
     def data_url(self) -> str:
@@ -51,7 +51,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Answer:
-    """One thing a model could say, how sure it is (a share, or None), and whether it is right (None: not known)."""
+    """One possible answer of a model, how sure the model is (a share, or None), and whether it is right (None: not
+    known)."""
 
     text: str
     share: float | None
@@ -59,16 +60,16 @@ class Answer:
 
     @property
     def percent(self) -> str:
-        """How sure the model is, which it must have said."""
+        """How sure the model is, in percent, for an answer with a share."""
         share = self.share or 0.0
         return f"{share:.0%}" if share >= 0.005 else "<1%"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A picture, what the model answers, best first, and the truth where it is known.
+    """A picture, the model's answers, best first, and the truth if it is known.
 
-    rank: place of the first right answer among all that could be given, from 1.
+    rank: place of the first right answer among all possible answers, from 1.
     """
 
     picture: Picture
@@ -90,7 +91,7 @@ class Reading:
 class Search:
     """A query (words or a picture) and the pictures found, best first; own: which of them carry the same caption.
 
-    rank: place of the first such picture among all, from 1; None where there is none.
+    rank: place of the first such picture among all, from 1; None if there is none.
     """
 
     query: str | Picture
@@ -101,7 +102,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Gallery:
-    """All that one model says; lists are empty where the model or the data cannot give them."""
+    """All answers of one model; a list is empty if the model or the data cannot give it."""
 
     pool: tuple[Picture, ...] = ()
     unreadable: int = 0
@@ -115,7 +116,7 @@ class Gallery:
 
     @property
     def judged(self) -> list[bool]:
-        """Of the examples whose truth is known, which first answers are right."""
+        """Whether the first answer is right, for each example whose truth is known."""
         return [reading.right for reading in self.examples if reading.right is not None]
 
 
@@ -133,8 +134,8 @@ def gather(
 ) -> Gallery:
     """Ask a model about `pool` pictures drawn at random from `pictures`.
 
-    captions: queries to search with; default: six of the pool's own. Without an encoder only the pool is returned;
-    with one that has no text tower, neighbours and a map alone.
+    captions: queries to search with; default: six of the pool's own. Without an encoder the gallery has only the pool;
+    without a text tower it has neighbours and a map, too.
     """
     from openslip.evaluation.zeroshot import classifier
     from openslip.report.similarity import similarity_maps
@@ -199,14 +200,14 @@ def draw_captions(captions: Sequence[str], count: int, seed: int) -> list[str]:
 
 
 def rank_of_first(similarity: np.ndarray, own: np.ndarray) -> int | None:
-    """Return the place, from 1, of the most similar of those that are `own`; None where none is."""
+    """Return the place, from 1, of the most similar item that is `own`; None if there is none."""
     if not own.any():
         return None
     return 1 + int((similarity[~own] > similarity[own].max()).sum())
 
 
 def normal(caption: str) -> str:
-    """Return a caption in the form in which equal ones are equal."""
+    """Return a caption in a form in which captions are equal if they differ only in case and spaces."""
     return " ".join(caption.lower().split())
 
 

@@ -17,7 +17,7 @@ class Histogram:
     """Counts between edges, each bin equally wide on the page.
 
     edges: (B + 1,) ascending; counts: (B,); ticks: (value, words) pairs of the axis below, within the edges.
-    levels: (words, value) pairs marked by a line. said: the same in words, for those who cannot see it.
+    levels: (words, value) pairs marked by a line. said: the histogram in words, for people who cannot see it.
     """
 
     title: str
@@ -41,7 +41,7 @@ class Histogram:
         levels: Sequence[tuple[str, float]] = (),
         colour: str = "c1",
     ) -> Histogram:
-        """Count `values` (N,), of which there is at least one; those beyond the edges are in the outermost bins."""
+        """Count one or more `values` (N,); values beyond the edges are in the outermost bins."""
         counts = np.histogram(np.clip(values, edges[0], edges[-1]), bins=np.asarray(edges, float))[0]
         low, middle, high = np.quantile(values, (0, 0.5, 1))
         named = [(tick, f"{tick:g}") for tick in ticks]

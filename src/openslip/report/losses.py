@@ -1,4 +1,4 @@
-"""What a report knows of a run's loss: what the objectives in it say of themselves."""
+"""A run's loss as far as a report knows it, from what its objectives say of themselves."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from openslip.objectives.combine import known
 class KnownLoss:
     """A loss as far as its objectives are known.
 
-    Nothing is imported for a report, so that a class of a user's own is not known. title: what people call the loss, or
-    as it is written. terms: how many it has, known or not. whole: whether all of them are known. views, needs, curves
-    and options are those of the known ones.
+    A report imports nothing, so it does not know a user's own class. title: the common name of the loss, or the loss as
+    written. terms: the number of terms, known or not. whole: whether all terms are known. views, needs, curves and
+    options are those of the known terms.
     """
 
     title: str
@@ -33,7 +33,7 @@ class KnownLoss:
 
     @classmethod
     def of(cls, config: ObjectiveConfig) -> KnownLoss:
-        """Return what is known of the loss of a configuration, whatever is written there."""
+        """Return the known part of a configuration's loss, whatever the configuration says."""
         try:
             loss = parse(config)
             return cls._made_of([loss], loss.title, len(loss.terms), whole=True)
@@ -69,7 +69,7 @@ class KnownLoss:
 
 
 def _parsed(config: ObjectiveConfig) -> Loss | None:
-    """Return the loss that is written, None where it is none or not known."""
+    """Return the loss of a configuration, None if it is invalid or unknown."""
     try:
         return parse(config)
     except ConfigError:

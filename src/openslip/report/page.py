@@ -42,13 +42,13 @@ def write_report(
     pool: int = 500,
     examples: int = EACH,
 ) -> Path:
-    """Write the report of `runs` to `path` and return the path; a file that was there is replaced whole.
+    """Write the report of `runs` to `path` and return the path; an existing file is replaced whole.
 
-    encoder: the model that the pictures' answers come from; pictures: where they are drawn from, at random by
-    `seed`, `pool` of them to search in. class_names and templates: what zero-shot chooses from. labels: the true class
-    of each of `pictures` (default: `pictures.label(index)` where the source has it). captions: what to search for
-    (default: captions of the pool, at random). commands: (what it does, command) pairs to go on with. examples: how
-    many pictures are shown of each kind of right and wrong answers, read from where they were measured.
+    encoder: the model that answers about pictures. pictures: the source from which `pool` pictures are drawn, at random
+    by `seed`. class_names and templates: what zero-shot chooses from. labels: the true class of each of `pictures`
+    (default: `pictures.label(index)` if the source has it). captions: what to search for (default: captions of the
+    pool, at random). commands: (what it does, command) pairs for the next steps. examples: how many pictures to show of
+    each kind of right and wrong answers, read from where they were measured.
 
     Raises ConfigError without a run, CheckpointError when the file cannot be written.
     """
@@ -86,7 +86,7 @@ def write_report(
 
 
 def check_place(path: Path) -> None:
-    """Raise CheckpointError where no page can be written to `path`, which is tried before anything is read or drawn."""
+    """Raise CheckpointError if no page can be written to `path`. Called before anything is read or drawn."""
     if os.path.isdir(path):
         raise _unwritten(path, "That is a folder", fix=f"Name a file in it: {path / 'report.html'}")
     if not os.path.isdir(path.parent):
@@ -109,7 +109,7 @@ def page(
     commands: Sequence[tuple[str, str]] = (),
     examples: int = EACH,
 ) -> str:
-    """Return the whole page as HTML text. model: what to call the model that the gallery is from. examples: see
+    """Return the whole page as HTML text. model: the name of the model that the gallery is from. examples: see
     `write_report`."""
     named = {row.label: row for row in rows(runs)}
     colours = choose_colours(list(named.values()))
@@ -149,7 +149,7 @@ def page(
 def choose_colours(rows: Sequence[Row]) -> dict[str, str]:
     """Return a colour class for each row by its label: those whose loss has the most terms come first.
 
-    So a sum stands out among the objectives that it is made of. There are six colours, which then come again.
+    So a sum stands out among the objectives that it is made of. After six rows the colours repeat.
     """
     ordered = sorted(rows, key=lambda row: -row.first.loss.terms)
     return {row.label: f"c{place % _COLOURS}" for place, row in enumerate(ordered)}

@@ -1,4 +1,5 @@
-"""A map of pictures: those that a model finds alike lie close together; as many as fit are thumbnails, others dots."""
+"""A map of pictures, in which pictures that a model finds alike are close together: thumbnails as far as they fit, and
+dots."""
 
 from __future__ import annotations
 
@@ -13,13 +14,13 @@ if TYPE_CHECKING:
     from openslip.report.gallery import Picture
 
 FEWEST = 20
-"""Pictures that a map has at least."""
+"""The fewest pictures of a map."""
 FEWEST_FOR_UMAP = 300
-"""Pictures from which on UMAP, which takes some seconds, says more of neighbours than two principal components do."""
+"""From so many pictures on, UMAP shows neighbours better than two principal components. UMAP takes some seconds."""
 MOST = 80
-"""Thumbnails that a map has at most."""
+"""The most thumbnails of a map."""
 SIDE = 72
-"""Side of a thumbnail in the file, in pixels: about 2 kB. It is shown at 54, or larger where it is chosen."""
+"""Side of a thumbnail in the file, in pixels: about 2 kB. It is shown at 54, or larger when it is chosen."""
 _WIDTH, _HEIGHT = 5.2, 8.3
 """A thumbnail's size in percent of the map, which is wider than high."""
 _MARGIN = 5.0
@@ -27,7 +28,7 @@ _MARGIN = 5.0
 
 @dataclass(frozen=True)
 class Place:
-    """A picture on the map, and where its middle lies in percent from the left and the top."""
+    """A picture on the map, and the place of its middle in percent from the left and the top."""
 
     picture: Picture
     left: float
@@ -49,11 +50,11 @@ class PictureMap:
 
 
 def picture_map(pictures: Sequence[Picture], vectors: np.ndarray) -> PictureMap | None:
-    """Lay out pictures with their embeddings (N, D) of length 1: by UMAP where the library is there and pictures are
-    many, else by PCA.
+    """Lay out pictures with their embeddings (N, D) of length 1: by UMAP for FEWEST_FOR_UMAP pictures or more if the
+    library is installed, else by PCA.
 
-    None for fewer than FEWEST pictures. The first pictures are thumbnails before others, so that pictures in random
-    order give a random choice; one that would hide part of another is a dot.
+    None for fewer than FEWEST pictures. Thumbnails are chosen in the order of the pictures, so pictures in random order
+    give a random choice. A picture that would hide part of a thumbnail is a dot.
     """
     from openslip.search.map import make_map, principal
 
@@ -71,6 +72,6 @@ def picture_map(pictures: Sequence[Picture], vectors: np.ndarray) -> PictureMap 
             dots.append((left, top))
         else:
             thumbnails.append(Place(replace(picture, side=SIDE), left, top))
-    # In reading order, for those who go through them one by one.
+    # In reading order, for people who go through the thumbnails one by one.
     thumbnails.sort(key=lambda one: (round(one.top / _HEIGHT), one.left))
     return PictureMap(thumbnails, dots, "UMAP" if umap else "PCA")

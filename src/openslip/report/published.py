@@ -1,4 +1,4 @@
-"""One's own rows beside the SLIP paper's, where protocol and data agree."""
+"""The report's own rows beside the SLIP paper's, if protocol and data agree."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from openslip.report.table import TITLES
 
 @dataclass(frozen=True)
 class Beside:
-    """One's own rows and the paper's. protocols: those in which a row of one's own agrees. own: (label, colour class,
-    seed in words, top-1 with its interval or "–" by protocol); paper: (tower, method, data, epochs, top-1 or "–")."""
+    """The report's own rows and the paper's. protocols: those in which an own row agrees with the paper. own: (label,
+    colour class, seed in words, top-1 with its interval or "–" by protocol); paper: (tower, method, data, epochs, top-1
+    or "–")."""
 
     protocols: Sequence[str]
     own: Sequence[tuple[str, str, str, Sequence[str]]]
@@ -22,7 +23,7 @@ class Beside:
 
 
 def beside(tasks: Sequence[Task]) -> Beside | None:
-    """Return the rows that were measured as the paper measured, with the paper's; None where there is none."""
+    """Return the rows that were measured as in the paper, with the paper's rows; None if there are none."""
     found: dict[str, dict[str, Said]] = {}
     for task in tasks:
         for one in task.said:

@@ -12,7 +12,7 @@ from jinja2.lexer import Token, TokenStream
 from markupsafe import Markup
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-"""Characters that no page may hold, and that steer a terminal which it is shown in."""
+"""Characters that no page may hold, and that would steer a terminal that shows the page."""
 
 
 def render(template: str, **data: object) -> str:
@@ -50,9 +50,9 @@ def _printable(value: object) -> object:
 
 
 class _LineBreaks(Extension):
-    """Leaves the line breaks between two tags, of HTML or of jinja2, and the indentation there out of the page.
+    """Leaves out the line breaks and the indentation between two tags, of HTML or of jinja2.
 
-    Between inline elements they would be a space that one sees. A line break within a text stays.
+    Between inline elements they would become a visible space. A line break within a text stays.
     """
 
     def filter_stream(self, stream: TokenStream) -> Iterator[Token]:

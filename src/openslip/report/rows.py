@@ -1,4 +1,4 @@
-"""The rows of a report: which runs are one row, because only their seeds differ, and what the rows are called."""
+"""The rows of a report: which runs are one row, because only their seeds differ, and the labels of the rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from openslip.evaluation.measured import common, differing, name_of
 from openslip.report.runs import Run
 
 LONGEST = 32
-"""Characters that a label has at most, if what tells it from others fits into them."""
+"""The most characters of a label, if the part that tells it from others fits."""
 _ENDS = " -_/"
 
 
@@ -38,9 +38,9 @@ Colours = Mapping[str, str]
 def rows(runs: Sequence[Run]) -> list[Row]:
     """Return the rows in the order of their first runs.
 
-    Runs are one row where their configurations differ in nothing but the seed, the name and what weights do not depend
-    on, their data are the same as far as is known, and they are equally far. A seed that comes twice, as in a copy of
-    a run, is no second measurement: the second one is another row.
+    Runs are one row if their configurations differ only in the seed, the name and options that weights do not depend
+    on, if their data are the same as far as known, and if they are equally far. A seed that comes twice, as in a copy
+    of a run, is no second measurement: the second run is another row.
     """
     groups: list[list[Run]] = []
     for run in runs:
@@ -68,7 +68,7 @@ def _alike(one: Run, other: Run) -> bool:
 
 
 def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """Return a distinct name for each row: its method where that tells them apart, else its folder, else numbered."""
+    """Return a distinct name for each row: its method if methods differ, else its folder, else a numbered name."""
     folders = shortened_apart([name_of([run.name for run in group]) for group in groups])
     for names in ([group[0].method for group in groups], folders):
         if len(set(names)) == len(names):
@@ -77,9 +77,9 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
 
 
 def shortened_apart(names: Sequence[str]) -> list[str]:
-    """Return names, of which some are too long, without what they all begin and end with: `…lr0.001…`.
+    """Return names, some of them too long, without their common beginning and end: `…lr0.001…`.
 
-    Where that does not make them short enough, the middle of those that are too long is left out, if they stay apart.
+    If a name is still too long, its middle is left out, provided that the names stay different.
     """
     if max(map(len, names), default=0) <= LONGEST:
         return [*names]
@@ -97,5 +97,5 @@ def shortened_apart(names: Sequence[str]) -> list[str]:
 
 
 def _whole_words(text: str) -> str:
-    """Return what a text begins with, up to its last separator; so that no number is cut in two."""
+    """Return the beginning of a text up to its last separator, so that no number is cut in two."""
     return text[: max((text.rfind(end) for end in _ENDS), default=-1) + 1]

@@ -26,12 +26,12 @@ from openslip.training.saving.run import lines_of, parse_line
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder says.
+    """The contents of a run folder.
 
-    metrics: training lines of metrics.jsonl, by position, each position once (a resumed run writes some anew).
+    metrics: training lines of metrics.jsonl, by position, each position once (a resumed run writes some again).
     evaluations: evaluation lines, likewise. results: the final measurements, empty while there are none.
-    damaged: lines of metrics.jsonl that could not be read, as a killed process leaves them. data: what tells its data
-    from others, None where that is not known. curves: those that the folder notes of objectives which are not ours.
+    damaged: lines of metrics.jsonl that could not be read, as a killed process leaves them. data: the identity of the
+    run's data, None if unknown. curves: the curves of the user's own objectives, which the folder notes.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Run:
 
     @cached_property
     def loss(self) -> KnownLoss:
-        """What is known of its loss."""
+        """The loss of the run, as far as it is known."""
         loss = KnownLoss.of(self.config.objective)
         known = {curve.key for curve in loss.curves}
         return replace(
@@ -56,7 +56,7 @@ class Run:
 
     @property
     def method(self) -> str:
-        """What people call its loss, or the loss as it is written in the configuration."""
+        """The common name of the loss, or the loss as the configuration writes it."""
         return self.loss.title
 
     @property
@@ -72,7 +72,7 @@ class Run:
         epoch, planned = self.last.get("epoch"), self.config.training.epochs
         if not isinstance(epoch, int | float) or planned <= 0:
             return None
-        # Lines of earlier versions: whole batches may make a little less than the epochs that were planned.
+        # In lines of earlier versions, whole batches may make a little less than the planned epochs.
         return 1.0 if epoch / planned > 0.999 else epoch / planned
 
     @property
@@ -82,7 +82,7 @@ class Run:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds that its steps took, waiting for data included; None where that is not known."""
+        """Seconds that the steps took, with the waiting for data; None if unknown."""
         before, total = 0.0, 0.0
         for line in self.metrics:
             speed, position = line.get("samples_per_second"), float(line["position"])
@@ -94,7 +94,7 @@ class Run:
 
     @property
     def operations(self) -> float | None:
-        """Floating-point operations for a sample, the median; None where the log does not say. Of one process."""
+        """The median of one process's floating-point operations for a sample; None if the log does not say."""
         known = [
             1e12 * line["tflops"] / line["samples_per_second"]
             for line in self.metrics
@@ -106,9 +106,9 @@ class Run:
 
 
 def load_run(folder: str | Path) -> Run:
-    """Read a run folder; only its config.toml must be there, so that a running run can be looked at.
+    """Read a run folder. Only config.toml must be there, so a run can be read while it is training.
 
-    Raises CheckpointError when the folder is no run or one of its files is not what it should be.
+    Raises CheckpointError if the folder is no run, or if one of its files is invalid.
     """
     folder = Path(folder)
     if not os.path.isfile(folder / "config.toml"):
@@ -133,7 +133,7 @@ def load_run(folder: str | Path) -> Run:
 
 
 def _no_run(folder: Path) -> CheckpointError:
-    """Return the error for what is no run folder, with the runs that may be meant: around it, or in it."""
+    """Return the error for a folder that is no run, with the runs around it or in it that may be meant."""
     runs: list[str] = []
     if os.path.isdir(folder):
         cause = "It holds no config.toml"
@@ -170,7 +170,7 @@ def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def _latest(lines: Any) -> tuple[dict[str, Any], ...]:
-    """Return the lines by position; where a resumed run wrote one anew, the later one."""
+    """Return the lines by position; if a resumed run wrote a line again, the later one."""
     return tuple(line for _, line in sorted({line["position"]: line for line in lines}.items()))
 
 
@@ -182,7 +182,7 @@ def _read_results(path: Path) -> tuple[Result, ...]:
 
 
 def _read_versions(path: Path) -> dict[str, str]:
-    """Return the versions that a run was made with; none where they cannot be read, which costs nothing else."""
+    """Return the versions that a run was made with; an empty dictionary if they cannot be read."""
     try:
         data = read_json(path)
     except (OSError, ValueError):

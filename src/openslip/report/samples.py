@@ -1,6 +1,6 @@
 """Right and wrong answers with their pictures, which are read again from where they were measured.
 
-Nothing is fetched from elsewhere, and no picture is shown but one that is still what was measured.
+Nothing is downloaded, and a picture is shown only if it is still the picture that was measured.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ EACH = 8
 SIDE = 112
 """Side of a picture in pixels: about 4 kB."""
 _TRIES = 3
-"""Times as many pictures are tried, where some have changed or gone."""
+"""How many times `each` pictures are tried, because some may have changed or gone."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture with a row's answers; others: what other rows say of it, (label, colour class, answer)."""
+    """A picture with a row's answers. others: the answers of other rows, (label, colour class, answer)."""
 
     reading: Reading
     others: Sequence[tuple[str, str, Answer]]
@@ -43,8 +43,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class Samples:
-    """Pictures of a task with the answers of one row. kinds: (title, what they are, pictures) of each kind that there
-    is one of. missing: why there is no picture, or not all of them; else empty."""
+    """Pictures of a task with the answers of one row. kinds: (title, what they are, pictures) for each kind that has
+    pictures. missing: why all or some pictures are missing; else empty."""
 
     row: Said
     kinds: Sequence[tuple[str, str, Sequence[Sample]]]
@@ -52,9 +52,9 @@ class Samples:
 
 
 def samples(tasks: Sequence[Task], each: int = EACH) -> list[Samples | None]:
-    """Return pictures of each task, with the answers of its last row, `each` of a kind; None for none.
+    """Return pictures of each task, with the answers of its last row, `each` of a kind; None for a task without.
 
-    Of several tasks on the same data, the first has pictures.
+    Of several tasks on the same data, only the first has pictures.
     """
     places = [task.said[-1].result.data for task in tasks]
     with shared():
@@ -83,7 +83,7 @@ def _of_task(task: Task, each: int) -> Samples:
     missing = (
         "Pictures that are no longer what was measured, or cannot be read, are left out."
         if changed and any(found for *_, found in kinds)
-        else f"No picture is shown: those at {row.result.data} are no longer what was measured."
+        else f"No picture is shown: the pictures at {row.result.data} are no longer what was measured."
         if changed
         else ""
     )
@@ -91,7 +91,7 @@ def _of_task(task: Task, each: int) -> Samples:
 
 
 def chosen(row: Said) -> list[tuple[str, str, np.ndarray]]:
-    """Return of each kind its title, what is in it, and its samples in order. Copies of a picture are one sample."""
+    """Return for each kind its title, what is in it, and its samples in order. Copies of a picture are one sample."""
     answers, right = row.answers, row.correct
     sure = answers.probabilities[:, 0]
     first = np.full(len(right), True)
@@ -104,7 +104,7 @@ def chosen(row: Said) -> list[tuple[str, str, np.ndarray]]:
     if not np.isfinite(sure).all():
         worst = wrong[np.argsort(-answers.ranks[wrong], kind="stable")]
         return [
-            ("Furthest from right", "wrong answers to which the right one comes last", worst),
+            ("Furthest from right", "wrong answers whose right class comes last", worst),
             ("Drawn at random", "pictures, not picked", drawn),
         ]
     return [
@@ -123,12 +123,12 @@ def chosen(row: Said) -> list[tuple[str, str, np.ndarray]]:
 
 
 def reopened(result: Result) -> Labelled:
-    """Return the split that a result was measured on, from where it lay. Raises DataError where it is not there."""
+    """Return the split that a result was measured on, from its place. Raises DataError if it cannot be opened."""
     place, columns = result.data, {}
     if not place:
-        raise DataError("No picture is shown: the result does not say where its data lie.")
+        raise DataError("No picture is shown: the result does not say where its data are.")
     if is_url(place):
-        raise DataError(f"No picture is shown: a report fetches nothing, and the data lie at {place}")
+        raise DataError(f"No picture is shown: a report downloads nothing, and the data are at {place}")
     if not os.path.lexists(expand(place)) and (found := re.fullmatch(r"(.+) \(([^()]+)\)", place, re.DOTALL)):
         place, columns = found[1], {"label_column": found[2]}
     try:
@@ -144,7 +144,7 @@ def reopened(result: Result) -> Labelled:
 def _sample(
     task: Task, places: Sequence[dict[int, int]], labelled: Labelled, i: int, changed: set[int]
 ) -> Sample | None:
-    """Return a sample of the last row with its picture, None where it is not the one that was measured."""
+    """Return a sample of the last row with its picture, None if it is not the picture that was measured."""
     row = task.said[-1]
     number, digest = int(row.answers.rows[i]), row.answers.digests[i]
     try:
@@ -174,7 +174,7 @@ def _reading(row: Said, i: int, pixels: np.ndarray) -> Reading:
 
 
 def _answers(row: Said, i: int, most: int = 3) -> tuple[Answer, ...]:
-    """Return the likeliest classes. The first is right exactly where the sample counts as right."""
+    """Return the likeliest classes. The first class is right if and only if the sample counts as right."""
     label, ranks = int(row.answers.labels[i]), int(row.answers.ranks[i])
     found = []
     for k, (best, share) in enumerate(

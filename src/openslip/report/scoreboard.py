@@ -1,4 +1,4 @@
-"""What was measured: in a sentence, as the table of results, and every number."""
+"""The measurements: in a sentence, as the table of results, and every number."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Sentence = list[str | Span]
 
 @dataclass(frozen=True)
 class Bar:
-    """A value as a bar from zero, with a bracket over its interval; in percent of the bar's room."""
+    """A value as a bar from zero, with a bracket over its interval; in percent of the longest bar."""
 
     value: float
     left: float
@@ -41,10 +41,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class Cell:
-    """What a row has reached in a column, as it is shown.
+    """The result of a row in a column, as the page shows it.
 
-    missing: why there is nothing; the other fields are empty then. seeds: the spread over the seeds of a row that has
-    several. count: the samples, where the rows of the column differ in them. bar: None for what is no number.
+    missing: why there is no result; the other fields are empty then. seeds: the spread over the seeds of a row that has
+    several. count: the samples, if the rows of the column differ in them. bar: None if the value has no bar.
     """
 
     missing: str = ""
@@ -59,9 +59,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Measurements as columns, and of each row its label, its colour and a cell for each column.
+    """Measurements as columns, and for each row its label, its colour and a cell for each column.
 
-    compared: whether several rows have the same measurement. meaning: what the intervals and the mark say, and do not.
+    compared: whether several rows have the same measurement. meaning: what the intervals and the mark do and do not
+    say.
     """
 
     columns: Sequence[Column]
@@ -79,7 +80,7 @@ class Table:
 
     @property
     def scale(self) -> str:
-        """What the bars begin and end at."""
+        """Where the bars begin and end."""
         if self.compared:
             return "Bars start at zero, each column has its own scale."
         return (
@@ -101,14 +102,14 @@ def table(rows: Rows, colours: Colours, *, everything: bool = False) -> Table:
 
 
 def ways_to_measure(rows: Rows) -> list[str]:
-    """Return commands that measure the runs, where they have no results."""
+    """Return commands that measure the runs, if they have no results."""
     runs = description.runs_of(rows)
     unfinished = [run for run in runs if not run.complete]
     return list(dict.fromkeys(map(description.measuring, unfinished or runs)))[:_FEW]
 
 
 def headline(rows: Rows, colours: Colours) -> Sentence:
-    """Say what was compared and what is certain about it: only leads that `scores.ahead` finds."""
+    """Return the sentence on what was compared, and on what is certain: only leads that `scores.ahead` finds."""
     runs = description.runs_of(rows)
     towers = {repr(run.config.model.image) + str(run.config.views.size) for run in runs}
     begin: Sentence = [
@@ -151,7 +152,7 @@ def _how_many(rows: Rows) -> str:
 
 
 def _leads(found: Sequence[Column], colours: Colours) -> Sentence:
-    """Return who is ahead in what, a sentence each, and where no one is."""
+    """Return a sentence for each row that is ahead, and one for the measurements in which no row is."""
     clear: dict[str, list[Column]] = {}
     for column in found:
         if sum(score.certain for score in column.scores.values()) > 1:
@@ -171,7 +172,7 @@ def _leads(found: Sequence[Column], colours: Colours) -> Sentence:
 
 
 def _of_one_seed(rows: Rows) -> str:
-    """Return what a comparison of single runs is not."""
+    """Return the limit of a comparison of single runs, "" if there is none."""
     alone = [name for name, row in rows.items() if len(row.runs) == 1]
     if not alone:
         return ""
@@ -182,7 +183,7 @@ def _of_one_seed(rows: Rows) -> str:
 
 
 def _meaning(rows: Rows, *, compared: bool) -> str:
-    """Return what the intervals and the mark are, and are not."""
+    """Return what the intervals and the mark do and do not say."""
     sizes = {len(row.runs) > 1 for row in rows.values()}
     said = []
     if True in sizes:
@@ -191,15 +192,15 @@ def _meaning(rows: Rows, *, compared: bool) -> str:
             "other seeds and other test samples of the same kind."
         )
     if False in sizes:
-        where = "Of a single run they" if said else "Intervals"
+        where = "For a single run they" if said else "Intervals"
         said.append(
             f"{where} say where a number would lie with other test samples of the same kind; another training seed "
             "moves it too."
         )
     if compared:
         said.append(
-            "“Ahead” is said where the 95 % interval of the difference to every other row does not hold 0; "
-            "numbers that are not marked may still differ. Of twenty comparisons between equals, one may be marked by "
+            "“Ahead” marks a row if the 95 % interval of its difference to every other row does not hold 0. "
+            "Numbers without the mark may still differ. Of twenty comparisons between equals, one may be marked by "
             "chance."
         )
     return " ".join(said)
@@ -234,9 +235,9 @@ def _counts(found: Score) -> str:
 
 
 def _bar(column: Column, found: Score) -> Bar | None:
-    """Return a bar from zero, in each column of its own scale; a share on its own, against 100 %.
+    """Return a bar from zero. Each column has its own scale; a share with no other beside it is drawn against 100 %.
 
-    There is none of numbers that are neither shares nor ranks, and of a rank that has none beside it.
+    Numbers that are neither shares nor ranks have no bar, and neither has a rank with no other beside it.
     """
     shown = [score for score in column.scores.values() if score.certain]
     alone, unit = len(shown) == 1, measure(column.key).unit
@@ -257,7 +258,7 @@ def _value(column: Column, name: str) -> Sentence:
 
 
 def _measurements(where: Sequence[Column], found: Sequence[Column]) -> str:
-    """Return measurements as they stand in a sentence; a protocol alone where all its columns are among them."""
+    """Return measurements in words for a sentence; only the protocol if all its columns are among them."""
     parts: dict[str, None] = {}
     for column in where:
         whole = all(other in where for other in found if other.protocol == column.protocol)
@@ -267,7 +268,7 @@ def _measurements(where: Sequence[Column], found: Sequence[Column]) -> str:
 
 
 def _measured(column: Column) -> str:
-    """Return a measurement as it stands in a sentence: `zero-shot on scenes (top-1)`."""
+    """Return a measurement in words for a sentence: `zero-shot on scenes (top-1)`."""
     return f"{_protocol(column)}{f' on {column.dataset}' if column.dataset else ''} ({column.metric})"
 
 

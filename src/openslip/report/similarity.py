@@ -1,7 +1,7 @@
-"""Where in a picture a model sees what a caption says: the similarity of the caption to each patch, drawn over it.
+"""Maps of where a model sees a caption in a picture: the similarity of the caption to each patch, drawn over it.
 
-Patches are embedded as zero-shot segmentation does it (see `openslip.models.dense`). A caption of another picture is
-drawn on the same scale: where both maps are alike, the model tells what stands out, and not what the words say.
+Patches are embedded as in zero-shot segmentation (see `openslip.models.dense`). A caption of another picture is drawn
+on the same scale. Where both maps are alike, the model shows what stands out, and not what the words say.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _VERTICAL, _HORIZONTAL = ("top", "middle", "bottom"), ("left", "middle", "right"
 
 @dataclass(frozen=True)
 class Heat:
-    """A map over a picture. caption: whose similarity it is; own: whether the caption is the picture's. picture: with
-    the map in its pixels. strongest: where the caption is most alike, in words."""
+    """A map over a picture. caption: the caption whose similarity is drawn. own: whether it is the picture's caption.
+    picture: with the map in its pixels. strongest: the place of the largest similarity, in words."""
 
     caption: str
     own: bool
@@ -49,9 +49,9 @@ class Heats:
 def similarity_maps(
     encoder: Encoder, pictures: Sequence[Picture], captions: Sequence[str]
 ) -> tuple[Heats, ...]:
-    """Return maps of up to MOST pictures, each with a caption of its own; each one's other caption is the next one's.
+    """Return maps of up to MOST pictures, each for its own caption and for the caption of the next picture.
 
-    There are none for fewer than two pictures, and of a model that has no patches in the space shared with text.
+    There are none for fewer than two pictures, or for a model without patches in the space shared with text.
     """
     pictures, captions = pictures[:MOST], captions[:MOST]
     if len(pictures) < 2:
@@ -79,7 +79,7 @@ def similarity_maps(
 
 def patches(encoder: Encoder, pictures: Sequence[Picture]) -> tuple[list[np.ndarray], np.ndarray]:
     """Return N pictures as the model gets them, (S, S, 3) uint8, and their patches' embeddings of length 1, float32
-    (N, R, C, D). Raises EvaluationError for a tower that has none."""
+    (N, R, C, D). Raises EvaluationError for a tower without patches."""
     import torch
     from torch.nn import functional as F
 

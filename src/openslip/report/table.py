@@ -1,4 +1,4 @@
-"""Results side by side: what the measurements are called, how they read, which one is best, and a plain-text table."""
+"""Results side by side: the titles and the texts of measurements, the best row, and a plain-text table."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ TITLES = {
     "zeroshot-segmentation": "Zero-shot segmentation",
     "mieb": "MIEB",
 }
-"""What protocols are called in pages and tables."""
+"""The titles of protocols in pages and tables."""
 _SEVERAL = re.compile(
     r"top1@\d+shot|(text|image)_recall@10|alignment|image_uniformity|image_effective_rank|modality_gap"
 )
-"""Metrics that stand for their task where it has them; of other tasks the first metric does."""
+"""Metrics that stand for a task that has them. The first metric stands for any other task."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +56,21 @@ class Column:
 
     @property
     def count(self) -> int | None:
-        """Samples measured, where that is the same number for all runs."""
+        """The number of samples measured, if it is the same for all runs."""
         counts = {count for score in self.scores.values() for count in score.counts}
         return counts.pop() if len(counts) == 1 else None
 
     def best(self) -> str | None:
-        """Return the row that is ahead of every other, None where there is none, nothing to compare, or no better."""
+        """Return the row that is ahead of every other; None if there is none, or if no value counts as better."""
         return ahead(self.scores, lower=self.lower_is_better) if measure(self.key).better else None
 
 
 def columns(rows: Sequence[Row], *, everything: bool = False) -> list[Column]:
     """Return the measurements of `rows` in the order they were made; by default those that stand for their task.
 
-    What was measured on other data, with other prompts or other settings is another column, however it is called; its
-    name says in what it differs. Data of known content are the same wherever they lie. Of a run that was measured at
-    several checkpoints, the newest is in the column; each older one makes one of its own.
+    A measurement on other data, with other prompts or other settings is another column, even under the same name; the
+    column's name then tells the difference. Data of known content are the same wherever they lie. For a run that was
+    measured at several checkpoints, the column has the newest; each older one has a column of its own.
     """
     found: dict[tuple[str, ...], dict[str, list[Result]]] = {}
     samples: dict[tuple[str, ...], Result] = {}
@@ -90,7 +90,7 @@ def columns(rows: Sequence[Row], *, everything: bool = False) -> list[Column]:
 
 
 def _named_apart(results: Sequence[Result]) -> list[tuple[str, str, str]]:
-    """Return protocol, dataset and metric of each in words, no two alike."""
+    """Return protocol, dataset and metric of each result in words, no two alike."""
     names = distinct(results)
     described = [describe(result.key, name) for result, name in zip(results, names)]
     alike = Counter(described)
@@ -115,7 +115,7 @@ def headline(keys: Iterable[str]) -> list[str]:
 def describe(key: str, name: str = "") -> tuple[str, str, str]:
     """Return protocol, dataset and metric of a `protocol:dataset/metric` name, as people read them.
 
-    name: what `distinct` calls the task, where that says more: `knn:here/birds [k=5]`.
+    name: the name of the task by `distinct`, if it says more: `knn:here/birds [k=5]`.
     """
     task, _, metric = key.rpartition("/")
     protocol, _, dataset = (name or task).partition(":")
@@ -145,9 +145,9 @@ def interval(key: str, score: Score) -> str:
 def comparison(runs: Sequence[Run], *, everything: bool = False, width: int | None = None) -> str:
     """Return the runs' results as aligned plain text, rows of the report as rows, measurements as columns.
 
-    Each cell is the value in percent with its 95 % interval; of several seeds their mean and spread. `*` marks what is
-    ahead of all others (see `openslip.evaluation.scores`). Columns that do not fit into `width` characters (default:
-    the terminal's) follow in a block below.
+    Each cell is the value in percent with its 95 % interval; for several seeds, the mean and the spread. `*` marks the
+    row that is ahead of all others (see `openslip.evaluation.scores`). Columns that do not fit into `width` characters
+    (default: the terminal's) follow in a block below.
     """
     table = rows(runs)
     found = columns(table, everything=everything)
@@ -179,7 +179,7 @@ def _note(table: Sequence[Row], found: Sequence[Column]) -> str:
     if len(table) > 1:
         said += " * ahead of all others: the intervals of the differences do not hold 0."
         if any(len(row.runs) == 1 for row in table):
-            said += " Where there is one seed, this is about the run: another seed moves it, too."
+            said += " With one seed, the mark is about the run: another seed moves the numbers, too."
     return said
 
 

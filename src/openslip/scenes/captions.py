@@ -116,7 +116,7 @@ def _plural(noun: str) -> str:
 
 
 def _noun(thing: Thing, dice: Dice) -> str:
-    """Return what someone calls it: mostly its name."""
+    """Return what someone calls a thing: mostly its name."""
     kind, fate = KINDS[INDEX[thing.name]], dice.random()
     if fate < 0.86:
         return kind.name

@@ -1,4 +1,4 @@
-"""Small things that lie or float about, and what things stand on where there is no ground."""
+"""Small things that lie or float about, and supports for things where there is no ground."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def scatter(canvas: Canvas, mood: Mood, stage: Stage, dice: Dice, name: str) -> 
 def pedestal(
     canvas: Canvas, mood: Mood, dice: Dice, setting: str, x: float, foot: float, reach: float
 ) -> None:
-    """Paint what a thing stands on where there is no ground: a cloud, a small planet, an islet."""
+    """Paint the support of a thing where there is no ground: a cloud, a small planet, an islet."""
     if setting == "sky":
         for shift in (-0.45, 0.45, 0.0):
             cloud(canvas, mood, dice, x + shift * reach, foot + 0.12 * reach, 1.1 * reach)

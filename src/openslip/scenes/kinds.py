@@ -1,4 +1,4 @@
-"""The classes: how each is called, which looks it likes, where it is found, what it does."""
+"""The classes: the names of each, the looks that it likes, the places where it is found, and what it does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Kind:
-    """One class. Colours, textures and settings are likes, never exclusive; a repeated one is liked more."""
+    """One class. Colours, textures and settings are likes, never exclusive; a repeated like counts more."""
 
     name: str
     family: str

@@ -56,8 +56,8 @@ ARTISTS: dict[str, Callable[[Pen, Ink, Dice], None]] = {
 def render(scene: Scene, size: int, dice: Dice, mask: np.ndarray | None = None) -> np.ndarray:
     """Return the picture of a scene, (size, size, 3) uint8; `dice` adds pose and detail.
 
-    mask: (size, size) uint8, which gets 1 + the class where one of the two things is drawn. Small things that lie in
-    front of it count as part of it, as its shadow does not.
+    mask: (size, size) uint8, which gets 1 + the class where one of the two things is drawn. Small things in front of
+    the thing count as part of it; the thing's shadow does not.
     """
     canvas = Canvas(SUPERSAMPLING * size)
     mood = mood_of(scene.light, dice)
@@ -99,7 +99,7 @@ def _set(
     angle: float,
     mask: np.ndarray | None,
 ) -> None:
-    """Draw one object at its place, with its shadow and its light. `spot`: x, and y within what is possible."""
+    """Draw one object at its place, with its shadow and its light. `spot`: x, and y as a share of its range."""
     stance, setting, x = KINDS[INDEX[thing.name]].stance, scene.setting, spot[0]
     flying = stance == "fly" or stance == "swim" or (thing.name == "umbrella" and setting in ("sky", "space"))
     if flying:

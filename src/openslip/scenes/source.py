@@ -21,8 +21,8 @@ class Scenes(Source):
 
     split: `train`; `test` (the same distribution, other pictures); `heldout` (combinations of class and main
     colour that the other two never show). count: how many scenes there are; a smaller set is the start of a
-    larger one. seed: another one gives other pictures of the same world. size: side in pixels.
-    Raises DataError on an unknown split, or a count or size that makes no sense.
+    larger one. seed: another seed gives other pictures of the same world. size: side in pixels.
+    Raises DataError on an unknown split, a count below 1, or a size below 8.
     """
 
     class_names: tuple[str, ...] = NAMES
@@ -35,7 +35,7 @@ class Scenes(Source):
         if count < 1:
             raise DataError("The number of scenes must be at least 1", got=count)
         if size < 8:
-            raise DataError("Scenes are at least 8 pixels wide", got=size)
+            raise DataError("Scenes must be at least 8 pixels wide", got=size)
         self.name = "scenes"
         self.split, self.count, self.seed, self.size = split, count, seed, size
 
@@ -63,8 +63,8 @@ class Scenes(Source):
         return render(self.describe(index), self.size, self._dice(index, DETAIL))
 
     def picture_and_mask(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the picture of scene `index`, and (size, size) uint8 of what each pixel shows: 1 + the class of one of
-        the two things, 0 elsewhere."""
+        """Return the picture of scene `index`, and its mask (size, size) uint8: 1 + the class where one of the two
+        things is, 0 elsewhere."""
         import numpy as np
 
         from openslip.scenes.render import render

@@ -101,7 +101,7 @@ class Dice:
         return int(self.random() * count)
 
     def pick(self, options: Sequence[T]) -> T:
-        """One of the options, all alike."""
+        """One of the options, all equally likely."""
         return options[int(self.random() * len(options))]
 
 
@@ -118,7 +118,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that is said about a picture; the renderer only adds pose and detail."""
+    """The whole description of a picture; the renderer only adds pose and detail."""
 
     main: Thing
     label: int

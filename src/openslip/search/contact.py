@@ -25,7 +25,7 @@ GROUPS = 40
 
 
 def cell(index: Index, row: int, *texts: str) -> Cell:
-    """Return the picture of a row with texts below it, the first quietly; the reason where it cannot be shown."""
+    """Return the picture of a row with texts below it, the first text quiet; or the reason why it cannot be shown."""
     lines = tuple((text, INK if number else QUIET) for number, text in enumerate(texts))
     try:
         return Cell(decode(index.picture(row), SIDE), lines)
@@ -34,9 +34,9 @@ def cell(index: Index, row: int, *texts: str) -> Cell:
 
 
 def hits_sheet(hits: Hits, query: str) -> tuple[Image.Image, int]:
-    """Draw the first MOST pictures that were found, with scores and captions, under what was searched for.
+    """Draw the first MOST pictures that were found, with scores and captions, below the query.
 
-    Returns the sheet, and how many of the pictures cannot be shown: they have changed, or are not there any more.
+    Returns the sheet, and how many of the pictures cannot be shown because they have changed or are gone.
     """
     cells = [
         cell(
@@ -55,13 +55,13 @@ def hits_sheet(hits: Hits, query: str) -> tuple[Image.Image, int]:
 
 
 def duplicates_sheet(found: Duplicates) -> tuple[Image.Image, int, int]:
-    """Draw groups that have near copies, a row each: the first, and the least similar of its near copies.
+    """Draw groups that have near copies, one in each row: the first picture, and the least similar near copies.
 
-    The group with the least similar near copy comes first: if that one is a copy, all others are.
+    The group with the least similar near copy comes first: if that picture is a copy, all others are.
     Returns the sheet, how many groups it shows, and how many of their pictures cannot be shown.
     """
     near = np.array([what in (NEAR, NEAR_RECAPTIONED) for what in found.whats], bool)
-    # Of equal similarities, the lower row first.
+    # At equal similarities, the lower row comes first.
     order = np.flatnonzero(near)[np.argsort(found.similarity[near], kind="stable")]
     by_group: dict[int, list[int]] = {}
     for row in order.tolist():

@@ -1,4 +1,4 @@
-"""Which pictures of an index are copies of others: the same bytes, or embeddings that are nearly the same."""
+"""Find the pictures of an index that are copies of others: the same bytes, or nearly the same embeddings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from openslip.search.index import Index
 
 THRESHOLD = 0.97
-"""The least similarity of near copies, unless another is asked for. docs/search.md has what it finds and misses."""
+"""The default for the least similarity of near copies. docs/search.md tells what it finds and misses."""
 BLOCK = 1024
 """Rows that are compared with all later ones at a time."""
 ACROSS = 8192
@@ -35,12 +35,12 @@ _PAIRS = 1 << 15
 class Duplicates:
     """The copies among N pictures of an index.
 
-    twins: (N,) int64, of each row the first whose picture has the same bytes, itself where there is none.
-    lookalikes: (N,) int64, of each row the one kept that it is a near copy of, itself where there is none; rows with
-    equal bytes are near copies of the same one. similarity: (N,) float32, of each row to its lookalike.
+    twins: (N,) int64, for each row the first row whose picture has the same bytes, or the row itself.
+    lookalikes: (N,) int64, for each row the kept row that it is a near copy of, or the row itself; rows with equal
+    bytes have the same lookalike. similarity: (N,) float32, of each row to its lookalike.
 
-    Groups are stars, as those of `slip data check`: all near copies of a group are alike to its first, which has the
-    lowest row. So a chain of pictures, each of which is a little like the one before, is no group.
+    Groups are stars, as in `slip data check`: all near copies of a group resemble its first picture, which has the
+    lowest row. So a chain of pictures that each resemble only the one before is no group.
     """
 
     index: Index
@@ -51,10 +51,10 @@ class Duplicates:
 
     @cached_property
     def whats(self) -> list[str]:
-        """Of each row what it is, as `tools.check.listing` calls that: "exact copy", "near copy"; "" for what is none.
+        """The kind of each row, as `tools.check.listing` names kinds: "exact copy", "near copy", or "" for no copy.
 
-        A copy that has a caption of its own, which no row before in its group has, is "same picture, other captions"
-        or "near copy, other captions".
+        A copy with a caption that no earlier row of its group has is "same picture, other captions" or "near copy,
+        other captions".
         """
         here = np.arange(len(self.twins))
         copies = np.flatnonzero((self.twins != here) | (self.lookalikes != here))
@@ -74,20 +74,20 @@ class Duplicates:
 
     @cached_property
     def groups(self) -> list[np.ndarray]:
-        """The rows of each group, its first in front; the largest groups first, of equal ones that with a lower row."""
+        """The rows of each group, its first row in front. Larger groups come first, then groups with a lower row."""
         order = np.argsort(self.lookalikes, kind="stable")
         firsts, starts = np.unique(self.lookalikes[order], return_index=True)
         groups = [rows for rows in np.split(order, starts[1:]) if len(rows) > 1] if len(firsts) else []
         return sorted(groups, key=lambda rows: (-len(rows), int(rows[0])))
 
     def counts(self) -> dict[str, int]:
-        """Return how many rows are what."""
+        """Return the number of rows of each kind."""
         return {what: self.whats.count(what) for what in (EXACT, RECAPTIONED, NEAR, NEAR_RECAPTIONED)}
 
     def entries(self, rows: np.ndarray | None = None) -> Iterator[dict[str, Any]]:
-        """Yield a JSON object of each copy: index (of the record in the source), key, what, of, similarity, path.
+        """Yield a JSON object for each copy: index (of the record in the source), key, what, of, similarity, path.
 
-        They are lines that `slip data convert --without` reads. rows: those to yield, None for all copies.
+        `slip data convert --without` reads them as lines. rows: the rows to yield, None for all copies.
         """
         if rows is None:
             rows = np.flatnonzero([bool(what) for what in self.whats])
@@ -106,11 +106,11 @@ class Duplicates:
 def find_duplicates(index: Index, threshold: float = THRESHOLD, *, shown: bool = False) -> Duplicates:
     """Find the copies among the pictures of an index.
 
-    threshold: the least cosine similarity of near copies. Each picture is compared with all that are kept before it,
-    N² D / 2 multiplications at most, in a memory that does not grow with N². The result does not depend on how the
-    work is cut, nor on the number of threads. shown: whether progress is.
+    threshold: the least cosine similarity of near copies. Each picture is compared with all kept pictures before it: at
+    most N² D / 2 multiplications, in memory that does not grow with N². The result depends neither on how the work is
+    cut nor on the number of threads. shown: whether to show progress.
 
-    Raises ConfigError for a threshold that is no similarity above 0.
+    Raises ConfigError for a threshold that is not above 0 and at most 1.
     """
     check_threshold(threshold)
     twins = same(np.asarray(index.column("digest").to_pylist(), dtype=np.str_))
@@ -120,23 +120,23 @@ def find_duplicates(index: Index, threshold: float = THRESHOLD, *, shown: bool =
 
 
 def check_threshold(threshold: float) -> None:
-    """Raise ConfigError for a threshold that is no similarity above 0."""
+    """Raise ConfigError for a threshold that is not above 0 and at most 1."""
     if not 0 < threshold <= 1:
         raise ConfigError(
-            "A threshold of near copies is above 0, and at most 1", got=f"threshold {threshold}"
+            "A threshold of near copies must be above 0 and at most 1", got=f"threshold {threshold}"
         )
 
 
 def near(
     vectors: np.ndarray, threshold: float, among: np.ndarray | None = None, *, shown: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (N,) int64: of each row the first one kept that it is alike to, itself where there is none; and (N,)
-    float32, how similar.
+    """Return for each row the first kept row that it resembles, or the row itself, (N,) int64; and the similarity of
+    the two, (N,) float32.
 
-    vectors: (N, D) float16 or float32, of length 1 or so, perhaps a memory-map. Rows are taken in their order. A row
-    whose inner product with one that is kept is `threshold` or more is a copy of the first such; any other is kept.
+    vectors: (N, D) float16 or float32, of length 1 or so, perhaps a memory-map. Rows are taken in order. A row whose
+    inner product with a kept row is `threshold` or more is a copy of the first such row; any other row is kept.
     Inner products near the threshold are summed in float64 and rounded to float32, as in `exact.nearest`.
-    among: rows to compare, increasing; the others are left as they are.
+    among: rows to compare, increasing; the other rows stay as they are.
     """
     count = len(vectors)
     among = np.arange(count) if among is None else among
@@ -160,7 +160,7 @@ def near(
                 firsts[there[found]] = here[which[found]]
                 similarity[there[found]] = scores[found]
                 alive[part] = firsts[among[part]] == among[part]
-            # Of the pairs that are done; the first blocks have the most.
+            # The share of pairs that are done: the first blocks have the most pairs.
             share = 1 - ((len(among) - stop) / max(1, len(among))) ** 2
             bar.advance(round(share * len(among)) - done)
             done = round(share * len(among))
@@ -175,7 +175,7 @@ def _within(
     firsts: np.ndarray,
     similarity: np.ndarray,
 ) -> np.ndarray:
-    """Tell copies of each other among the rows of a block, in their order; return which rows are kept, (n,) bool."""
+    """Find copies among the rows of a block, in their order; return which rows are kept, (n,) bool."""
     rough = (asked @ asked.T).numpy()
     a, b = np.nonzero(np.triu(rough >= threshold - MARGIN, 1))
     scores = _scores(vectors, rows[a], rows[b])
@@ -192,8 +192,8 @@ def _within(
 def _first_alike(
     vectors: np.ndarray, here: np.ndarray, asked: torch.Tensor, there: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each of the rows `there` which of `here` is the first that it is alike to, (n,), -1 for none, and
-    their similarities, (n,) float32."""
+    """Return for each of the rows `there` the number of the first of the rows `here` that it resembles, (n,), -1 for
+    none, and their similarities, (n,) float32."""
     rough = (asked @ _floats(vectors, there).T).numpy()
     columns = np.flatnonzero(rough.max(axis=0) >= threshold - MARGIN)
     which, scores = np.full(len(there), -1), np.ones(len(there), np.float32)
@@ -201,7 +201,7 @@ def _first_alike(
         return which, scores
     near = rough[:, columns]
     certain = near >= threshold + MARGIN
-    # The first that is alike for certain; before it may be some that are so near the threshold that rounding decides.
+    # The first row that resembles for certain. Rows before it may be so near the threshold that rounding decides.
     first = np.where(certain.any(axis=0), certain.argmax(axis=0), len(here))
     doubtful = (near >= threshold - MARGIN) & (np.arange(len(here))[:, None] < first)
     a, b = np.nonzero(doubtful)
@@ -227,8 +227,8 @@ def _floats(vectors: np.ndarray, rows: np.ndarray) -> torch.Tensor:
 
 
 def write_list(path: Path, found: Duplicates) -> int:
-    """Write a JSON line of each copy, for `slip data convert --without`, and return how many there are.
+    """Write a JSON line for each copy, for `slip data convert --without`, and return the number of copies.
 
-    Raises DataError when that cannot be done.
+    Raises DataError if the file cannot be written.
     """
     return write_entries(path, found.entries())

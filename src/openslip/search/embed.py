@@ -1,8 +1,8 @@
-"""Embeddings of all pictures of a source, written as an index (see `openslip.search.index`).
+"""Embed all pictures of a source, and write an index (see `openslip.search.index`).
 
-Work is done in chunks of records, and each finished chunk is a part on disk. What an earlier run has embedded, finished
-or not, is taken over where the picture is the same. So an interrupted run goes on, and a second one embeds only what
-is new or has changed.
+A run works in chunks of records, and writes each finished chunk to disk as a part. It reuses the embeddings of earlier
+runs, finished or not, for pictures that are the same. So an interrupted run continues where it stopped, and a second
+run embeds only pictures that are new or have changed.
 """
 
 from __future__ import annotations
@@ -58,22 +58,22 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CHUNK = 4096
-"""Records of a part: what an interruption costs at most, and what is in memory beside the batches."""
+"""The most records of a part: an interruption costs no more, and no more are in memory beside the batches."""
 
 CHUNKS = 64
-"""Chunks that a source makes at least, if it has as many batches: each process has some, and a small set has parts."""
+"""The least chunks of a source with as many batches: each process has some, and a small set has parts."""
 THEIRS = ":"
-"""What the names of the source's own columns begin with in parts, so that none is taken for one of ours."""
+"""The prefix of the source's own columns in parts, which keeps them apart from the columns that slip writes."""
 GROUP = 1024
-"""Records of a row group of `records.parquet`: what is decoded to show one of them."""
+"""Records of a row group of `records.parquet`: to show one of them, all are decoded."""
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """What became of the records: `rows` embeddings in `folder`, of which `new` were computed in this run.
+    """The result of `embed`: `rows` embeddings in `folder`, of which `new` were computed in this run.
 
-    reused: taken over from earlier runs. gone: embeddings of an earlier index whose pictures are not there any more.
-    skipped: records without embedding. notes: what else there is to say.
+    reused: embeddings from earlier runs. gone: embeddings of an earlier index whose pictures are gone. skipped: records
+    without embedding. notes: remarks on the columns.
     """
 
     folder: Path
@@ -102,25 +102,27 @@ def embed(
     ranks: Processes | None = None,
     shown: bool = False,
 ) -> Embedded:
-    """Embed the pictures of a source into the folder `out`, and return what became of them.
+    """Embed the pictures of a source into the folder `out`, and return how many were embedded.
 
     model: a loaded model, or what `openslip.load` takes with `which`. source: what `open_source` takes with `columns`,
-    or an open source, and `spec` what opens it anew; without, only pictures that are files can be shown later.
-    captions: embed all captions, too. mapped: lay the pictures out on a plane (see `openslip.search.map`). replace: an
-    index of another model or source is there, and may go. precision: of the arithmetic, as in training; vectors are
-    float16 in any case. batch: pictures that go through the model at a time; workers: threads that read and decode.
-    ranks: the processes that share the work, which need one folder in common.
+    or an open source. spec: what opens an open source again; without a spec, only pictures that are files can be shown
+    later. captions: embed all captions, too. mapped: lay the pictures out on a plane (see `openslip.search.map`).
+    replace: overwrite an index of another model or source. precision: of the arithmetic, as in training; vectors are
+    always float16. batch: pictures that go through the model at a time. workers: threads that read and decode.
+    ranks: the processes that share the work; they need one folder in common.
 
-    Of an index that is there, embeddings are taken over for files of the same path, size and time of change, and for
-    pictures of the same bytes. Whatever the number of processes, and after a kill, the result is the same.
+    `embed` reuses the embeddings of an index in `out` for files of the same path, size and time of change, and for
+    pictures of the same bytes. The result is the same for any number of processes, and after a kill.
 
-    Raises ConfigError for options that do not fit, and where an index of another model or source is there;
-    DataError where no picture can be used, or the folder cannot be written; ProcessError where another rank failed.
+    Raises ConfigError for options that do not fit, and for an index of another model or source in `out`; DataError if
+    no picture can be used, or the folder cannot be written; ProcessError if another rank failed.
     """
     ranks = ranks or Processes()
     out = expand(out)
     if batch < 1 or workers < -1:
-        raise ConfigError("batch begins at 1, and workers at -1", got=f"batch {batch}, workers {workers}")
+        raise ConfigError(
+            "batch must be 1 or more, and workers -1 or more", got=f"batch {batch}, workers {workers}"
+        )
     spec = source if isinstance(source, str) else spec
     named = {"spec": "" if isinstance(model, Encoder) else _absolute_model(model), "which": which}
     with ranks.first_goes_ahead():
@@ -160,7 +162,7 @@ def embed(
 
 
 def _about_source(source: Source, spec: str, columns: Mapping[str, str]) -> dict[str, Any]:
-    """Return what opens a source again, wherever the program is started."""
+    """Return the spec and options that open a source again from any working directory."""
     options = {name: value for name, value in columns.items() if value}
     if "image_root" in options:
         options["image_root"] = os.path.abspath(options["image_root"])
@@ -168,7 +170,7 @@ def _about_source(source: Source, spec: str, columns: Mapping[str, str]) -> dict
 
 
 def absolute(spec: str) -> str:
-    """Return a source's spec with paths that hold wherever the program is started."""
+    """Return a source's spec with paths that hold in any working directory."""
     terms = split_mixture(spec) if not os.path.exists(spec) else [(1.0, spec)]
     return " + ".join(_absolute_term(term) for _, term in terms)
 
@@ -195,16 +197,16 @@ def _opened(source: Source | str, columns: Mapping[str, str]) -> Source:
     opened = as_source(source)
     if isinstance(opened, Mixture) and any(weight != 1 for weight in opened.weights):
         raise ConfigError(
-            "Every picture is embedded once, and sources can have no weights",
+            "Every picture is embedded once, so sources can have no weights",
             got=opened.name,
-            fix="Leave the weights out: 'A + B'",
+            fix="Leave the weights out, as in 'A + B'",
         )
     return opened
 
 
 @contextmanager
 def _writing(out: Path) -> Iterator[None]:
-    """Raise DataError where the folder cannot be written. What is done by then stays, and is taken over later."""
+    """Raise DataError if the folder cannot be written. Finished parts stay, and a later run reuses them."""
     try:
         yield
     except OSError as error:
@@ -215,7 +217,7 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 def _check_before(out: Path, about: Mapping[str, Any], *, replace: bool) -> None:
-    """Raise ConfigError where the folder has something that would be lost, or mixed with something else."""
+    """Raise ConfigError if the folder has something that would be lost, or mixed with something else."""
     if not (out / ABOUT).exists():
         others = [
             name
@@ -225,7 +227,7 @@ def _check_before(out: Path, about: Mapping[str, Any], *, replace: bool) -> None
         ]
         if others and not replace:
             raise ConfigError(
-                "The folder holds other files, and is no index",
+                "The folder holds other files, and is not an index",
                 got=f"{out}, with {sorted(others)[0]}",
                 fix="Name a new folder with --out",
             )
@@ -240,9 +242,9 @@ def _check_before(out: Path, about: Mapping[str, Any], *, replace: bool) -> None
         return
     if before["model"]["fingerprint"] != about["model"]["fingerprint"]:
         raise ConfigError(
-            "The index that is there was made with another model",
+            "The index in this folder was made with another model",
             got=f"{before['model']['spec'] or before['model']['name']}; now {about['model']['spec']}",
-            fix="Name another folder with --out; or let the index go with --replace",
+            fix="Name another folder with --out, or overwrite the index with --replace",
         )
     old, new = (set(_terms(one["source"]["spec"])) for one in (before, about))
     if not old <= new:
@@ -250,9 +252,10 @@ def _check_before(out: Path, about: Mapping[str, Any], *, replace: bool) -> None
             dict.fromkeys([*_terms(before["source"]["spec"]), *_terms(about["source"]["spec"])])
         )
         raise ConfigError(
-            "The index that is there is of other pictures, which would be dropped",
+            "The index in this folder has other pictures, which would be dropped",
             got=f"{before['source']['spec'] or before['source']['name']}",
-            fix=f"For all of them name both, '{both}', which keeps what is embedded; or drop these with --replace",
+            fix=f"Name both sources, '{both}', to keep these pictures with their embeddings, or drop them with "
+            "--replace",
         )
 
 
@@ -261,10 +264,10 @@ def _terms(spec: str) -> list[str]:
 
 
 def _names(columns: Sequence[str]) -> list[str]:
-    """Return what the index calls the columns of its parts, no two alike.
+    """Return the names that the columns of parts have in the index, no two alike.
 
-    The source's own columns lose their dots: LanceDB takes none, and SQL reads them as fields of an object. A column
-    that is called so without a dot keeps its name.
+    A dot in the name of an own column becomes `_`: LanceDB takes no dots, and SQL reads a name with a dot as a field of
+    an object. If another column has the new name already, without a dot, that column keeps it.
     """
     theirs = sorted((name for name in columns if name.startswith(THEIRS)), key=lambda name: "." in name)
     told = told_apart([*OWN, *(name.removeprefix(THEIRS).replace(".", "_") for name in theirs)])
@@ -274,7 +277,7 @@ def _names(columns: Sequence[str]) -> list[str]:
 
 @dataclass
 class _Ready:
-    """One record on its way: pixels to embed, or the earlier embedding `old`, or `why` there is neither."""
+    """One record in work: its pixels to embed, or its earlier embedding `old`, or the reason `why` it has neither."""
 
     index: int
     key: str
@@ -304,7 +307,7 @@ class _Work:
         self.pool = Pool(self.out, self.about, self.folder)
         self.preprocess = self.model.preprocess
         self.autocast = {"bfloat16": "bf16", "float16": "fp16"}.get(self.about["precision"])
-        # Batches do not reach over the end of a chunk, so that they are the same for any number of processes.
+        # No batch crosses the end of a chunk, so batches are the same for any number of processes.
         batches = min(CHUNK // self.batch, len(self.source) // (CHUNKS * self.batch))
         self.chunk = max(1, batches) * self.batch
         self.chunks = [
@@ -348,14 +351,14 @@ class _Work:
         values = self.model.encode_image(images, numpy=True, **options)
         if not np.isfinite(values).all():
             raise DataError(
-                "What the model makes of pictures is not finite",
-                cause="Its weights diverged in training, or are damaged; or its arithmetic overflows",
+                "The model's embeddings of pictures are not finite",
+                cause="The weights diverged in training or are damaged, or the arithmetic overflows",
                 fix="Try --precision fp32, or an earlier checkpoint",
             )
         return values.astype(np.float16)
 
     def _prepared(self, index: int) -> _Ready:
-        """Read and decode a record, where its embedding is not known yet; called by several threads."""
+        """Read a record, and decode it unless its embedding is known; called by several threads."""
         ready = _Ready(index, f"#{index}")
         try:
             if file := self.source.file(index):
@@ -367,7 +370,7 @@ class _Work:
                     return ready
                 image: Any = read_image(file.path)
             else:
-                with self.reading:  # sources keep what they have read last, and are for one thread at a time
+                with self.reading:  # sources cache what they read last, and serve one thread at a time
                     record = self.source[index]
                 ready.key, ready.captions, image = record.key, record.captions, record.image
             ready.digest = of_picture(image).hex()
@@ -415,7 +418,7 @@ class _Work:
         return np.concatenate(rows) if rows else np.empty((0, dim), np.float16)
 
     def _records(self, kept: list[_Ready]) -> pa.Table:
-        """Return what is known of these records, a row each."""
+        """Return the columns of these records, a row for each record."""
         import pyarrow as pa
 
         text = pa.string()
@@ -442,7 +445,7 @@ class _Work:
         return table
 
     def finish(self, notes: Sequence[bytes], *, mapped: bool, shown: bool) -> Embedded:
-        """Join all parts to an index, and remove the parts. notes: what each process has to say of the columns."""
+        """Join all parts into an index, and remove the parts. notes: each process's remark on the columns."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -487,7 +490,7 @@ class _Work:
                     first += len(table)
                     if len(table):
                         writer.write_table(table.cast(schema), row_group_size=GROUP)
-            # From here to the end there is no index, rather than files that do not belong together.
+            # From here until all files belong together, the folder holds no index.
             (self.out / ABOUT).unlink(missing_ok=True)
         if not self.about["captions"]:
             (self.out / CAPTIONS).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The rows of a matrix of embeddings that are most similar to queries, by comparing all of them."""
+"""Find the rows of a matrix of embeddings that are most similar to queries, by comparing all rows."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 BLOCK = 4096
 """Rows that are compared at a time: few enough for a processor's cache, enough to keep its cores busy."""
 MARGIN = 1e-4
-"""Twice what a float32 product of vectors of length 1 may be wrong by. Rows that are this near are computed anew."""
+"""Twice the largest error of a float32 product of vectors of length 1. Scores this near a limit are computed again."""
 
 
 class Found(NamedTuple):
-    """Of each of Q queries the K nearest rows, the nearest first. rows: (Q, K) int64. scores: (Q, K) float32.
+    """The K nearest rows of each of Q queries, the nearest first. rows: (Q, K) int64. scores: (Q, K) float32.
 
-    K is the number asked for, or that of all rows where there are fewer.
+    K is the number asked for, or the number of all rows if there are fewer.
     """
 
     rows: np.ndarray
@@ -27,11 +27,11 @@ class Found(NamedTuple):
 def nearest(queries: np.ndarray, vectors: np.ndarray, count: int, among: np.ndarray | None = None) -> Found:
     """Return the `count` rows of `vectors` with the largest inner products with each query.
 
-    queries: (Q, D) float32. vectors: (N, D), float16 or float32, of length 1 or so. They may be a memory-map, of which
-    no more than a block is in memory at a time. among: int64 row numbers, increasing, that may be found; None: all.
+    queries: (Q, D) float32. vectors: (N, D), float16 or float32, of length 1 or so. Of a memory-map, only one block is
+    in memory at a time. among: the row numbers that may be found, increasing int64; None: all.
 
-    The order is exact and the same every time. Scores are summed in float64 and rounded once, and of equal scores the
-    lower row comes first. So equal vectors lie side by side, whatever block they are in.
+    The order is exact and the same every time. Scores are summed in float64 and rounded once, and at equal scores the
+    lower row comes first. So equal vectors come side by side, whatever block they are in.
     """
     rows = len(vectors) if among is None else len(among)
     count = min(count, rows)
@@ -59,7 +59,7 @@ def scores_of(query: np.ndarray, block: np.ndarray) -> np.ndarray:
 
 
 def as_tensor(block: np.ndarray) -> torch.Tensor:
-    """Return a block that is only read as a tensor of the same memory, which torch would warn of."""
+    """Return a read-only block as a tensor of the same memory, without torch's warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(block)
@@ -73,7 +73,7 @@ class _Best:
         self.rows, self.scores = np.empty(0, np.int64), np.empty(0, np.float32)
 
     def add(self, numbers: np.ndarray, block: np.ndarray, rough: np.ndarray) -> None:
-        """Take in a block of rows. rough: their scores, summed in float32 in an order that depends on the block."""
+        """Add a block of rows. rough: their scores, summed in float32 in an order that depends on the block."""
         if len(rough) > self.count:
             bound = np.partition(rough, len(rough) - self.count)[len(rough) - self.count] - MARGIN
         else:

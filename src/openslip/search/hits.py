@@ -1,4 +1,4 @@
-"""What a search has found, the most similar first."""
+"""The hits of a search, the most similar first."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ SHOWN = 24
 
 @dataclass(frozen=True)
 class Hit:
-    """A picture that was found. score: the cosine similarity to what was searched for, -1 to 1.
+    """A picture that was found. score: the cosine similarity to the query, -1 to 1.
 
-    path: of its file, "" where it lies in a shard or table. columns: the user's own.
+    path: of its file, "" for a picture in a shard or table. columns: the user's own columns.
     """
 
     row: int
@@ -45,7 +45,7 @@ class Hit:
     columns: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it as JSON: dates as texts (ISO 8601), bytes in base64, numbers that are none as null."""
+        """Return the hit as JSON: dates as texts (ISO 8601), bytes in base64, NaN and infinite numbers as null."""
         return {
             "row": self.row,
             "score": self.score,
@@ -57,10 +57,10 @@ class Hit:
 
 
 class Hits(Sequence[Hit]):
-    """K pictures, the most similar first; of equal scores the lower row first. Shows its pictures in a notebook.
+    """K pictures, the most similar first; at equal scores the lower row first. A notebook shows the pictures.
 
-    rows: (K,) int64. scores: (K,) float32. among: how many pictures were compared, after filters. notes: what there is
-    to say about the query, a sentence each.
+    rows: (K,) int64. scores: (K,) float32. among: how many pictures were compared, after filters. notes: sentences
+    about the query.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class Hits(Sequence[Hit]):
 
     @cached_property
     def table(self) -> pa.Table:
-        """All columns of the records that were found, with `row` and `score` before them.
+        """All columns of the records that were found, after the columns `row` and `score`.
 
-        A column of the user's that has such a name has a `_2` behind it.
+        A user's column with one of these two names gets the suffix `_2`.
         """
         import pyarrow as pa
 
@@ -82,7 +82,7 @@ class Hits(Sequence[Hit]):
 
     @property
     def paths(self) -> list[str]:
-        """Of each its file's path, else its key."""
+        """The path of each hit's file, or the key of a hit without a file."""
         return [hit.path or hit.key for hit in self]
 
     def picture(self, number: int) -> Image.Image:

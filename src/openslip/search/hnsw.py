@@ -1,7 +1,7 @@
-"""The nearest rows without comparing all: a graph (HNSW, Malkov and Yashunin 2016) by usearch, beside the vectors.
+"""Find the nearest rows without comparing all: a graph (HNSW, Malkov and Yashunin 2016) by usearch, beside the vectors.
 
-The graph finds candidates; their scores are computed as `exact.nearest` does, so that order and ties are the same.
-What the graph does not find is missing. How much that is, `recall` says.
+The graph finds candidates. Their scores are computed as in `exact.nearest`, so order and ties are the same. Rows that
+the graph does not find are missing, and `recall` tells how many.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 128, 128
-"""Edges of a node; candidates kept while a node is added, and while one is searched for: usearch's and faiss's M,
+"""Edges of a node, candidates kept to add a node, and candidates kept to search: usearch's and faiss's M,
 efConstruction and efSearch."""
 FETCHED = 64
-"""Candidates beyond those asked for: near the last place, and among equal scores, the graph's own order is rough."""
+"""Extra candidates: near the last place, and among equal scores, the graph's own order is rough."""
 FEW_ROWS = 20_000
-"""So many rows are compared in a few milliseconds, and no graph is asked."""
+"""Up to so many rows are compared without the graph, in a few milliseconds."""
 WIDEST = 4096
-"""Candidates at most. Where a condition leaves fewer than are asked for among these, all rows are compared."""
+"""The most candidates. If a condition leaves too few of them, all rows are compared."""
 QUERIES, AT = 200, 10
-"""Of the recall: how many queries, and how many of the nearest rows."""
+"""The number of queries, and of nearest rows, by which the recall is measured."""
 _CHUNK = 4096
 
 
 @dataclass(frozen=True)
 class Recall:
-    """The share of the nearest AT rows that the graph finds, mean over `queries`. of: what they are, "captions" or
-    "pictures"; of a picture, the nearest others."""
+    """The share of the nearest AT rows that the graph finds, mean over `queries`. of: what the queries are, "captions"
+    or "pictures"; the nearest rows of a picture are other pictures."""
 
     value: float
     queries: int
@@ -60,20 +60,20 @@ class Graph:
 
     @classmethod
     def of(cls, index: Index, *, shown: bool = False) -> Graph:
-        """Read the graph beside the vectors; build it where there is none, or one of other vectors.
+        """Read the graph beside the vectors, or build it if there is none, or only one of other vectors.
 
-        Raises ConfigError without usearch, DataError where the graph cannot be written.
+        Raises ConfigError without usearch, DataError if the graph cannot be written.
         """
         usearch = _usearch()
         stamp, content = _stamp(index), ""
         about = _read_about(index.folder / GRAPH_ABOUT)
         if about and about["stamp"] != stamp:
-            # Copied, or written again: what counts is what the vectors are.
+            # The file was copied or written again: compare the vectors themselves.
             content = _content(index)
             same = about["vectors"] == content
             about = about | {"stamp": stamp} if same else None
             if about:
-                with suppress(OSError):  # a folder that is only read
+                with suppress(OSError):  # a read-only folder
                     write_json(index.folder / GRAPH_ABOUT, about)
         if about and (graph := _read(usearch, index, about)) is not None:
             return cls(index, graph, Recall(*about["recall"]), built=False)
@@ -113,12 +113,12 @@ class Graph:
                 "The graph cannot be written",
                 got=str(index.folder),
                 cause=error.strerror or str(error),
-                fix="Search exactly, --index exact, which writes nothing",
+                fix="Search with --index exact, which writes nothing",
             ) from None
         return made
 
     def measure(self) -> Recall:
-        """Return the recall against exact search; captions are the queries where they are embedded, else pictures."""
+        """Return the recall against exact search. The queries are captions if captions are embedded, else pictures."""
         queries, own, of = _queries(self.index)
         found = exact.nearest(queries, self.index.vectors, AT + 1)
         hit = wanted = 0
@@ -134,22 +134,22 @@ class Graph:
         asked = min(count + FETCHED, len(self.index))
         if not asked:
             return np.empty(0, np.int64)
-        # Of another number than was set, the graph would have to be changed, which other threads use.
+        # A search with another expansion would have to change the graph, which other threads use.
         keys = self._graph.search(np.asarray(query, np.float16), max(asked, EXPANSION_SEARCH), threads=1).keys
         return np.sort(np.asarray(keys, dtype=np.int64)[:asked])
 
     def nearest(
         self, query: np.ndarray, count: int, among: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, str]:
-        """Return rows and scores as `exact.nearest` for one query (D,), of those that the graph finds; and a sentence
-        where all rows were compared after all.
+        """Return rows and scores as `exact.nearest` does for one query (D,), but only rows that the graph finds; and a
+        sentence if all rows were compared after all.
 
-        among: the rows that may be found, increasing. The graph is asked for more, until `count` of these are found or
-        the graph has given WIDEST.
+        among: the rows that may be found, increasing. The graph is asked for more candidates until it has found `count`
+        of these rows, or has given WIDEST candidates.
         """
         some = len(self.index) if among is None else len(among)
         if some <= FEW_ROWS or count >= WIDEST:
-            why = "so few pictures are compared at once" if some <= FEW_ROWS else "so many are asked for"
+            why = "so few pictures need no graph" if some <= FEW_ROWS else "the search asks for so many"
             note = f"All {some:,} pictures were compared, without the graph: {why}"
             return *self._all(query, among, count), note
         wanted = count
@@ -167,7 +167,7 @@ class Graph:
         return *self._all(query, among, count), note
 
     def _scored(self, query: np.ndarray, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the best of a few rows: what `exact.nearest` gives of these, without the threads that it needs."""
+        """Return the best of a few rows, as `exact.nearest` does but without the threads that it needs."""
         scores = exact.scores_of(query.astype(np.float64), self.index.vectors[rows])
         order = np.lexsort((rows, -scores))[:count]
         return rows[order], scores[order]
@@ -178,7 +178,7 @@ class Graph:
 
 
 def _queries(index: Index) -> tuple[np.ndarray, np.ndarray, str]:
-    """Return queries (Q, D) float32 spread over the set, of each the row not to count (-1: none), and what they are."""
+    """Return queries (Q, D) float32 spread over the set, each query's own row (-1: none), and what the queries are."""
     texts = index.folder / CAPTIONS
     if texts.exists():
         with suppress(OSError, ValueError, EOFError):
@@ -192,7 +192,7 @@ def _queries(index: Index) -> tuple[np.ndarray, np.ndarray, str]:
 
 
 def _read_about(path: Path) -> dict[str, Any] | None:
-    """Return what is known of the graph that is there; None where there is none, or what is there is damaged."""
+    """Return the description of the graph in the folder; None if it is missing or damaged."""
     kinds = {"format": int, "vectors": str, "stamp": list, "bytes": int, "recall": list}
     with suppress(OSError, ValueError):
         about = read_json(path)
@@ -204,7 +204,7 @@ def _read_about(path: Path) -> dict[str, Any] | None:
 
 
 def _read(usearch: Any, index: Index, about: dict[str, Any]) -> Any:
-    """Return the graph of a file; None where it is not the one that was written."""
+    """Return the graph of a file; None if it is not the one that was written."""
     path = index.folder / GRAPH
     with suppress(OSError, RuntimeError, ValueError):
         if path.stat().st_size != about["bytes"]:
@@ -234,6 +234,6 @@ def _usearch() -> Any:
     except ImportError:
         raise ConfigError(
             "--index hnsw needs usearch",
-            fix="pip install 'openslip[search]', or search exactly, --index exact",
+            fix="pip install 'openslip[search]', or search with --index exact",
         ) from None
     return usearch.index

@@ -1,13 +1,14 @@
-"""A folder of embeddings with what they are of: `slip embed` writes the folder, all other commands of search read it.
+"""An index: a folder of embeddings with the records of their pictures.
 
-    vectors.npy       (N, D) float16, of length 1: a memory-map, of which a search reads blocks
+`slip embed` writes the folder, and all other commands of search read it.
+
+    vectors.npy       (N, D) float16, of length 1: a memory-map that a search reads in blocks
     records.parquet   N rows: key, path, caption, captions, class, the user's own columns; record, digest, stamp; a map
-    captions.npy      where captions were embedded: as many rows as there are captions, in the order of the records
+    captions.npy      if captions were embedded: one row for each caption, in the order of the records
     skipped.jsonl     the records without embedding, and why
-    index.json        what made them: the model with its fingerprint, the source. Written last: without it, there is no
-                      index
+    index.json        the model with its fingerprint, and the source. Written last: without it, there is no index
 
-All of them open without slip.
+All of these files can be opened without slip.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ VECTORS, CAPTIONS, RECORDS, SKIPPED, ABOUT = (
     "index.json",
 )
 GRAPH, GRAPH_ABOUT = "vectors.usearch", "vectors.usearch.json"
-"""What `openslip.search.hnsw` keeps beside the vectors, if it was asked to."""
+"""The files that `openslip.search.hnsw` writes beside the vectors when a search asks for a graph."""
 PARTS = "parts"
-"""Folder of what an unfinished run of `slip embed` has done."""
+"""The folder with the finished chunks of an unfinished run of `slip embed`."""
 FORMAT = 1
 _OPTIONS = ("image_root", "image_column", "caption_column", "label_column", "templates", "class_names")
 ABOUT_KINDS: dict[str, Any] = {
@@ -61,23 +62,23 @@ ABOUT_KINDS: dict[str, Any] = {
     "model": {"spec": str, "which": str, "name": str, "fingerprint": str},
     "source": {"spec": str, "name": str, "options": {}},
 }
-"""What `index.json` has, with the types of the values."""
+"""The keys of `index.json`, with the types of their values."""
 MAPPED = ("x", "y", "neighbors")
 """Columns of a map of the collection, which an index may have."""
 OWN = ("key", "path", "caption", "captions", "class", "record", "digest", "stamp", *MAPPED)
-"""Columns of `records.parquet` that are ours. A column of the user's with such a name has a `_2` behind it;
-a dot in such a name becomes `_`.
+"""Columns of `records.parquet` that slip writes. A user's column with one of these names gets the suffix `_2`.
+A dot in the name of a user's column becomes `_`.
 
-path: of the picture's file, null where it lies in a shard or table. caption: the first of `captions`. record: the
-number of the record in the source. digest: of the picture's bytes. stamp: size and time of change of its file. x, y,
-neighbors: see `openslip.search.map`.
+path: of the picture's file, null for a picture in a shard or table. caption: the first of `captions`. record: the
+number of the record in the source. digest: a hash of the picture's bytes. stamp: size and time of change of its file.
+x, y, neighbors: see `openslip.search.map`.
 """
 
 
 class Index:
-    """Embeddings of N pictures, and what is known of each.
+    """Embeddings of N pictures, with their records.
 
-    vectors: (N, D) float16, a memory-map. about: what `index.json` says.
+    vectors: (N, D) float16, a memory-map. about: the contents of `index.json`.
 
     Any number of threads may use one index.
     """
@@ -97,12 +98,12 @@ class Index:
         model: Encoder | str | Path | None = None,
         which: str = "",
     ) -> Self:
-        """Open what `slip embed` wrote.
+        """Open the index that `slip embed` wrote.
 
-        model: the model that the embeddings were made with, or what `openslip.load` takes, where it is not any more
-        where it was; its fingerprint is compared. which: the checkpoint of a run, as `load` takes it.
+        model: the model that made the embeddings, or what `openslip.load` takes, if the model has moved; `open`
+        compares its fingerprint. which: the checkpoint of a run, as `load` takes it.
 
-        Raises DataError where there is no index, an unfinished or damaged one, or one of another model.
+        Raises DataError for a missing, unfinished or damaged index, and for an index of another model.
         """
         folder = expand(folder)
         about = _read_about(folder)
@@ -117,12 +118,12 @@ class Index:
 
     @property
     def dim(self) -> int:
-        """The numbers of an embedding."""
+        """The number of dimensions of an embedding."""
         return self.vectors.shape[1]
 
     @cached_property
     def columns(self) -> dict[str, str]:
-        """The names of the columns of the records, with their types in Arrow's words."""
+        """The names of the columns of the records, with the names of their Arrow types."""
         return {field.name: str(field.type) for field in self._parquet.schema_arrow}
 
     def search(
@@ -135,16 +136,16 @@ class Index:
         threshold: float | None = None,
         method: Literal["exact", "hnsw"] = "exact",
     ) -> Hits:
-        """Return the pictures that are most similar to what is searched for.
+        """Return the pictures that are most similar to a query.
 
-        query: a text; a picture as `Encoder.encode_image` takes one, a path as a `Path` or as a text that looks like
-        one; the row of a picture of this index; an embedding (D,); or a mixture, as a text
+        query: a text; a picture as `Encoder.encode_image` takes one, or its path as a `Path` or as a text that looks
+        like a path; the row of a picture of this index; an embedding (D,); or a mixture, as a text
         `"2:dress" + ./a.jpg - "long sleeves"` or as [(2, "dress"), (1, Path("a.jpg")), (-1, "long sleeves")].
-        where: a condition on the columns, in SQL; filters: conditions that a program has put together. top: how many
-        pictures at most. threshold: the least cosine similarity, -1 to 1.
+        where: a condition on the columns, in SQL. filters: conditions that a program has put together. top: the most
+        pictures to return. threshold: the least cosine similarity, -1 to 1.
 
-        method: with "exact" all pictures are compared, and the result is the same every time. With "hnsw" a graph finds
-        most of them, and is built first where there is none (see `openslip.search.hnsw`); scores and order are exact.
+        method: "exact" compares all pictures, and gives the same result every time. "hnsw" finds most of the nearest
+        with a graph, and builds the graph if there is none (see `openslip.search.hnsw`); scores and order are exact.
 
         Raises ConfigError, DataError and EvaluationError as `query.vector_of` and `where.rows_where` do.
         """
@@ -160,7 +161,7 @@ class Index:
                 "A threshold is a cosine similarity, from -1 to 1", got=f"threshold {threshold}"
             )
         if method not in ("exact", "hnsw"):
-            raise ConfigError("There is no such way to search", got=method, fix="Known: exact, hnsw")
+            raise ConfigError("There is no such search method", got=method, fix="Known: exact, hnsw")
         terms = terms_of(query)
         among = rows_where(self, where, filters)
         vector = vector_of(self, terms)
@@ -181,7 +182,7 @@ class Index:
         return self.open_graph()
 
     def open_graph(self, *, shown: bool = False) -> Graph:
-        """Return `graph`; shown: whether the progress of building it is."""
+        """Return `graph`. shown: whether to show the progress of building the graph."""
         from openslip.search.hnsw import Graph
 
         with self._lock:
@@ -190,7 +191,7 @@ class Index:
             return self._graph
 
     def records(self, rows: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return these rows of the records, in this order; `columns`: those that are wanted, None for all."""
+        """Return these rows of the records, in this order. columns: the columns to read, None for all."""
         import pyarrow as pa
 
         wanted = np.asarray(rows, dtype=np.int64)
@@ -206,7 +207,7 @@ class Index:
         return pa.concat_tables(tables).take(wanted - firsts[inverse] + lengths[inverse])
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """Return one column of all records. Raises DataError where there is none of that name."""
+        """Return one column of all records. Raises DataError if no column has this name."""
         if name not in self.columns:
             raise DataError(
                 "The records have no such column", got=name, fix=f"Columns: {', '.join(self.columns)}"
@@ -217,7 +218,7 @@ class Index:
     def picture(self, row: int) -> bytes | np.ndarray:
         """Return the picture of a row: the bytes of its file, or RGB pixels (H, W, 3) uint8 of a rendered one.
 
-        Raises DataError where the picture is not there any more, or is another one than was embedded.
+        Raises DataError if the picture is gone, or has changed since it was embedded.
         """
         from openslip.data.sources.image_files import read_image
         from openslip.evaluation.fingerprint import of_picture
@@ -233,27 +234,27 @@ class Index:
                     picture = b""
         if of_picture(picture).hex() != found["digest"]:
             raise DataError(
-                "The picture is another one than was embedded",
+                "The picture is not the one that was embedded",
                 got=found["path"] or found["key"],
-                cause="It has changed since",
-                fix=f"Run `slip embed` with --out {self.folder} again: it takes what is new or has changed",
+                cause="It has changed since then",
+                fix=f"Run `slip embed` with --out {self.folder} again: it embeds pictures that are new or have changed",
             )
         return picture
 
     @cached_property
     def source(self) -> Source:
-        """The source of the pictures, opened anew. Raises DataError where it is not there any more."""
+        """The source of the pictures, opened again. Raises DataError if the source is gone."""
         from openslip.data.sources import open_source
 
         about = self.about["source"]
         if not about["spec"]:
             raise DataError(
-                "The pictures of this index came from a source of a program, and no path leads to them",
+                "A program handed in the source of this index, so its pictures cannot be opened again",
                 got=about["name"],
             )
         with self._lock:
             options: Any = {name: str(value) for name, value in about["options"].items() if name in _OPTIONS}
-            # Shards that are broken now are left out: that a picture is another one is seen by its digest.
+            # Leave out shards that are broken now: the digest shows if a record has another picture.
             return open_source(
                 about["spec"], **options, captions_required=False, must_fit=False, leave_broken=True
             )
@@ -262,7 +263,7 @@ class Index:
     def model(self) -> Encoder:
         """The model of the embeddings, loaded when it is first needed.
 
-        Raises DataError where it is not there any more, or has other weights by now.
+        Raises DataError if the model is gone, or its weights have changed.
         """
         with self._lock:
             if self._given is None:
@@ -270,8 +271,8 @@ class Index:
                 if not about["spec"]:
                     raise DataError(
                         "The index does not say where its model is",
-                        cause="A program handed the model in",
-                        fix="Name it with --model, in Python Index.open(folder, model=…)",
+                        cause="A program handed in the model",
+                        fix="Name the model with --model, or in Python with Index.open(folder, model=…)",
                     )
                 try:
                     found = _loaded(about["spec"], about["which"])
@@ -280,21 +281,21 @@ class Index:
                         "The model of the index cannot be loaded",
                         got=about["spec"],
                         cause=str(error),
-                        fix="Name it with --model, in Python Index.open(folder, model=…)",
+                        fix="Name the model with --model, or in Python with Index.open(folder, model=…)",
                     ) from None
                 self._given = self._same(found)
             return self._given
 
     def _same(self, model: Encoder) -> Encoder:
-        """Return the model. Raises DataError where the embeddings were made with another."""
+        """Return the model. Raises DataError if another model made the embeddings."""
         if fingerprint(model) != self.about["model"]["fingerprint"]:
             raise DataError(
                 "The embeddings were made with another model",
                 got=model.config.name or "a model",
-                cause=f"They were made with {self.about['model']['spec'] or 'that of a program'}, whose weights and "
-                "preprocessing were others then. A run that has been trained on has others, too",
-                fix="Name the model or checkpoint that they were made with by --model, or embed the pictures anew with "
-                "`slip embed … --replace`",
+                cause=f"They were made with {self.about['model']['spec'] or 'a model that a program handed in'}, whose "
+                "weights or preprocessing were different then. Training a run further also changes its weights",
+                fix="Name the model or checkpoint that made the embeddings with --model, or embed the pictures again "
+                "with `slip embed … --replace`",
             )
         return model
 
@@ -307,7 +308,7 @@ class Index:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Read the records within, one thread at a time. Raises DataError where they are damaged."""
+        """Let one thread at a time read the records in the block. Raises DataError if they are damaged."""
         import pyarrow as pa
 
         with self._lock:
@@ -339,12 +340,12 @@ class Index:
 
 
 def own_columns(names: Iterable[str]) -> list[str]:
-    """Return those of the columns of records that are the user's, and the class."""
+    """Return the names of the user's own columns among those of the records, and the class."""
     return [name for name in names if name not in OWN or name == "class"]
 
 
 def fingerprint(encoder: Encoder) -> str:
-    """Return what tells a model from others whose embeddings differ: of its weights and preprocessing, 32 digits."""
+    """Return a hash of a model's weights and preprocessing, 32 digits; it differs if the embeddings differ."""
     about = json.dumps(asdict(Preprocess.of(encoder.config.views)), sort_keys=True, default=str)
     return hashlib.sha256(f"{digest(encoder.model)} {about}".encode()).hexdigest()[:32]
 
@@ -357,11 +358,11 @@ def _loaded(model: Encoder | str | Path, which: str) -> Encoder:
 
 
 def _read_about(folder: Path) -> dict[str, Any]:
-    """Return what `index.json` says. Raises DataError where there is none, or none of ours."""
+    """Return the contents of `index.json`. Raises DataError if it is missing, or not written by slip."""
     try:
         about = read_json(folder / ABOUT)
         if not _fits(about, ABOUT_KINDS):
-            raise ValueError("it is no index's, or of an index that somebody has edited")
+            raise ValueError("it does not belong to an index, or somebody has edited it")
     except FileNotFoundError:
         raise _no_index(folder) from None
     except (OSError, ValueError) as error:
@@ -370,7 +371,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
         raise DataError(
             "The index was written by a later version of slip",
             got=f"format {about['format']}",
-            fix="Update slip, or embed the pictures anew",
+            fix="Update slip, or embed the pictures again",
         )
     return about
 
@@ -388,13 +389,13 @@ def _no_index(folder: Path) -> DataError:
         return DataError(
             "The index is not finished",
             got=str(folder),
-            cause="`slip embed` is still writing it, or was ended before it was through",
-            fix="Run the same `slip embed` command again: it goes on where it was",
+            cause="`slip embed` is still writing it, or was ended before it had finished",
+            fix="Run the same `slip embed` command again: it continues where it stopped",
         )
     return DataError(
         "There is no index here" if folder.exists() else "There is no such folder",
         got=str(folder),
-        fix="`slip embed MODEL PICTURES --out FOLDER` makes one of pictures",
+        fix="Make an index of pictures with `slip embed MODEL PICTURES --out FOLDER`",
     )
 
 
@@ -403,12 +404,12 @@ def _damaged(folder: Path, name: str, why: str) -> DataError:
         f"{name} of the index is damaged",
         got=str(folder),
         cause=why,
-        fix="Embed the pictures anew: remove the folder, and run `slip embed`",
+        fix="Remove the folder, and embed the pictures again with `slip embed`",
     )
 
 
 def _mapped(path: Path) -> np.ndarray:
-    """Return an array of a file as a memory-map. Raises DataError where there is none."""
+    """Return the array of a file as a memory-map. Raises DataError if the file has none."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

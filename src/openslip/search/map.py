@@ -1,4 +1,4 @@
-"""A map of a collection: where each picture lies on a plane, and which pictures are its neighbours."""
+"""A map of a collection: the place of each picture on a plane, and its neighbours."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 NEIGHBOURS = 15
-"""Neighbours of each picture, itself among them: what UMAP takes by default."""
+"""Neighbours of each picture, including the picture itself: UMAP's default."""
 QUERIES, ROWS = 512, 65_536
-"""Rows that are compared with how many others at a time: 134 MB of similarities."""
+"""Rows to compare at a time, and rows to compare them with: 134 MB of similarities."""
 
 
 class Map(NamedTuple):
-    """Of N pictures: places (N, 2) float32, rows of the nearest (N, K) int64, and their distances (N, K) float32.
+    """Places (N, 2) float32 of N pictures, the nearest rows of each (N, K) int64, and distances (N, K) float32.
 
-    The nearest come first, of equal ones the lower row; a picture is not its own neighbour. A distance is 1 less the
-    cosine similarity.
+    The nearest come first, and at equal distances the lower row; a picture is not its own neighbour. A distance is 1
+    minus the cosine similarity.
     """
 
     places: np.ndarray
@@ -48,7 +48,7 @@ class Map(NamedTuple):
 
 
 def make_map(vectors: np.ndarray, *, shown: bool = False) -> Map:
-    """Lay out embeddings (N, D) of length 1 on a plane, by UMAP where the library is there, else by PCA.
+    """Lay out embeddings (N, D) of length 1 on a plane, by UMAP if the library is installed, else by PCA.
 
     UMAP: McInnes et al. 2018, arXiv 1802.03426, with its defaults and a fixed seed. It keeps neighbours together. PCA
     shows the two directions in which embeddings differ most. All pairs are compared once, N² D multiplications.
@@ -60,7 +60,7 @@ def make_map(vectors: np.ndarray, *, shown: bool = False) -> Map:
         if len(vectors) > NEIGHBOURS:
             note("The map is laid out by PCA. UMAP keeps neighbours together: pip install 'openslip[map]'")
         places = principal(vectors)
-    # A picture comes before its copies in what UMAP is given, and is no neighbour of its own.
+    # UMAP gets each picture before its copies. The map leaves out the picture as a neighbour of itself.
     rows, distances = (part[:, 1:] for part in near)
     return Map(places, rows, distances)
 
@@ -73,7 +73,7 @@ def neighbours(vectors: np.ndarray, count: int, *, shown: bool = False) -> tuple
         for start in range(0, total, QUERIES):
             own = np.arange(start, min(start + QUERIES, total))
             found, scores = _nearest(vectors, own, count)
-            # Of equal scores the lower row comes first, but for the row itself, which comes before all.
+            # At equal scores the lower row comes first; the row itself comes before all.
             scores[found == own[:, None]] = np.inf
             order = np.lexsort((found, -scores))
             rows[own] = np.take_along_axis(found, order, 1)

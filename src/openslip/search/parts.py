@@ -1,4 +1,4 @@
-"""What runs of `slip embed` leave on disk before an index is whole, and what later runs take over of it."""
+"""The parts that runs of `slip embed` write before an index is whole, and the embeddings that later runs reuse."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Part:
 
 
 class Old(NamedTuple):
-    """Where an embedding of an earlier run is: which of `Pool.stores`, and its row."""
+    """The place of an embedding of an earlier run: the number of its store in `Pool.stores`, and its row."""
 
     store: int
     row: int
 
 
 class _Store(NamedTuple):
-    """Embeddings of an earlier run: (N, D), their captions with (M, D) if embedded, and which each record has."""
+    """Embeddings (N, D) of an earlier run, captions with (M, D) if embedded, and the first caption of each record."""
 
     vectors: np.ndarray
     texts: np.ndarray | None
@@ -47,10 +47,10 @@ class _Store(NamedTuple):
 
 
 class Pool:
-    """What earlier runs with the same model have embedded, by file and by content; about 300 bytes a picture."""
+    """The embeddings of earlier runs with the same model, by file and by content; about 300 bytes a picture."""
 
     def __init__(self, out: Path, about: Mapping[str, Any], but: Path) -> None:
-        """but: the folder of parts that other ranks may have begun to fill."""
+        """but: the folder of parts to leave out, because other ranks may have begun to fill it."""
         self.stores: list[_Store] = []
         self._by_file: dict[tuple[str, str], Old] = {}
         self._by_content: dict[str, Old] = {}
@@ -77,7 +77,7 @@ class Pool:
         return self._by_content.get(digest)
 
     def gone(self, digests: pa.ChunkedArray) -> int:
-        """Return how many pictures of the earlier index are none of these."""
+        """Return how many pictures of the earlier index are not among these."""
         if self.whole is None:
             return 0
         there = set(digests.to_pylist())
@@ -90,7 +90,7 @@ class Pool:
         return self.stores[old.store].vectors[old.row]
 
     def texts(self, old: Old, captions: tuple[str, ...]) -> np.ndarray | None:
-        """Return the embeddings of a record's captions (n, D), if it has had the same ones; else None."""
+        """Return the embeddings of a record's captions (n, D), if the captions are unchanged; else None."""
         store = self.stores[old.store]
         if store.texts is None or tuple(store.captions[old.row].as_py()) != captions:
             return None
@@ -122,7 +122,7 @@ class Pool:
 
 
 def _same_numbers(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether embeddings of an earlier run are what this run would compute."""
+    """Whether the embeddings of an earlier run are those that this run would compute."""
     return (
         before["model"]["fingerprint"] == now["model"]["fingerprint"]
         and before["precision"] == now["precision"]
@@ -142,12 +142,12 @@ def join(file: IO[bytes], paths: Sequence[Path]) -> int:
 
 
 def load(path: Path) -> np.ndarray:
-    """Return the array (n, D) of a file of ours; (0, D) fits between others of any D."""
+    """Return the array (n, D) of a part's file; an empty one, (0, D), fits between others of any D."""
     return np.load(path, allow_pickle=False)
 
 
 def _shape(path: Path) -> tuple[int, ...]:
-    """Return the shape of an array in a file of ours, also of an empty one, which cannot be mapped."""
+    """Return the shape of the array in a part's file, even of an empty array, which cannot be mapped."""
     with open(path, "rb") as file:
         np.lib.format.read_magic(file)
         return np.lib.format.read_array_header_1_0(file)[0]

@@ -1,4 +1,4 @@
-"""What is searched for: texts, pictures and rows of an index, mixed with weights; and how people write that."""
+"""Read queries and embed them: texts, pictures and rows of an index, mixed with weights."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from openslip.search.index import Index
 
 LONGEST = 10_000
-"""Characters of a query. A model reads some hundred; a whole file is a mistake."""
+"""The most characters of a query. A model reads a few hundred; a whole file is a mistake."""
 MOST = 64
-"""Terms of a mixture."""
+"""The most terms of a mixture."""
 SIGNS = {"+": 1.0, "-": -1.0, "−": -1.0}
 
 _WEIGHT = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+):"
 _QUOTED = re.compile(rf'({_WEIGHT})?"([^"]*)"')
 _WEIGHTED = re.compile(rf"({_WEIGHT})\s*(\S.*)", re.DOTALL)
 _GLUED = re.compile(rf'[+−-](?:{_WEIGHT})?"|(?:{_WEIGHT})?"[^"]*"[+−-]')
-"""A sign without a space between it and what stands in quotes."""
+"""A sign and a quoted text without a space between them."""
 
 Thing = Picture | str | int | np.ndarray
 """A text, a picture, the row of an index, or an embedding (D,)."""
@@ -41,7 +41,7 @@ Thing = Picture | str | int | np.ndarray
 class Term:
     """One part of a mixture, with its weight: a text; a picture; a row of the index; or an embedding (D,).
 
-    A negative weight leads away.
+    A negative weight searches away from the term.
     """
 
     weight: float = 1.0
@@ -52,7 +52,7 @@ class Term:
 
 
 class _Part(NamedTuple):
-    """What stands between two spaces of a query, or between quotes. sign: its factor, 0 for what is no sign."""
+    """One word or one quoted text of a query. sign: the factor of a sign, 0 for any other part."""
 
     text: str
     sign: float = 0.0
@@ -61,16 +61,16 @@ class _Part(NamedTuple):
 def parse(words: Sequence[str], *, paths: bool = True) -> list[Term]:
     """Return the terms of a query as people write it.
 
-    words: what the shell makes of a command line, which has taken the quotes off: `2:dress + ./a.jpg - "long sleeves"`
-    comes in as five words. A word that is a sign makes a mixture; without one, all words are one text, or one picture.
-    Or a single word with all of it, as a program or a box on a page has it. Signs alone do not make a mixture of a
-    single word, because a text may have signs: one of the things beside them is in double quotes, or is a picture.
+    words: the words of a command line, without the quotes that the shell removed: `2:dress + ./a.jpg - "long sleeves"`
+    arrives as five words. A word that is a sign makes a mixture. Without a sign, all words are one text or one picture.
+    Programs and the page pass the whole query as a single word. Signs alone do not make a single word a mixture,
+    because a text may contain signs: a term beside a sign must be in double quotes, or be a picture.
 
-    A number and a colon before a term of a mixture are its weight. Alone, a term has none, so "16:9 poster" is a text.
-    Terms that begin with ./, ../, / or ~/, or end as pictures do, are paths of pictures; with `paths` false they are
-    texts, and no disk is looked at.
+    A number and a colon before a term of a mixture are its weight. A single term has no weight, so "16:9 poster" is a
+    text. Terms that begin with ./, ../, / or ~/, or have a picture's ending, are paths of pictures. With `paths` false
+    all terms are texts, and `parse` does not look at the disk.
 
-    Raises ConfigError for nothing to search for, a sign without a term, a picture that is not there, and what can be
+    Raises ConfigError for an empty query, a sign without a term, a picture that is not there, and a term that can be
     read in two ways; DataError for more than LONGEST characters.
     """
     if (length := sum(map(len, words))) > LONGEST:
@@ -97,7 +97,7 @@ def terms_of(query: Any, *, paths: bool = True) -> list[Term]:
     """Return the terms of a query as programs give it: a text as `parse` takes it, a picture, a row, an embedding (D,)
     or (1, D), a `Term`, or several as (weight, thing) pairs or terms. paths: as in `parse`.
 
-    Raises ConfigError for what is none of these, and as `parse` does.
+    Raises ConfigError for a list with anything but pairs and terms, and as `parse` does.
     """
     if isinstance(query, Term):
         return [query]
@@ -109,17 +109,17 @@ def terms_of(query: Any, *, paths: bool = True) -> list[Term]:
 
 
 def vector_of(index: Index, terms: Sequence[Term]) -> np.ndarray:
-    """Return the embedding that is searched for, (D,) float32 of length 1: the weighted sum of those of the terms.
+    """Return the embedding of a query, (D,) float32 of length 1: the weighted sum of the embeddings of the terms.
 
     Raises ConfigError for no terms, too many, or terms that cancel; DataError for a picture that cannot be used, a text
-    that is too long, or a row that is not there; EvaluationError for a text where the model has no text tower.
+    that is too long, or a row that is not there; EvaluationError for a text if the model has no text tower.
     """
     if not 0 < len(terms) <= MOST:
         raise ConfigError(f"A search has 1 to {MOST} terms", got=f"{len(terms)}")
     for term in terms:
         if not np.isfinite(term.weight):
-            raise ConfigError("The weight of a term is a finite number", got=term.weight)
-    # Weights by the largest: only how they compare matters, and squares of huge ones are no numbers.
+            raise ConfigError("The weight of a term must be a finite number", got=term.weight)
+    # Divide by the largest weight: only the ratios of weights matter, and squares of huge weights overflow.
     largest = max(abs(term.weight) for term in terms) or 1.0
     total = sum((term.weight / largest * _embedding(index, term) for term in terms), np.zeros(index.dim))
     length = np.linalg.norm(total)
@@ -131,7 +131,7 @@ def vector_of(index: Index, terms: Sequence[Term]) -> np.ndarray:
 
 
 def notes_of(model: Encoder, terms: Sequence[Term]) -> list[str]:
-    """Return a sentence for each text of which the model reads the beginning alone."""
+    """Return a sentence for each text of which the model reads only the beginning."""
     if not has_text(model):
         return []
     notes, tokenizer = [], model.tokenizer
@@ -146,9 +146,9 @@ def notes_of(model: Encoder, terms: Sequence[Term]) -> list[str]:
             middle = (low + high) // 2
             fits = len(tokenizer.encode(" ".join(words[:middle]))) <= most
             low, high = (middle, high) if fits else (low, middle)
-        where = f"what follows {' '.join(words[:low])[-60:]!r}" if low else "its end"
+        where = f"the part after {' '.join(words[:low])[-60:]!r}" if low else "the end"
         notes.append(
-            f"The model reads {most} tokens of a text, and this one has {count:,}: {where} is left out"
+            f"The model reads {most} tokens of a text, and this text has {count:,}: {where} is left out"
         )
     return notes
 
@@ -185,7 +185,7 @@ def _embedding(index: Index, term: Term) -> np.ndarray:
         found = np.asarray(term.vector, dtype=np.float64).reshape(-1)
         if found.shape != (index.dim,) or not np.isfinite(found).all() or not found.any():
             raise DataError(
-                f"An embedding to search for has {index.dim} finite numbers, not all of them 0",
+                f"An embedding to search for must have {index.dim} finite numbers, not all 0",
                 got=f"shape {term.vector.shape}",
             )
     elif term.row is not None:
@@ -198,13 +198,13 @@ def _embedding(index: Index, term: Term) -> np.ndarray:
         found = _of_picture(index, term.picture)
     else:
         found = _of_text(index, term.text)
-    # The largest first, for squares of what is large or small by itself may be no numbers any more.
+    # Divide by the largest number first, because squares of very large or small numbers leave the range of floats.
     found = found / max(1e-300, float(np.abs(found).max()))
     return found / max(1e-12, float(np.linalg.norm(found)))
 
 
 def _of_picture(index: Index, picture: Picture) -> np.ndarray:
-    # In a list, a folder is no picture, where by itself it would stand for all that are in it.
+    # In a list, a folder is refused; by itself, a folder would stand for all pictures in it.
     try:
         return index.model.encode_image([picture], numpy=True)[0].astype(np.float64)
     except DataError as error:
@@ -224,7 +224,7 @@ def check_text(index: Index, text: str) -> None:
         raise _too_long(text, len(text))
     if not has_text(index.model):
         raise EvaluationError(
-            "This model has no text tower, and knows pictures alone",
+            "This model has no text tower, and embeds only pictures",
             got=text,
             fix="Search with a picture, or embed the pictures with a model that was trained with captions",
         )
@@ -236,7 +236,7 @@ def _of_text(index: Index, text: str) -> np.ndarray:
 
 
 def _parts(text: str) -> Iterator[_Part]:
-    """Yield the parts of a query in one word. Quotes hold a part together where they begin and end it."""
+    """Yield the parts of a query in one word. Quotes at both ends hold the words of a part together."""
     at = 0
     while found := re.compile(r"\s*(\S+)").match(text, at):
         at = found.start(1)
@@ -248,15 +248,15 @@ def _parts(text: str) -> Iterator[_Part]:
         word, at = found[1], found.end()
         if _GLUED.match(word) or (quoted and _GLUED.match(quoted[0] + text[quoted.end()])):
             raise ConfigError(
-                "A sign needs a space before and behind it",
+                "A sign needs a space before and after it",
                 got=text,
-                fix='Write: "2:dress" + ./a.jpg - "long sleeves"',
+                fix='Write the query like this: "2:dress" + ./a.jpg - "long sleeves"',
             )
         yield _Part(word, SIGNS.get(word, 0.0))
 
 
 def _refuse_side_by_side(parts: Sequence[_Part]) -> None:
-    """Raise ConfigError for a picture with something beside it but no sign, as a shell makes of `*.jpg`."""
+    """Raise ConfigError for a picture beside other words without a sign, as when a shell expands `*.jpg`."""
     for is_sign, run in groupby(parts, key=lambda part: bool(part.sign)):
         texts = [part.text for part in run]
         whole = " ".join(texts)
@@ -264,17 +264,17 @@ def _refuse_side_by_side(parts: Sequence[_Part]) -> None:
             continue
         if found := [text for text in texts if _is_path(text) and os.path.exists(os.path.expanduser(text))]:
             raise ConfigError(
-                "A picture stands beside other things without a sign between them",
+                "A picture stands beside other words without a sign between them",
                 got=" ".join(texts[:4]) + " …" * (len(texts) > 4),
-                cause=f"{found[0]} is a picture that is there, as where a shell has put files in the place of *.jpg",
-                fix="Write a sign between them, ./a.jpg + ./b.jpg; or the whole text in quotes",
+                cause=f"{found[0]} is the path of a picture; perhaps the shell has replaced *.jpg by file names",
+                fix="Write a sign between pictures, as in ./a.jpg + ./b.jpg, or put the whole text in quotes",
             )
 
 
 def _groups(parts: Sequence[_Part], words: Sequence[str]) -> list[tuple[float, str]]:
-    """Return what stands between signs, with the sign before it; nothing where there is no sign.
+    """Return the texts between signs, each with the sign before it; an empty list if there is no sign.
 
-    Raises ConfigError where nothing stands between two signs or behind the last, if it is a mixture for certain.
+    Raises ConfigError if no text is between two signs or after the last sign of a query that must be a mixture.
     """
     if not any(part.sign for part in parts):
         return []
@@ -296,7 +296,7 @@ def _groups(parts: Sequence[_Part], words: Sequence[str]) -> list[tuple[float, s
 
 
 def _marked(text: str, paths: bool) -> bool:
-    """Whether a term says by itself that a query in one word is a mixture: it is in quotes, or a picture."""
+    """Whether a term makes a query in one word a mixture: the term is in quotes, or is a picture."""
     if _QUOTED.fullmatch(text):
         return True
     weighted = _WEIGHTED.fullmatch(text)
@@ -304,7 +304,7 @@ def _marked(text: str, paths: bool) -> bool:
 
 
 def _weighted(text: str, sign: float, paths: bool) -> Term:
-    """Return a term of a mixture. Raises ConfigError where its weight might be the beginning of its text."""
+    """Return a term of a mixture. Raises ConfigError if the weight might be the beginning of the text."""
     quoted = _QUOTED.fullmatch(text)
     if quoted and quoted[1]:
         return _term(quoted[2], sign * float(quoted[1][:-1]), paths)
@@ -333,10 +333,10 @@ def _term(text: str, weight: float, paths: bool) -> Term:
         raise ConfigError(
             "There is no such picture",
             got=text,
-            cause="What begins with ./, ../, / or ~/, or ends as pictures do, is the path of a picture",
-            fix="Fetch it first: addresses are not opened here"
+            cause="A term that begins with ./, ../, / or ~/, or has a picture's ending, is the path of a picture",
+            fix="Fetch it first: a search opens no addresses"
             if is_url(text)
-            else "Mind the folder you are in",
+            else "Check the path, and the folder that you are in",
         )
     return Term(weight, picture=path)
 
@@ -356,7 +356,7 @@ def _of_pair(pair: Any, paths: bool) -> Term:
     if isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], int | float):
         return _of_thing(pair[1], float(pair[0]), paths)
     raise ConfigError(
-        "A mixture is a list of pairs of a weight and a thing",
+        "A mixture must be a list of pairs, each of a weight and a text, picture, row or embedding",
         got=repr(pair)[:100],
         fix='Write [(2, "dress"), (1, Path("a.jpg")), (-1, "long sleeves")]',
     )
@@ -380,15 +380,15 @@ def _of_thing(thing: Any, weight: float, paths: bool) -> Term:
 
 def _nothing() -> ConfigError:
     return ConfigError(
-        "There is nothing to search for", fix='Give a text, "a red bicycle", or the path of a picture'
+        "There is nothing to search for", fix='Give a text, as in "a red bicycle", or a path of a picture'
     )
 
 
 def _nothing_beside(words: Sequence[str]) -> ConfigError:
     return ConfigError(
-        "A sign stands between two things to search for",
+        "A sign needs a term beside it",
         got=" ".join(words),
-        fix='Write: 2:dress + ./a.jpg - "long sleeves"',
+        fix='Write the query like this: 2:dress + ./a.jpg - "long sleeves"',
     )
 
 
@@ -396,5 +396,5 @@ def _too_long(text: str, length: int) -> DataError:
     return DataError(
         f"A query has at most {LONGEST:,} characters",
         got=f"{text[:80]} … ({length:,} characters)",
-        fix="A model reads the first sentences of a text: give these",
+        fix="Give the first sentences of the text: a model reads no more",
     )

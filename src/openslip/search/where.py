@@ -1,4 +1,4 @@
-"""Which records of an index a condition on their columns holds for, by DuckDB."""
+"""Find the records of an index for which a condition on their columns holds, with DuckDB."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "contains", "in", "is null", "is not null"]
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
 SECONDS = 30.0
-"""How long a condition may take. Of a million records most take less than one second."""
+"""The longest time for a condition. On a million records most take less than one second."""
 LONGEST = 10_000
-"""Characters of a condition in SQL."""
+"""The most characters of a condition in SQL."""
 MEMORY = "1GB"
 
 _NUMBERS = re.compile(r"U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER|FLOAT|DOUBLE|DECIMAL\(\d+,\s?\d+\)")
@@ -33,13 +33,13 @@ _NUMBERS = re.compile(r"U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER|FLOAT|DOUBLE|DECIMA
 
 @dataclass(frozen=True)
 class Filter:
-    """A condition on one column, as programs and the page give it; none of it is read as SQL.
+    """A condition on one column, from programs and the page; none of it is read as SQL.
 
-    value: a number, text, truth value, date; of `in` a list of these, of `is null` and `is not null` nothing. A text is
-    read as what the column holds, "2024-05-01" as a date, say. `contains` looks for a text in a text, whatever the
-    case, and in the texts of a list.
+    value: a number, text, truth value or date; a list of these for `in`; nothing for `is null` and `is not null`. A
+    text is read as the type of the column, "2024-05-01" as a date, for example. `contains` looks for a text in a text
+    or in the texts of a list, and ignores case.
 
-    Of a record without a value (NULL) no condition holds but `is null`.
+    For a record without a value (NULL), only `is null` holds.
     """
 
     column: str
@@ -48,15 +48,16 @@ class Filter:
 
 
 def rows_where(index: Index, where: str = "", filters: Sequence[Filter] = ()) -> np.ndarray | None:
-    """Return the rows that a condition holds for, increasing int64; None where there is no condition.
+    """Return the rows for which a condition holds, increasing int64; None if there is no condition.
 
     where: a condition in SQL, `price < 50 and colour = 'red'`, as DuckDB reads it. filters: conditions that must hold,
-    too. What the condition says is computed on the records alone: it can read no other file and write none, load no
-    extension, reach no network and change no setting, and it takes SECONDS at most. It is one expression: what would
-    close a bracket that is not its own, or begin another statement, is an error.
+    too. The SQL sees the records alone: it can read no other file and write none, load no extension, reach no network
+    and change no setting, and it takes SECONDS at most. It must be one expression: closing a bracket that is not its
+    own, or beginning another statement, is an error.
 
-    That is enough against mistakes and against what a condition from elsewhere could read. A text that a condition
-    builds may take memory, `repeat('x', 3000000000)`. So a server takes `filters` of its clients, and no SQL.
+    This protects against mistakes, and against SQL from elsewhere that would read other data. SQL may still take much
+    memory for a text that it builds, `repeat('x', 3000000000)`. So a server takes `filters` from its clients, and no
+    SQL.
 
     Raises ConfigError for a condition that cannot be read, is no condition, takes too long or too much memory; for a
     column that is not there; and without DuckDB.
@@ -69,7 +70,7 @@ def rows_where(index: Index, where: str = "", filters: Sequence[Filter] = ()) ->
             got=f"{where[:80]} … ({len(where):,} characters)",
         )
     if "\0" in where or where != encodable(where):
-        raise ConfigError("The condition has characters that no text has", got=where)
+        raise ConfigError("The condition has characters that are not valid in a text", got=where)
     duckdb = _duckdb()
     try:
         needed = None if where.strip() else {one.column: None for one in filters}
@@ -94,8 +95,8 @@ def rows_where(index: Index, where: str = "", filters: Sequence[Filter] = ()) ->
             "The condition cannot be used",
             got=where or str(list(filters)),
             cause=str(error).partition("\n")[0][:300],
-            fix=f"Columns: {', '.join(index.columns)}. Write texts in single quotes, --where \"colour = 'red'\", and "
-            "a name with spaces, or one that is a word of SQL, in double quotes: '\"unit price\" < 50'",
+            fix=f"Columns: {', '.join(index.columns)}. Write texts in single quotes, as in --where \"colour = 'red'\". "
+            "Write a name with spaces, or a name that is an SQL keyword, in double quotes: '\"unit price\" < 50'",
         ) from None
     return np.sort(np.asarray(found, dtype=np.int64))
 
@@ -104,12 +105,12 @@ def rows_where(index: Index, where: str = "", filters: Sequence[Filter] = ()) ->
 def _records(
     duckdb: Any, index: Index, needed: Iterable[str] | None
 ) -> Iterator[tuple[tuple[Any, Any], dict[str, str], str]]:
-    """Open the records; give the database with the relation, the columns' names there, and that of the row's number.
+    """Open the records; yield the database with the relation, the columns' names there, and that of the row number.
 
-    needed: the columns that conditions are about; None where only their SQL says so. What is needed is read from the
-    file that the index has open, which `slip embed` may have replaced since: a server goes on with what it has.
+    needed: the columns of the conditions, None if only their SQL tells. These columns are read from the file that the
+    index has open. `slip embed` may have replaced that file since, and a server continues with the old one.
 
-    DuckDB's names have no case: of `price` and `Price` the second is called otherwise.
+    DuckDB ignores the case of names: of `price` and `Price`, the second gets another name.
     """
     path = str((index.folder / "records.parquet").resolve())
     quoted = path.replace("'", "''")
@@ -126,7 +127,7 @@ def _records(
         database.execute("SET enable_external_access = false")
         database.execute("SET lock_configuration = true")
         if needed is None:
-            # A name with signs of a pattern is one file's nevertheless, for no other is allowed.
+            # A path with signs of a pattern still names one file, because no other file is allowed.
             relation, columns = database.read_parquet(path), list(index.columns)
         else:
             columns = [name for name in needed if name in index.columns]
@@ -140,7 +141,7 @@ def _records(
 
 
 def _columns(index: Index, names: Sequence[str]) -> pa.Table:
-    """Return columns of all records, and one beside them, for a table of no columns has no rows."""
+    """Return columns of all records and a column of nulls, because a table without columns has no rows."""
     import pyarrow as pa
 
     values = [index.column(name) for name in names]
@@ -149,7 +150,7 @@ def _columns(index: Index, names: Sequence[str]) -> pa.Table:
 
 @contextmanager
 def _in_time(database: Any) -> Iterator[None]:
-    """Interrupt what the database does after SECONDS."""
+    """Interrupt the database after SECONDS."""
     timer = threading.Timer(SECONDS, database.interrupt)
     timer.daemon = True
     timer.start()
@@ -162,10 +163,10 @@ def _in_time(database: Any) -> Iterator[None]:
 def _check_condition(types: Sequence[Any], where: str) -> None:
     if [str(one) for one in types] != ["BOOLEAN"]:
         raise ConfigError(
-            "The condition says neither yes nor no",
+            "The condition is neither true nor false",
             got=where,
             cause=f"It is a value ({', '.join(map(str, types))})",
-            fix="Compare it with something: `price < 50`",
+            fix="Compare it with another value, as in `price < 50`",
         )
 
 
@@ -235,7 +236,7 @@ def _wrong_value(one: Filter, kind: str) -> ConfigError:
     fix = {
         "in": "Give a list of values",
         "contains": "Give a text",
-    }.get(one.operator, f"Give a value as the column has them, {kind}; for records without one use 'is null'")
+    }.get(one.operator, f"Give a value of the column's type, {kind}; for records without one use 'is null'")
     return ConfigError(
         f"The column {one.column} cannot be compared so", got=f"{one.operator} {one.value!r:.100}", fix=fix
     )

@@ -142,8 +142,8 @@ def test_a_model_without_text_searches_by_pictures(tmp_path: Path) -> None:
             assert (reply.status, "text" in reply.json["error"]) == (400, True)
         expected = index.search([Term(picture=jpeg(0))], top=3).rows.tolist()
         assert [row for row, _ in found(client, image=base(jpeg(0)), top=3)] == expected
-        reply = client.get("/picture/0")  # of a source of a program, to which no path leads
-        assert (reply.status, "no path leads to them" in reply.json["error"]) == (404, True)
+        reply = client.get("/picture/0")  # of a source that a program handed in
+        assert (reply.status, "cannot be opened again" in reply.json["error"]) == (404, True)
 
 
 def test_a_picture_as_the_body_takes_options_from_the_address(client: Client, index: Index) -> None:
@@ -224,8 +224,8 @@ def test_columns_that_nobody_can_compare_are_left_out(collection: Path, tmp_path
         ("/search", {"terms": [{"vector": ["a"]}]}, 400, "list of numbers"),
         ("/search", {"terms": [{"vector": [0] * 8}]}, 400, "finite numbers"),
         ("/search", {"text": "a", "threshold": 1.5}, 400, "from -1 to 1"),
-        ("/search", {"text": "a", "top": 0}, 400, "`top` is a whole number"),
-        ("/search", {"text": "a", "top": 501}, 400, "`top` is a whole number"),
+        ("/search", {"text": "a", "top": 0}, 400, "`top` must be a whole number"),
+        ("/search", {"text": "a", "top": 501}, 400, "`top` must be a whole number"),
         ("/search", {"text": "a", "offset": 10**9}, 400, "`offset`"),
         ("/search", {"filters": [{"column": "prise", "operator": "<", "value": 1}]}, 400, "Did you mean 'price'"),
         ("/search", {"filters": [{"column": "price", "operator": "; DROP", "value": 1}]}, 400, "Known:"),
@@ -233,8 +233,8 @@ def test_columns_that_nobody_can_compare_are_left_out(collection: Path, tmp_path
         ("/search", {"filters": [{"column": "price", "operator": "<", "value": {"a": 1}}]}, 400, "a number"),
         ("/search", {"filters": [{"column": "price", "operator": "in", "value": []}]}, 400, "list of 1"),
         ("/search", {"image": "no base64!"}, 400, "base64"),
-        ("/search", b"{", 400, "no JSON"),
-        ("/search", b"[" * 100_000, 400, "no JSON"),
+        ("/search", b"{", 400, "not valid JSON"),
+        ("/search", b"[" * 100_000, 400, "not valid JSON"),
         ("/search", b'{"text": NaN}', 400, "in quotes"),
         ("/search", b'"a"', 400, "object"),
         ("/embed", {}, 400, "nothing to embed"),
@@ -260,7 +260,7 @@ def test_other_kinds_of_bodies_paths_and_methods_are_refused_in_words(client: Cl
     assert client.post("/search", b"text=a", Content_Type="application/x-www-form-urlencoded").status == 415
     assert client.post("/search", b"{}", Content_Type="text/plain").status == 415
     assert client.get("/search").status == 405
-    assert "asked in this way" in client.get("/search").json["error"]
+    assert "does not take this method" in client.get("/search").json["error"]
     for path in ("/nothing", "/static/../routes.py", "/static/%2e%2e/routes.py", "/picture/x", "/picture/..%2f..",
                  "/static/index.html", "//etc/passwd", "/picture/-1", "/static/"):  # fmt: skip
         assert client.get(path).status == 404, path

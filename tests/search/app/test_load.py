@@ -148,7 +148,7 @@ def test_more_requests_than_may_wait_are_sent_away_in_words(
             for _ in range(3):
                 reply = client.post("/search", {"text": "too late"})
                 assert (reply.status, reply.headers["retry-after"]) == (503, "2")
-                assert "wait already" in reply.json["error"]
+                assert "are waiting already" in reply.json["error"]
             assert client.get("/thumbnail/0").status == 200
         assert [answer.result().status for answer in answers] == [200] * 4
         assert client.post("/search", {"text": "now"}).status == 200
@@ -162,7 +162,7 @@ def test_more_pictures_than_may_wait_are_sent_away_in_words(index: Index) -> Non
             assert client.post(path, {"images": [image] * 2, **others}).status == 200
             reply = client.post(path, {"images": [image] * 3, **others})
             assert (reply.status, reply.headers["retry-after"]) == (503, "2")
-            assert "pictures that were sent wait already" in reply.json["error"]
+            assert "pictures from clients are waiting already" in reply.json["error"]
         assert server.service.prepared.taken == 0
 
 

@@ -116,9 +116,9 @@ def test_what_is_no_picture_is_said_to_be_none(browser: browsers.Browser, client
         found.until("!document.querySelector('#notice').hidden")
         assert "SVG" in found.texts("#notice")[0]
         found.drop(b"text", "notes.txt", "text/plain")
-        found.until("document.querySelector('#notice').innerText.includes('notes.txt is no picture')")
+        found.until("document.querySelector('#notice').innerText.includes('notes.txt is not a picture')")
         found.drop(bytes(300_000), "large.png", "image/png")
-        found.until("document.querySelector('#notice').innerText.includes('0.2 MB may be sent')")
+        found.until("document.querySelector('#notice').innerText.includes('takes at most 0.2 MB')")
         # The browser itself complains of the status of the first.
         assert [text for text in found.complaints if "415" not in text] == []
         found.complaints.clear()
@@ -232,7 +232,7 @@ def test_filters_of_a_server_that_ends_say_so(browser: browsers.Browser, index: 
         columns, server.service._columns = server.service._columns, None
         there = address(filters=[["colour", "in", 5]])  # which somebody has edited
         with browser.page(f"http://127.0.0.1:{client.port}{there}") as found:
-            found.until("document.querySelector('#notice').innerText.includes('The value of in is a list')")
+            found.until("document.querySelector('#notice').innerText.includes('of in must be a list')")
             server.service._columns = columns
             found.click("#filtering")
             found.until("document.querySelectorAll('#filters fieldset').length === 5")

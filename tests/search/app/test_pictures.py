@@ -115,7 +115,7 @@ def test_pictures_that_have_gone_or_changed_are_said_to_have(tmp_path: Path) -> 
     paths = [Path(record["path"]) for record in index.records([0, 1]).to_pylist()]
     paths[0].unlink()
     paths[1].write_bytes(b"<html><script>alert(1)</script>")
-    for row, words in ((0, "does not exist"), (1, "another one than was embedded")):
+    for row, words in ((0, "does not exist"), (1, "not the one that was embedded")):
         for call in (Pictures(index).whole, Pictures(index).thumbnail):
             with pytest.raises(Refusal, match=words) as caught:
                 call(row)

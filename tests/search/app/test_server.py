@@ -27,7 +27,7 @@ def test_a_port_in_use_is_an_error_in_words(server: tuple[Server, Client], index
 def test_a_name_that_is_none_of_this_machine_is_an_error_in_words(index: Index) -> None:
     with pytest.raises(ConfigError, match="no such name or address"):
         Server(index, host="no.such.host.invalid", port=0)
-    with pytest.raises(ConfigError, match="cannot listen there"):
+    with pytest.raises(ConfigError, match="cannot listen at this address"):
         Server(index, host="192.0.2.1", port=0)
 
 

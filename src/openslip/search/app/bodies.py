@@ -1,4 +1,4 @@
-"""The bodies of requests as they come: how large and how slow they may be, and clients that have gone."""
+"""Request bodies: how large and how slow they may be, and clients that have gone."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from starlette.requests import Request
 from openslip.search.app.refusals import SLOW, TOO_LARGE, ClientGone, Refusal, busy
 
 SILENCE, WHOLE = 15.0, 300.0
-"""Seconds that a client may be silent while its body comes, and that all of the body may take."""
+"""Seconds that a client may be silent while it sends a body, and that the whole body may take."""
 AWAY = 5.0
-"""Seconds in which a body that is refused is still taken, and dropped: a client that sends reads no answer."""
+"""Seconds in which a refused body is still read and dropped, because a client that is sending reads no answer."""
 HELD = 256 << 20
 """Bytes of bodies in memory, of all clients together."""
 
@@ -23,14 +23,14 @@ T = TypeVar("T")
 
 
 class Room:
-    """Room for so much at a time, of all clients together. `what` says in the error that there is none left."""
+    """Room for `most` at a time, for all clients together. `what` is the error's text when there is no room left."""
 
     def __init__(self, most: int, what: str) -> None:
         self.most, self.what, self.taken = most, what, 0
         self._lock = threading.Lock()
 
     def take(self, much: int) -> None:
-        """Take room. Raises Refusal where there is too little."""
+        """Take room. Raises Refusal if there is too little."""
         with self._lock:
             if self.taken + much > self.most:
                 raise busy(self.what)
@@ -42,7 +42,7 @@ class Room:
 
     @contextmanager
     def place(self, much: int = 1) -> Iterator[None]:
-        """Take room for so much within the block."""
+        """Take room for `much` as long as the block runs."""
         self.take(much)
         try:
             yield
@@ -52,10 +52,10 @@ class Room:
 
 @asynccontextmanager
 async def body_of(request: Request, most: int, room: Room) -> AsyncIterator[bytes]:
-    """Give the body of a request within the block, in which it takes room.
+    """Yield the body of a request, which takes room as long as the block runs.
 
-    Raises Refusal for more than `most` bytes, as soon as these have come or are announced, for a client that is too
-    slow, and where all bodies together are too many; ClientGone where the client goes.
+    Raises Refusal for more than `most` bytes, as soon as they have come or are announced, for a client that is too
+    slow, and if all bodies together are too large; ClientGone if the client goes.
     """
     taken, parts, coming = 0, list[bytes](), _parts(request)
     try:
@@ -71,7 +71,7 @@ async def body_of(request: Request, most: int, room: Room) -> AsyncIterator[byte
                     taken += len(part)
                     parts.append(part)
         except TimeoutError:
-            raise Refusal(SLOW, "The request did not come to an end in time", close=True) from None
+            raise Refusal(SLOW, "The request did not arrive in time", close=True) from None
         except Refusal:
             parts.clear()
             room.leave(taken)
@@ -98,7 +98,7 @@ async def _parts(request: Request) -> AsyncIterator[bytes]:
 
 
 async def _drop(coming: AsyncIterator[bytes]) -> None:
-    """Take what is still to come of a body, and forget it."""
+    """Read the rest of a body, and drop it."""
     with suppress(TimeoutError, ClientGone):
         async with asyncio.timeout(AWAY):
             async for _ in coming:
@@ -108,14 +108,14 @@ async def _drop(coming: AsyncIterator[bytes]) -> None:
 def _too_large(most: int) -> Refusal:
     return Refusal(
         TOO_LARGE,
-        f"More was sent than the {most / 1e6:,.0f} MB that a request may have",
+        f"The request is larger than the {most / 1e6:,.0f} MB that a request may have",
         fix="Send a smaller picture, or start `slip serve` with a larger --max-upload",
         close=True,
     )
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """Return what the work gives. Raises ClientGone, and cancels the work, where the client goes before."""
+    """Return the result of the work. If the client goes first, cancels the work and raises ClientGone."""
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)

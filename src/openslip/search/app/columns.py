@@ -1,4 +1,4 @@
-"""What the records can be filtered by: of each column its kind, and between which values, or which there are."""
+"""The columns that records can be filtered by: the kind of each column, and its range or its values."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import pyarrow.compute as pc
 from openslip.search.index import Index, own_columns
 
 CHOICES = 120
-"""Values of a column up to which one chooses among them, if most are there several times."""
+"""The most values of a column that the page offers to choose from; also at most half as many as records."""
 MOST = 64
 """Columns that can be filtered by on the page; the API takes all."""
 LOOKED_AT = 2_000_000
-"""Records up to which columns are looked at when the server starts; in more, texts are only looked for."""
+"""With more records than this, the values of text columns are not counted, and the page offers only a text search."""
 
 
 def described(index: Index) -> list[dict[str, Any]]:
-    """Return of each column that people filter by its name, its kind and what it holds.
+    """Return the name, the kind and the contents of each column that people filter by.
 
-    numbers: `least` and `most`. choice: `values`, the most frequent first. truth: nothing more. text: nothing more.
+    number: `least`, `most` and `whole`. choice: `values`, the most frequent first. truth: nothing more. text: nothing
+    more.
     """
     names = [name for name in index.columns if name == "caption" or name in own_columns(index.columns)]
     found = [one for name in names if (one := _described(index, name))]
@@ -28,7 +29,7 @@ def described(index: Index) -> list[dict[str, Any]]:
 
 
 def _described(index: Index, name: str) -> dict[str, Any] | None:
-    """Return what a column holds; None for one that nobody filters by."""
+    """Return the contents of a column; None for a column that nobody filters by."""
     kind = index.records([]).schema.field(name).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type

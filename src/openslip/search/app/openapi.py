@@ -15,7 +15,7 @@ _ROW = {"name": "row", "in": "path", "required": True, "schema": {"type": "integ
 
 
 def described(index: Index, max_upload: int) -> _Json:
-    """Return the description of what an index's server answers."""
+    """Return the description of the API of an index's server."""
     megabytes = f"{max_upload / 1e6:g} MB"
     return {
         "openapi": "3.1.0",
@@ -23,8 +23,8 @@ def described(index: Index, max_upload: int) -> _Json:
             "title": "openslip",
             "version": openslip.__version__,
             "description": f"Search {len(index):,} pictures, embed texts and pictures, and classify pictures. Requests "
-            f"are JSON, or one picture as the body, of at most {megabytes}. Answers are JSON. What cannot be answered "
-            "has an `error` that says why and what to do.",
+            f"are JSON, or one picture as the body, of at most {megabytes}. Answers are JSON. The answer to a wrong "
+            "request has an `error` that tells the cause and what to do.",
         },
         "paths": {
             "/search": {"post": _search()},
@@ -34,7 +34,7 @@ def described(index: Index, max_upload: int) -> _Json:
             "/picture/{row}": {"get": _picture("A picture of the index, as it is.")},
             "/record/{row}": {
                 "get": {
-                    "summary": "What is known of a picture of the index.",
+                    "summary": "The record of a picture of the index.",
                     "parameters": [_ROW],
                     "responses": {
                         "200": _json("As in a search, without score.", _ref("Hit")),
@@ -44,12 +44,12 @@ def described(index: Index, max_upload: int) -> _Json:
             },
             "/map": {
                 "get": {
-                    "summary": "Where each picture lies on the map.",
+                    "summary": "The place of each picture on the map.",
                     "responses": {
                         "200": _json(
-                            "`rows`, `x` and `y` are of equal length. Most places lie from 0 to 1. `made_of`: "
-                            "`columns`, x and y of the records, or `components`, the two directions in which "
-                            "embeddings differ most.",
+                            "`rows`, `x` and `y` are of equal length. Most places lie from 0 to 1. `made_of` is "
+                            "`columns` for the records' columns x and y, or `components` for the two directions in "
+                            "which embeddings differ most.",
                             _object(
                                 made_of={"type": "string"},
                                 rows=_list_of({"type": "integer"}),
@@ -63,11 +63,11 @@ def described(index: Index, max_upload: int) -> _Json:
             },
             "/about": {
                 "get": {
-                    "summary": "What is served: how many pictures, which model, which columns, which limits.",
+                    "summary": "The index that is served: the number of pictures, the model, columns and limits.",
                     "responses": {
                         "200": _json(
-                            "`text`: whether one can search by text. `newer`: whether the index has been written anew "
-                            "since the server started. `columns` is null until they have been looked at.",
+                            "`text`: whether one can search by text. `newer`: whether the index has been written again "
+                            "since the server started. `columns` is null until the server has looked at the columns.",
                             {"type": "object"},
                         )
                     },
@@ -92,25 +92,25 @@ def _search() -> _Json:
     fields = _object(
         text={"type": "string", "maxLength": LONGEST, "description": "A text, as one term of weight 1."},
         image={"type": "string", "description": "A picture in base64, as one term of weight 1."},
-        terms=_list_of(_ref("Term"), MOST, "Other terms. Without any term, pictures come in their order."),
+        terms=_list_of(_ref("Term"), MOST, "Other terms. Without a term, pictures are in their order."),
         filters=_list_of(_ref("Filter"), requests.FILTERS, "Conditions that all must hold."),
         top=_number("integer", 1, requests.TOP, 10, "How many pictures at most."),
-        offset=_number("integer", 0, requests.FARTHEST, 0, "How many to pass over, for the next page."),
+        offset=_number("integer", 0, requests.FARTHEST, 0, "How many to skip, for the next page."),
         threshold={"type": "number", "minimum": -1, "maximum": 1, "description": "The least score."},
     )
     answer = _object(
         among={"type": "integer", "description": "How many pictures the conditions hold for."},
-        more={"type": "boolean", "description": "Whether there are others behind these."},
+        more={"type": "boolean", "description": "Whether more hits follow."},
         newer={
             "type": "boolean",
-            "description": "Whether the index has been written anew since the server started.",
+            "description": "Whether the index has been written again since the server started.",
         },
         hits=_list_of(_ref("Hit")),
-        notes=_list_of({"type": "string"}, description="What there is to say of the request."),
+        notes=_list_of({"type": "string"}, description="Notes on the request."),
     )
     return _post(
         "The most similar pictures to a text, a picture, or a mixture.",
-        "With a picture as the body, `top`, `offset` and `threshold` stand in the address.",
+        "With a picture as the body, `top`, `offset` and `threshold` go into the address.",
         fields,
         {
             "a text": {"text": "a red dress", "top": 3},
@@ -121,7 +121,7 @@ def _search() -> _Json:
             },
             "conditions": {"filters": [{"column": "key", "operator": "contains", "value": "1"}], "top": 2},
         },
-        "Hits, the most similar first; of equal scores the lower row first.",
+        "Hits, the most similar first; at equal scores the lower row first.",
         answer,
         address=("top", "offset", "threshold"),
     )
@@ -130,13 +130,13 @@ def _search() -> _Json:
 def _embed(dim: int) -> _Json:
     return _post(
         "Embeddings of texts and pictures.",
-        "With a picture as the body, `images` has its one embedding.",
+        "With a picture as the body, `images` has the one embedding of that picture.",
         _object(
             texts=_list_of({"type": "string", "maxLength": LONGEST}, requests.TEXTS),
             images=_list_of({"type": "string"}, requests.IMAGES, "Pictures in base64."),
         ),
         {"texts": {"texts": ["a red dress", "a blue shirt"]}},
-        f"Of each text and picture {dim} numbers, of length 1.",
+        f"For each text and picture, an embedding of {dim} numbers and length 1.",
         _object(
             dim={"type": "integer"},
             texts=_list_of(_list_of({"type": "number"})),
@@ -148,8 +148,8 @@ def _embed(dim: int) -> _Json:
 def _classify() -> _Json:
     answers = _list_of(_list_of(_object(name={"type": "string"}, probability={"type": "number"})))
     return _post(
-        "Which of some names goes with a picture.",
-        "With a picture as the body, the address has `name` once for each name, and `top`.",
+        "Which of the given names fits a picture best.",
+        "With a picture as the body, `name` (once for each name) and `top` go into the address.",
         _object(
             names=_list_of({"type": "string"}, requests.NAMES, "The names, each once."),
             templates=_list_of(
@@ -157,10 +157,10 @@ def _classify() -> _Json:
             ),
             images=_list_of({"type": "string"}, requests.IMAGES, "Pictures in base64."),
             rows=_list_of({"type": "integer"}, requests.TEXTS, "Rows of the index."),
-            top=_number("integer", 1, requests.NAMES, 5, "How many names of each picture."),
+            top=_number("integer", 1, requests.NAMES, 5, "How many names for each picture."),
         ),
         {"rows": {"names": ["dress", "shirt", "shoe"], "rows": [0, 1], "top": 2}},
-        "Of each picture the most probable names. Probabilities of all names add up to 1, also where none of them "
+        "The most probable names for each picture. The probabilities of all names add up to 1, even if no name "
         "fits.",
         _object(images=answers, rows=answers),
         address=("name", "template", "top"),
@@ -196,9 +196,9 @@ def _post(
             "200": _json(answer, schema),
             "400": _json("Something in the request is wrong.", _ref("Error")),
             "404": _json("There is no such row.", _ref("Error")),
-            "413": _json("More was sent than is taken.", _ref("Error")),
-            "415": _json("What was sent is no picture that can be used.", _ref("Error")),
-            "503": _json("Too many ask. Ask again after as many seconds as Retry-After says.", _ref("Error")),
+            "413": _json("The request is too large.", _ref("Error")),
+            "415": _json("The body is not a picture that can be used.", _ref("Error")),
+            "503": _json("The server is busy. Ask again after the seconds in Retry-After.", _ref("Error")),
         },
     }
 
@@ -220,7 +220,7 @@ def _term(dim: int) -> _Json:
         image={"type": "string", "description": "A picture in base64."},
         row={"type": "integer", "minimum": 0, "description": "The row of a picture of the index."},
         vector=_list_of({"type": "number"}, dim, f"An embedding of {dim} numbers."),
-        weight=_number("number", -requests.WEIGHT, requests.WEIGHT, 1, "A negative one leads away."),
+        weight=_number("number", -requests.WEIGHT, requests.WEIGHT, 1, "A negative one searches away."),
     )
     return found | {"description": "One of `text`, `image`, `row` and `vector`, with a weight."}
 
@@ -229,7 +229,7 @@ def _filter() -> _Json:
     return _object(
         column={"type": "string"},
         operator={"type": "string", "enum": list(OPERATORS), "default": "="},
-        value={"description": "A text, a number, true or false; of `in` a list of these."},
+        value={"description": "A text, a number, true or false; for `in` a list of these."},
     )
 
 
@@ -238,7 +238,7 @@ def _hit() -> _Json:
         row={"type": "integer"},
         score={"type": ["number", "null"], "description": "Cosine similarity, from -1 to 1."},
         key={"type": "string"},
-        path={"type": "string", "description": "Of its file, empty where it lies in a shard or table."},
+        path={"type": "string", "description": "Of the file, empty for a picture in a shard or table."},
         captions=_list_of({"type": "string"}),
         columns={"type": "object", "description": "Your own columns."},
     )
@@ -246,7 +246,7 @@ def _hit() -> _Json:
 
 def _error() -> _Json:
     return _object(
-        error={"type": "string", "description": "All of it, in words."},
+        error={"type": "string", "description": "The whole message."},
         what={"type": "string", "description": "What happened."},
         fix={"type": "string", "description": "What to do."},
     )

@@ -1,4 +1,4 @@
-"""Pictures that clients send, and those of the index as they are shown."""
+"""Pictures that clients send, and pictures of the index as the page shows them."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from openslip.search.app.refusals import UNKNOWN, UNREADABLE, Refusal
 from openslip.search.index import Index
 
 MOST_PIXELS = 50_000_000
-"""Of a picture that a client sends."""
+"""The most pixels of a picture that a client sends."""
 SHOWN = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
-"""Formats that every browser shows, and which are sent as they are; others are encoded anew."""
+"""Formats that every browser shows. They are sent as they are; pictures in other formats are encoded again."""
 SHORT, LONG = 256, 768
-"""Short side of a thumbnail in pixels, and what its long side has at most: the middle of a long picture is shown."""
+"""The short side of a thumbnail in pixels, and the most of its long side: of a long picture the middle is shown."""
 KEPT = 64 << 20
 """Bytes of thumbnails that are kept."""
 
 
 class Shown(NamedTuple):
-    """A picture as it is sent, and what kind it is by its bytes."""
+    """A picture as it is sent, and its media type."""
 
     content: bytes
     kind: str
 
     @property
     def tag(self) -> str:
-        """What tells it from others, as an ETag."""
+        """The ETag of the picture."""
         return f'"{hashlib.sha256(self.content).hexdigest()[:24]}"'
 
 
 def prepared(preprocess: Preprocess, content: bytes) -> Tensor:
-    """Return a picture that a client has sent as the model takes it, (3, S, S) float32.
+    """Return a picture from a client as the model takes it, (3, S, S) float32.
 
-    Raises Refusal for what is no picture, for one that is damaged, and for one of too many pixels.
+    Raises Refusal for bytes that are no picture, for a damaged picture, and for a picture of too many pixels.
     """
     try:
         head = header(content)
@@ -52,7 +52,7 @@ def prepared(preprocess: Preprocess, content: bytes) -> Tensor:
             raise DataError(
                 f"The picture has more than {MOST_PIXELS / 1e6:,.0f} million pixels",
                 got=f"{head.width:,} × {head.height:,} pixels",
-                fix="Send it smaller",
+                fix="Send a smaller picture",
             )
         return preprocess.unnamed(content)
     except DataError as error:
@@ -60,7 +60,7 @@ def prepared(preprocess: Preprocess, content: bytes) -> Tensor:
 
 
 class Pictures:
-    """The pictures of an index, by their rows alone; any number of threads may ask."""
+    """The pictures of an index, by their rows alone; any number of threads may use them."""
 
     def __init__(self, index: Index, kept: int = KEPT) -> None:
         self.index, self.kept = index, kept
@@ -69,7 +69,7 @@ class Pictures:
         self._lock = threading.Lock()
 
     def whole(self, row: int) -> Shown:
-        """Return a picture in full size. Raises Refusal where there is no such row, or no picture any more."""
+        """Return a picture in full size. Raises Refusal if there is no such row, or the picture is gone."""
         picture = self._of(row)
         if isinstance(picture, bytes):
             with _missing():
@@ -104,13 +104,13 @@ class Pictures:
 
 
 def no_row(index: Index, got: object) -> Refusal:
-    """Return the refusal of what is no row of the index."""
+    """Return the refusal for a row that the index does not have."""
     fix = f"Rows: 0 to {len(index) - 1:,}"
     return Refusal(UNKNOWN, "There is no such row in the index", got=got, fix=fix)
 
 
 class _missing:
-    """Within, a picture that cannot be had is a Refusal with the words of its error."""
+    """In the block, the error of a picture that cannot be read becomes a Refusal with the same message."""
 
     def __enter__(self) -> None:
         pass
@@ -121,12 +121,12 @@ class _missing:
 
 
 def _small(picture: bytes | np.ndarray) -> bool:
-    """Whether a picture is one of pixels, as rendered ones are, and small enough to be sent without loss."""
+    """Whether a picture is an array of pixels, as rendered ones are, and small enough to be sent without loss."""
     return isinstance(picture, np.ndarray) and picture.size <= 3 << 18
 
 
 def _tile(pixels: np.ndarray) -> Image.Image:
-    """Return a picture whose short side has SHORT pixels or, where it has fewer, as many as it has."""
+    """Return a picture whose short side has SHORT pixels, or its own number of pixels if that is smaller."""
     height, width = pixels.shape[:2]
     scale = min(1.0, SHORT / min(height, width))
     image = Image.fromarray(pixels)

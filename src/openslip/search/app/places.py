@@ -1,4 +1,4 @@
-"""Where each picture lies on the map of the page: as `slip embed --map` says, else by principal components."""
+"""The place of each picture on the page's map: from `slip embed --map`, else from principal components."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from openslip.search.index import MAPPED, Index
 from openslip.search.map import principal
 
 SHOWN = 50_000
-"""Pictures of the map; of more, so many are on it, evenly spread."""
+"""The most pictures on the map. From a larger index the map takes so many, evenly spread."""
 OUTSIDE = 0.5
-"""Percent of the places at each end that may lie outside of the frame in which the map is first seen."""
+"""Percent of the places at each end that may lie outside the frame that the map shows first."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Places:
 
 
 def places(index: Index) -> Places:
-    """Return where pictures lie; the same for the same index."""
+    """Return the places of the pictures; the same index gives the same places."""
     rows = spread(len(index), SHOWN)
     found = _of_columns(index, rows)
     if found is not None:
@@ -44,7 +44,7 @@ def spread(length: int, most: int) -> np.ndarray:
 
 
 def _of_columns(index: Index, rows: np.ndarray) -> np.ndarray | None:
-    """Return x and y of these records, (M, 2), not a number where there is none; None without the two columns."""
+    """Return x and y of these records, (M, 2), NaN for records without them; None without the two columns."""
     kinds = [index.columns.get(name, "") for name in MAPPED[:2]]
     if not all(kind.startswith(("int", "uint", "float", "double", "halffloat")) for kind in kinds):
         return None
@@ -53,7 +53,7 @@ def _of_columns(index: Index, rows: np.ndarray) -> np.ndarray | None:
 
 
 def framed(values: np.ndarray) -> np.ndarray:
-    """Return places (M, 2) moved and scaled, the same in both directions, so that all but a few lie from 0 to 1."""
+    """Return places (M, 2) moved, and scaled alike in both directions, so that all but a few lie from 0 to 1."""
     low, high = np.percentile(values, [OUTSIDE, 100 - OUTSIDE], axis=0)
     size = max(float((high - low).max()), 1e-12)
     return ((values - (low + high) / 2) / size + 0.5).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Errors with a status of HTTP, and errors of the house as answers to clients."""
+"""Errors with an HTTP status, and slip's errors as answers to clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AGAIN = 2
 
 
 class Refusal(SlipError):
-    """A request that is not answered, and the HTTP status that says so."""
+    """The error of a request that is refused, with the HTTP status of the answer."""
 
     def __init__(
         self, http: int, what: str, *, got: object = None, cause: str = "", fix: str = "", close: bool = False
@@ -26,16 +26,16 @@ class Refusal(SlipError):
 
 
 class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
+    """The client has gone, and nobody waits for the answer."""
 
 
 def busy(what: str) -> Refusal:
-    """Return the refusal of a client that came when too many others wait."""
+    """Return the refusal for a client that came while too many others wait."""
     return Refusal(BUSY, what, fix=f"Ask again in {AGAIN} seconds")
 
 
 class Json(Response):
-    """A value as JSON, which is not kept by anybody. Numbers that JSON does not have are null."""
+    """A value as JSON, which no cache keeps. NaN and infinite numbers are null."""
 
     media_type = "application/json"
 
@@ -50,7 +50,7 @@ def encoded(value: Any) -> bytes:
     """Return a value as JSON."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
-    except ValueError:  # of floats, which are rare
+    except ValueError:  # of NaN and infinite numbers, which are rare
         return json.dumps(_finite(value), ensure_ascii=False).encode("utf-8", "replace")
 
 
@@ -63,7 +63,7 @@ def _finite(value: Any) -> Any:
 
 
 def refused(error: SlipError) -> Response:
-    """Return the answer to a request that ended in an error of the house."""
+    """Return the answer to a request that ended in one of slip's errors."""
     http = error.http if isinstance(error, Refusal) else BAD
     headers = {"retry-after": str(AGAIN)} if http == BUSY else {}
     if isinstance(error, Refusal) and error.close:

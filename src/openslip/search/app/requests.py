@@ -1,6 +1,6 @@
-"""What clients ask for: JSON, or a picture and what the address says beside it, read and checked.
+"""Read and check the requests of clients: JSON, or a picture with options in the address.
 
-A text of a client is a text: unlike on the command line, nothing that it says is taken for a path.
+A text from a client is always a text: unlike on the command line, it is never taken for a path.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from openslip.search.query import LONGEST, MOST
 from openslip.search.where import OPERATORS, Filter
 
 TOP = 500
-"""Pictures of one answer."""
+"""The most pictures of one answer."""
 FARTHEST = 10_000
-"""Pictures that may be passed over before those of the answer."""
+"""The most pictures to pass over before those of the answer."""
 FILTERS, VALUES = 32, 1000
-"""Conditions of a search, and values of one of them."""
+"""The most conditions of a search, and values of one condition."""
 TEXTS, IMAGES = 64, 16
-"""Texts and pictures to be embedded, and pictures to be classified, in one request."""
+"""The most texts to embed, or rows to classify, and the most pictures, in one request."""
 NAMES, TEMPLATES, PROMPTS = 1000, 16, 4096
-"""Names of classes, templates, and how many prompts these may make."""
+"""The most names of classes, templates, and prompts that both make."""
 NAME = 1000
-"""Characters of a name or template."""
+"""The most characters of a name or template."""
 WEIGHT = 1000.0
-"""Of a term, up to which it makes a difference."""
+"""The largest weight of a term; more would make no difference."""
 
 
 @dataclass(frozen=True)
 class SentTerm:
-    """One term of a search as it came: one of text, image (the bytes of a picture), row, vector."""
+    """One term of a search as the client sent it: one of text, image (the bytes of a picture), row, vector."""
 
     weight: float = 1.0
     text: str = ""
@@ -50,7 +50,7 @@ class SentTerm:
 
 @dataclass(frozen=True)
 class Searching:
-    """A request of `/search`: no terms mean the pictures in their order."""
+    """A request of `/search`. Without terms, the pictures come in the order of the index."""
 
     terms: tuple[SentTerm, ...]
     search: Search
@@ -66,7 +66,7 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Classifying:
-    """A request of `/classify`: pictures that were sent, and rows of the index; `top` names are wanted of each."""
+    """A request of `/classify`: pictures from the client, and rows of the index; each gets `top` names."""
 
     names: tuple[str, ...]
     templates: tuple[str, ...]
@@ -76,27 +76,27 @@ class Classifying:
 
 
 def values_of(kind: str, body: bytes, address: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Return what a request says: the object in JSON, or for a picture as the body `image` with what stands in the
-    address, whose numbers and repeated names are read as JSON would have them.
+    """Return the values of a request: its JSON object, or for a picture as the body `image` and the options in the
+    address, with numbers and repeated names as JSON would have them.
 
-    kind: the Content-Type. address: pairs of names and values. Raises Refusal for another kind, ConfigError for what is
-    no JSON.
+    kind: the Content-Type. address: pairs of names and values. Raises Refusal for another Content-Type, ConfigError for
+    invalid JSON and wrong options.
     """
     kind = kind.partition(";")[0].strip().lower()
     if kind == "application/json":
         if address:
-            raise ConfigError("With JSON, options stand in the JSON, not in the address", got=address[0][0])
+            raise ConfigError("With JSON, options go into the JSON, not the address", got=address[0][0])
         try:
             found = parse_json(body)
         except ValueError as error:
-            raise ConfigError("The request is no JSON", cause=str(error)) from None
+            raise ConfigError("The request is not valid JSON", cause=str(error)) from None
         if not isinstance(found, dict):
-            raise ConfigError("The request must be an object in JSON", got=type(found).__name__)
+            raise ConfigError("The request must be a JSON object", got=type(found).__name__)
         return found
     if not (kind.startswith("image/") or kind == "application/octet-stream"):
         raise Refusal(
             UNREADABLE,
-            "The request has a Content-Type that is not read",
+            "The request has an unknown Content-Type",
             got=kind or "none",
             fix="Send JSON with `Content-Type: application/json`, or a picture with `Content-Type: image/jpeg`",
         )
@@ -115,12 +115,12 @@ def _number_in(name: str, text: str) -> Any:
     try:
         number = float(text)
     except ValueError:
-        raise ConfigError("The value of an option in the address is a number", got=f"{name}={text}") from None
+        raise ConfigError("An option in the address must be a number", got=f"{name}={text}") from None
     return int(number) if number.is_integer() else number
 
 
 def searching(values: Mapping[str, Any]) -> Searching:
-    """Return what a request of `/search` asks for. Raises ConfigError for what is none, DataError for a text that is
+    """Return what a request of `/search` asks for. Raises ConfigError for wrong values, DataError for a text that is
     too long."""
     _check_names(values, ("text", "image", "terms", "filters", "top", "offset", "threshold"))
     terms = [
@@ -162,7 +162,7 @@ def classifying(values: Mapping[str, Any]) -> Classifying:
         raise ConfigError("There are no names to choose from", fix='Send them as "names": ["dress", "shirt"]')
     if len({*names}) < len(names):
         raise ConfigError(
-            "Names that are equal cannot be told apart", got=max(names, key=names.count), fix="Send each once"
+            "Equal names cannot be told apart", got=max(names, key=names.count), fix="Send each name once"
         )
     if len(names) * len(templates) > PROMPTS:
         raise ConfigError(
@@ -182,11 +182,13 @@ def classifying(values: Mapping[str, Any]) -> Classifying:
 
 def _term(value: Any) -> SentTerm:
     if not isinstance(value, Mapping):
-        raise ConfigError("A term is an object in JSON", got=str(value)[:80], fix='As in {"text": "a dress"}')
+        raise ConfigError(
+            "A term must be a JSON object", got=str(value)[:80], fix='Send, for example, {"text": "a dress"}'
+        )
     _check_names(value, ("text", "image", "row", "vector", "weight"))
     weight = _float("weight", value.get("weight", 1))
     if abs(weight) > WEIGHT:
-        raise ConfigError(f"The weight of a term is from -{WEIGHT:,.0f} to {WEIGHT:,.0f}", got=weight)
+        raise ConfigError(f"The weight of a term must be from -{WEIGHT:,.0f} to {WEIGHT:,.0f}", got=weight)
     match [name for name in ("text", "image", "row", "vector") if value.get(name) is not None]:
         case ["text"]:
             return SentTerm(weight, text=_text(value["text"], "A text", LONGEST))
@@ -197,26 +199,26 @@ def _term(value: Any) -> SentTerm:
         case ["vector"]:
             vector = value["vector"]
             if not isinstance(vector, list) or not all(_is_number(one) for one in vector):
-                raise ConfigError("A vector is a list of numbers", got=str(vector)[:80])
+                raise ConfigError("A vector must be a list of numbers", got=str(vector)[:80])
             return SentTerm(weight, vector=np.array(vector, dtype=np.float64))
         case found:
             raise ConfigError(
-                "A term is one of `text`, `image`, `row` and `vector`", got=", ".join(found) or "none of them"
+                "A term needs one of `text`, `image`, `row`, `vector`", got=", ".join(found) or "none of them"
             )
 
 
 def _filter(value: Any) -> Filter:
     if not isinstance(value, Mapping):
         raise ConfigError(
-            "A filter is an object in JSON",
+            "A filter must be a JSON object",
             got=str(value)[:80],
-            fix='As in {"column": "price", "operator": "<", "value": 50}',
+            fix='Send, for example, {"column": "price", "operator": "<", "value": 50}',
         )
     _check_names(value, ("column", "operator", "value"))
     column, operator, given = value.get("column"), value.get("operator", "="), value.get("value")
     if not isinstance(column, str) or operator not in OPERATORS:
         raise ConfigError(
-            "A filter has a `column` and an `operator`",
+            "A filter needs a `column` and a known `operator`",
             got=str(operator),
             fix=f"Known: {', '.join(OPERATORS)}",
         )
@@ -225,7 +227,7 @@ def _filter(value: Any) -> Filter:
     if operator != "in":
         return Filter(column, operator, _scalar(given))
     if not isinstance(given, list) or not 0 < len(given) <= VALUES:
-        raise ConfigError(f"The value of `in` is a list of 1 to {VALUES:,} values", got=str(given)[:80])
+        raise ConfigError(f"The value of `in` must be a list of 1 to {VALUES:,} values", got=str(given)[:80])
     return Filter(column, operator, tuple(map(_scalar, given)))
 
 
@@ -234,7 +236,7 @@ def _scalar(value: Any) -> Any:
         return value
     if isinstance(value, bool) or (_is_number(value) and abs(value) < 2**63):
         return value
-    raise ConfigError("The value of a filter is a text, a number, true or false", got=str(value)[:80])
+    raise ConfigError("The value of a filter must be a text, a number, true or false", got=str(value)[:80])
 
 
 def _images(values: Mapping[str, Any]) -> tuple[bytes, ...]:
@@ -255,7 +257,7 @@ def _image(value: Any) -> bytes:
                 return base64.b64decode(value, validate=True)
         except ValueError:
             pass
-    raise DataError("A picture in JSON is the bytes of its file, in base64", got=str(value)[:80])
+    raise DataError("A picture in JSON must be the bytes of its file, in base64", got=str(value)[:80])
 
 
 def _list(values: Mapping[str, Any], name: str, most: int) -> list[Any]:
@@ -264,13 +266,13 @@ def _list(values: Mapping[str, Any], name: str, most: int) -> list[Any]:
         return []
     if not isinstance(found, list) or len(found) > most:
         much = f"{len(found):,}" if isinstance(found, list) else type(found).__name__
-        raise ConfigError(f"`{name}` is a list of at most {most:,}", got=much)
+        raise ConfigError(f"`{name}` must be a list of at most {most:,}", got=much)
     return found
 
 
 def _text(value: Any, what: str, longest: int) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{what} is not empty, and in quotes", got=str(value)[:80])
+        raise ConfigError(f"{what} must be in quotes, and not empty", got=str(value)[:80])
     if len(value) > longest:
         raise DataError(
             f"{what} has at most {longest:,} characters", got=f"{value[:60]}… ({len(value):,} characters)"
@@ -283,19 +285,19 @@ def _whole(values: Mapping[str, Any], name: str, usual: int, least: int, most: i
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or value < least or (most is not None and value > most):
         end = f"to {most:,}" if most is not None else "on"
-        raise ConfigError(f"`{name}` is a whole number from {least} {end}", got=str(value)[:80])
+        raise ConfigError(f"`{name}` must be a whole number from {least} {end}", got=str(value)[:80])
     return value
 
 
 def _threshold(value: Any) -> float:
     if not -1 <= _float("threshold", value) <= 1:
-        raise ConfigError("`threshold` is a cosine similarity, from -1 to 1", got=value)
+        raise ConfigError("`threshold` must be a cosine similarity, from -1 to 1", got=value)
     return float(value)
 
 
 def _float(name: str, value: Any) -> float:
     if not _is_number(value):
-        raise ConfigError(f"`{name}` is a number", got=str(value)[:80])
+        raise ConfigError(f"`{name}` must be a number", got=str(value)[:80])
     return float(value)
 
 
@@ -306,6 +308,4 @@ def _is_number(value: Any) -> bool:
 def _check_names(values: Mapping[str, Any], known: Sequence[str]) -> None:
     for name in values:
         if name not in known:
-            raise ConfigError(
-                "The request has a name that is not known", got=name, fix=did_you_mean(name, known)
-            )
+            raise ConfigError("The request has an unknown name", got=name, fix=did_you_mean(name, known))

@@ -1,4 +1,4 @@
-"""What each path answers."""
+"""The answer to each path."""
 
 from __future__ import annotations
 
@@ -33,21 +33,20 @@ from openslip.search.index import ABOUT, Index
 from openslip.search.query import Term, check_text, notes_of
 
 WAITING, PREPARED, LOOKING = 256, 1024, 2048
-"""Requests that may be computed or wait for it, pictures that these have sent, and pictures that may be on their way
-to a client."""
+"""The most requests that are computed or wait, pictures in these requests, and pictures on their way to clients."""
 SLICE = 64
-"""Prompts of `/classify` that are computed at a time, so that others get in between."""
+"""Prompts of `/classify` that are computed at a time, so that other requests get in between."""
 CLASSES = 16
 """Sets of names whose embeddings are kept."""
 CELL, LIST = 2000, 100
-"""Characters of a text, and values of a list in captions and columns that are sent."""
+"""The most characters of a text, and values of a list, that are sent of captions and columns."""
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 
 class Service:
-    """An index, served: the answers to all paths, and what computes them.
+    """The service of one index: the answers to all paths, and the threads that compute them.
 
-    max_upload: bytes of a picture that a client sends. Raises what `Index.model` does. `app` is the application.
+    max_upload: the most bytes of a picture from a client. Raises what `Index.model` does. `app` is the application.
     """
 
     def __init__(self, index: Index, *, max_upload: int = 20_000_000) -> None:
@@ -56,9 +55,9 @@ class Service:
         self.version = _version(index)
         self.worker = Worker(index)
         self.pictures = Pictures(index)
-        self.bodies = Room(HELD, "Others are sending pictures, and there is no room for more")
-        self.waiting = Room(WAITING, f"{WAITING} requests wait already")
-        self.prepared = Room(PREPARED, f"{PREPARED:,} pictures that were sent wait already")
+        self.bodies = Room(HELD, "Other clients are sending pictures, and there is no room for more")
+        self.waiting = Room(WAITING, f"{WAITING} requests are waiting already")
+        self.prepared = Room(PREPARED, f"{PREPARED:,} pictures from clients are waiting already")
         self.looking = Room(LOOKING, f"{LOOKING:,} pictures are on their way already")
         self._pool = ThreadPoolExecutor(4, "serve")
         self._classes: Recent[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = Recent(CLASSES)
@@ -88,13 +87,13 @@ class Service:
         self._pool.shutdown(cancel_futures=True)
 
     def _look(self) -> None:
-        """Look at the columns, and make the map: in the background, because it may take a while."""
+        """Look at the columns, and make the map, in the background because this may take a while."""
         try:
             self._columns = columns.described(self.index)
             found = places.places(self.index)
             x, y = (np.round(found.places[:, i].astype(np.float64), 5).tolist() for i in (0, 1))
             self._map = encoded({"made_of": found.made_of, "rows": found.rows.tolist(), "x": x, "y": y})
-        except Exception as error:  # without columns to choose from and a map, one can search nevertheless
+        except Exception as error:  # searching works without the columns' choices and without a map
             self._columns = self._columns or []
             self._map = Refusal(500, "The map cannot be made", cause=str(error) or type(error).__name__)
 
@@ -104,7 +103,7 @@ class Service:
     def _post(
         self, answer: Callable[[dict[str, Any]], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
-        """Return the endpoint that reads a request and has it answered."""
+        """Return the endpoint that reads a request and answers it."""
 
         async def endpoint(request: Request) -> Response:
             kind = request.headers.get("content-type", "")
@@ -175,12 +174,12 @@ class Service:
 
     @asynccontextmanager
     async def _terms(self, sent: Sequence[SentTerm]) -> AsyncIterator[list[Term]]:
-        """Give terms as the worker takes them within the block, in which pictures among them take room."""
+        """Yield terms as the worker takes them. Pictures among them take room as long as the block runs."""
         with self.prepared.place(sum(bool(one.image) for one in sent)):
             yield await asyncio.gather(*map(self._term, sent))
 
     async def _term(self, sent: SentTerm) -> Term:
-        """Return a term as the worker takes it. Raises what makes it unusable."""
+        """Return a term as the worker takes it. Raises the error of a term that cannot be used."""
         if sent.text:
             check_text(self.index, sent.text)
             return Term(sent.weight, text=sent.text)
@@ -190,7 +189,7 @@ class Service:
         if sent.vector is not None:
             if sent.vector.shape != (self.index.dim,):
                 raise ConfigError(
-                    f"A vector to search for has {self.index.dim} numbers", got=f"{len(sent.vector)}"
+                    f"A vector to search for must have {self.index.dim} numbers", got=f"{len(sent.vector)}"
                 )
             return Term(sent.weight, vector=sent.vector)
         if sent.row is None:
@@ -203,7 +202,7 @@ class Service:
             raise no_row(self.index, row)
 
     def _row(self, request: Request) -> int:
-        """Return the row in a path. Raises Refusal for what is none."""
+        """Return the row in a path. Raises Refusal for anything else."""
         text = request.path_params["row"]
         if not (text.isascii() and text.isdecimal() and len(text) < 19):
             raise no_row(self.index, text)
@@ -211,7 +210,7 @@ class Service:
         return int(text)
 
     def _found(self, terms: Sequence[Term], answer: Answer) -> dict[str, Any]:
-        """Return what was found with what is known of each, and what there is to say of the terms."""
+        """Return the hits with their records, and notes on the terms."""
         scores = np.zeros(len(answer.rows)) if answer.scores is None else answer.scores
         hits = self._hits(answer.rows, scores)
         if answer.scores is None:
@@ -228,7 +227,7 @@ class Service:
         return [_shortened(hit.as_json()) for hit in Hits(self.index, rows, scores, len(rows))]
 
     def _newer(self) -> bool:
-        """Whether `slip embed` has written the index anew. What is served is the one that was there at the start."""
+        """Whether `slip embed` has written the index again. The server serves the index that was there at its start."""
         return _version(self.index) != self.version
 
     async def _about(self, _: Request) -> Response:
@@ -295,7 +294,7 @@ class Service:
 
 
 def _static() -> list[tuple[str, tuple[bytes, str]]]:
-    """Return the files of the page by their names, with what tells their versions apart."""
+    """Return the files of the page by their names, each with its content and its ETag."""
     here = [file for file in files("openslip.search.app").joinpath("static").iterdir() if file.is_file()]
     shared = files("openslip.report").joinpath("templates", "tokens.css")
     found = []
@@ -306,7 +305,7 @@ def _static() -> list[tuple[str, tuple[bytes, str]]]:
 
 
 def _version(index: Index) -> str:
-    """Return what tells an index from the one that `slip embed` makes of it later; "" while there is none."""
+    """Return a hash that changes when `slip embed` writes the index again; "" while there is no index."""
     try:
         found = (index.folder / ABOUT).stat()
     except OSError:
@@ -315,7 +314,7 @@ def _version(index: Index) -> str:
 
 
 def _shortened(value: Any) -> Any:
-    """Return a value of JSON whose texts and lists have an end."""
+    """Return a value of JSON with its long texts and lists cut."""
     if isinstance(value, str):
         return value if len(value) <= CELL else value[:CELL] + "…"
     if isinstance(value, list):
@@ -330,16 +329,18 @@ async def _on_error(_: Request, error: Exception) -> Response:
 async def _on_http(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 405:
-        return refused(Refusal(405, "The path is not asked in this way", got=request.method))
+        return refused(Refusal(405, "The path does not take this method", got=request.method))
     return refused(
         Refusal(status, "There is nothing at this path", got=request.url.path, fix="`/docs` lists all paths")
     )
 
 
 async def _on_mistake(_: Request, error: Exception) -> Response:
-    """Answer where slip itself is wrong; the server prints the traceback."""
+    """Answer a request that failed because of a bug in slip; the server prints the traceback."""
     return refused(
         Refusal(
-            500, "The request failed by a mistake of slip's own", fix="The terminal of `slip serve` says more"
+            500,
+            "The request failed because of a bug in slip",
+            fix="See the traceback in the terminal of `slip serve`",
         )
     )

@@ -1,8 +1,8 @@
-"""Who may ask, and what browsers may do with the answers.
+"""Who may send requests, and what browsers may do with the answers.
 
-Every page that a browser shows can reach a server on the browser's machine. Hence an address must have this machine's
-own name, so that nobody's domain can be pointed here (DNS rebinding). Pages of this server alone get answers. Where
-other machines can reach the server, clients must know a token.
+Every page that a browser shows can reach a server on the browser's machine. So an address must have this machine's own
+name, because any foreign domain can be pointed here (DNS rebinding). Only pages of this server get answers. If other
+machines can reach the server, clients must know a token.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from openslip.search.app.refusals import Refusal, refused
 NOT_ASKED, FORBIDDEN = 401, 403
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 PAGES = ("/", "/docs")
-"""What a link elsewhere may lead to."""
+"""The paths to which a link on another page may lead."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -36,14 +36,14 @@ HEADERS = {
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
 TOKEN = re.compile(r"[A-Za-z0-9_-]{16,128}")
-"""What a token consists of."""
+"""The characters of a token."""
 
 
 class Guard:
-    """Lets requests through to `app` that may be answered, and adds to all answers what binds browsers.
+    """Passes allowed requests on to `app`, and adds headers to all answers that restrict browsers.
 
     names: hosts that an address may have, without port; None: any. token: what clients must know; "": nothing. port:
-    of the server, by which its cookie is told from those of others on the machine.
+    the server's port, which tells its cookie from the cookies of other servers on the machine.
     """
 
     def __init__(self, app: ASGIApp, *, names: frozenset[str] | None, token: str = "", port: int = 0) -> None:
@@ -64,7 +64,7 @@ class Guard:
         await (answer or self.app)(scope, receive, send_bound)
 
     def _answer(self, scope: Scope) -> Response | None:
-        """Return the answer to a request that goes no further."""
+        """Return the answer to a request that is not passed on, None for one that is."""
         headers = Headers(scope=scope)
         is_page = scope["method"] in ("GET", "HEAD") and scope["path"] in PAGES
         refusal = self._foreign(headers, is_page)
@@ -77,16 +77,16 @@ class Guard:
         return _page(refusal) if is_page else refused(refusal)
 
     def _foreign(self, headers: Headers, is_page: bool) -> Refusal | None:
-        """Return the refusal of a request that a foreign page has made, or one that has a foreign name for here."""
+        """Return the refusal of a request that comes from a foreign page, or that has a foreign host name."""
         hosts = headers.getlist("host")
         if len(hosts) != 1:
             return Refusal(FORBIDDEN, "The request names no host")
         if self.names is not None and _name(hosts[0]) not in self.names:
             return Refusal(
                 FORBIDDEN,
-                "The server is not called that",
+                "The server does not answer to this name",
                 got=hosts[0],
-                cause="It answers to this machine's own names alone, so that no other page can reach it",
+                cause="The server answers only to this machine's own names, so that no other page can reach it",
                 fix=f"Use {' or '.join(sorted(self.names))}; for other machines start `slip serve` with --host 0.0.0.0",
             )
         origin = headers.get("origin")
@@ -95,7 +95,7 @@ class Guard:
         linked = is_page and origin is None and headers.get("sec-fetch-mode") == "navigate"
         if other or (site not in ("same-origin", "none") and not linked):
             return Refusal(
-                FORBIDDEN, "Another page asks, and only the page of this server may", got=origin or site
+                FORBIDDEN, "Another page asks, and only pages of this server may", got=origin or site
             )
         return None
 
@@ -113,12 +113,12 @@ class Guard:
             return None
         return Refusal(
             NOT_ASKED,
-            "This needs the token that `slip serve` printed" if not known else "The token is another one",
-            fix="Open the address with ?token=… that it printed; programs send `Authorization: Bearer TOKEN`",
+            "The request needs the token that `slip serve` printed" if not known else "The token is wrong",
+            fix="Open the printed address with ?token=…; programs send `Authorization: Bearer TOKEN`",
         )
 
     def _entered(self, scope: Scope, headers: Headers) -> Response | None:
-        """Return the answer to an address with the right token: the page without it, and a cookie in its place."""
+        """Return the answer to an address with the right token: a redirect to the page without it, and a cookie."""
         pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         tokens = [value for name, value in pairs if name == "token"]
         if len(tokens) != 1 or not self._right(tokens[0]):
@@ -134,12 +134,12 @@ class Guard:
 
 
 def _name(host: str) -> str:
-    """Return a Host header without its port, as names are compared."""
+    """Return the name in a Host header, without port, as names are compared."""
     return re.sub(r":\d*$", "", host.lower()).rstrip(".")
 
 
 def _page(error: Refusal) -> Response:
-    """Return a refusal for people."""
+    """Return a refusal as a page for people."""
     text = html.escape(
         " ".join(filter(None, [error.cause and error.cause + ".", error.fix and error.fix + "."]))
     )

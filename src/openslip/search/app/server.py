@@ -1,4 +1,4 @@
-"""The address, the words at the start and the end, and patience with clients that stall."""
+"""The server: its socket and address, its start and its end, and its time limits for clients that stall."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from openslip.search.app.security import LOOPBACK, TOKEN, Guard
 from openslip.search.index import Index
 
 BEGINNING, STUCK, IDLE = 20.0, 60.0, 30
-"""Seconds until a client must have asked something, in which it must read more of an answer, and between requests."""
+"""Seconds for a client to send a request, to read more of an answer, and to wait between requests."""
 GRACE = 1.5
-"""Seconds in which answers come to an end when the server does."""
+"""Seconds that answers have to finish when the server ends."""
 FILES = 8192
-"""Open files that are asked for, as every connection is one."""
+"""Open files that the server asks the system for, because every connection is one."""
 
 
 class Patient(H11Protocol):
-    """HTTP with an end to the patience: a client that asks nothing, or reads nothing, loses its connection."""
+    """HTTP with time limits: a client that sends no request, or reads no answer, loses its connection."""
 
     _timer: asyncio.TimerHandle | None = None
 
@@ -49,7 +49,7 @@ class Patient(H11Protocol):
         if self.cycle and not self.flow.write_paused:
             if not self.cycle.response_complete:
                 self._limit()
-            elif not self._timer:  # another request has begun, whose head is not whole
+            elif not self._timer:  # another request has begun, and its head is not complete
                 self._limit(BEGINNING, self.transport.close)
 
     def pause_writing(self) -> None:
@@ -61,7 +61,7 @@ class Patient(H11Protocol):
         super().resume_writing()
 
     def _expect_reading(self) -> None:
-        """End the connection unless some of the answer has been read by then; all of it may take longer."""
+        """End the connection unless the client reads some of the answer in STUCK seconds; all may take longer."""
         unread = self.transport.get_write_buffer_size()
 
         def look() -> None:
@@ -81,9 +81,9 @@ class Patient(H11Protocol):
 class Server(uvicorn.Server):
     """A server of one index.
 
-    host: a name or address of this machine; port: 0 for any that is free. token: what clients must know; where others
-    than this machine can reach the server, one is drawn. Raises ConfigError for an address that cannot be had, and what
-    `Service` does. `run` serves until a signal, or until `should_exit` is set.
+    host: a name or address of this machine. port: 0 for any free port. token: what clients must send; if other machines
+    can reach the server, a token is drawn. Raises ConfigError for an address that cannot be used, and what `Service`
+    raises. `run` serves until a signal, or until `should_exit` is set.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Server(uvicorn.Server):
             raise ConfigError(
                 "A token has 16 to 128 letters, digits, `-` and `_`",
                 got=f"{len(token)} characters",
-                fix="Leave --token out where the server is reached from other machines: one is drawn then",
+                fix="Leave --token out: if other machines can reach the server, it draws a token",
             )
         self.socket = _listening(host, port)
         bound, self.port = self.socket.getsockname()[:2]
@@ -136,7 +136,7 @@ class Server(uvicorn.Server):
 
     @property
     def address(self) -> str:
-        """What a browser on this machine opens."""
+        """The address for a browser on this machine."""
         host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(self.host, self.host)
         return f"http://{host}:{self.port}/" + (f"?token={self.token}" if self.token else "")
 
@@ -150,7 +150,7 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Within, signals end the server; those that the process was started to ignore stay ignored."""
+        """Let signals end the server in the block. Signals that the process was started to ignore stay ignored."""
         ignored = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is signal.SIG_IGN]
         with super().capture_signals():
             if threading.current_thread() is threading.main_thread():
@@ -159,7 +159,7 @@ class Server(uvicorn.Server):
             yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let what is being answered come to an end, and part from clients that take longer than GRACE."""
+        """Let running answers finish, and drop clients that take longer than GRACE."""
 
         def part() -> None:
             for connection in [*self.server_state.connections]:
@@ -181,14 +181,14 @@ def open_page(server: Server) -> None:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """Return a socket at an address. Raises ConfigError where it cannot be had."""
+    """Return a socket that listens at an address. Raises ConfigError if the address cannot be used."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):
         raise ConfigError(
             "This machine has no such name or address",
             got=f"--host {host}",
-            fix="127.0.0.1 is for this machine alone, 0.0.0.0 for all that reach it",
+            fix="Pass --host 127.0.0.1 for this machine alone, or --host 0.0.0.0 for all machines that can reach it",
         ) from None
     family, kind, protocol, _, address = found[0]
     made = socket.socket(family, kind, protocol)
@@ -209,20 +209,22 @@ def _no_address(host: str, port: int, error: OSError) -> ConfigError:
             "The port is in use",
             got=f"--port {port}",
             cause="Another `slip serve`, or another program, listens there",
-            fix="Take another with --port, or --port 0 for any that is free",
+            fix="Pass another port with --port, or --port 0 for any free port",
         )
     if error.errno == errno.EACCES:
-        return ConfigError("The port is not for everybody", got=f"--port {port}", fix="Take one from 1024 on")
+        return ConfigError(
+            "The port needs special rights", got=f"--port {port}", fix="Pass a port from 1024 on"
+        )
     return ConfigError(
-        "The server cannot listen there",
+        "The server cannot listen at this address",
         got=f"--host {host} --port {port}",
         cause=os.strerror(error.errno) if error.errno else str(error),
-        fix="127.0.0.1 is for this machine alone, 0.0.0.0 for all that reach it",
+        fix="Pass --host 127.0.0.1 for this machine alone, or --host 0.0.0.0 for all machines that can reach it",
     )
 
 
 def _more_files() -> None:
-    """Let this process have as many connections as the system allows it, up to FILES."""
+    """Let this process have as many connections as the system allows, up to FILES."""
     with suppress(ImportError, ValueError, OSError):
         import resource
 

@@ -1,7 +1,7 @@
-"""One thread that computes what many clients ask for, together: embeddings by the model, and the nearest rows.
+"""One thread that computes the requests of many clients together: embeddings by the model, and the nearest rows.
 
-While it computes, requests gather, and are the next batch. So nothing waits for company, and many cost little more than
-one. Each gets what `Index.search` alone would give it.
+While the thread computes, new requests gather and become the next batch. So no request waits for others, and many
+requests cost little more than one. Each request gets the result that `Index.search` alone would give.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from openslip.search.where import Filter, rows_where
 TOGETHER = 256
 """Terms that are computed together."""
 TEXTS, CONDITIONS = 8192, 16
-"""Texts whose embeddings, and conditions whose rows are kept for the next request."""
+"""Texts whose embeddings are kept for later requests, and conditions whose rows are kept."""
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -32,7 +32,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True)
 class Search:
-    """Rows that are wanted: those from `offset` on, `top` of them, in the order of their similarity."""
+    """The rows that a request wants: `top` rows from `offset` on, in the order of their similarity."""
 
     top: int
     offset: int = 0
@@ -42,8 +42,8 @@ class Search:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found. rows: (K,) int64. scores: (K,) float32, None where nothing was searched for, and rows come in the
-    order of the index. among: how many pictures the conditions hold for. more: whether there are rows behind these."""
+    """The answer to a search. rows: (K,) int64. scores: (K,) float32; None for a request without terms, whose rows are
+    in the order of the index. among: how many pictures the conditions hold for. more: whether more rows follow."""
 
     rows: np.ndarray
     scores: np.ndarray | None
@@ -53,7 +53,7 @@ class Answer:
 
 @dataclass(eq=False)
 class _Job:
-    """One request: terms, of which pictures are tensors (3, S, S), and the search, None for embeddings alone."""
+    """One request: terms, whose pictures are tensors (3, S, S), and the search, None for embeddings alone."""
 
     terms: Sequence[Term]
     search: Search | None
@@ -62,7 +62,7 @@ class _Job:
 
 
 class Recent(OrderedDict[K, V]):
-    """The values that were used last, `most` of them."""
+    """The `most` values that were used last."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -75,13 +75,13 @@ class Recent(OrderedDict[K, V]):
             self.popitem(last=False)
 
     def used(self, key: K) -> V:
-        """Return a value that is there, and note that it was used."""
+        """Return a value, and note that it was used."""
         self.move_to_end(key)
         return self[key]
 
 
 class Worker:
-    """The thread. `batches` counts the jobs of each batch that it has done, the last hundred."""
+    """The thread. `batches` has the number of jobs in each of the last hundred batches."""
 
     def __init__(self, index: Index) -> None:
         self.index = index
@@ -95,15 +95,15 @@ class Worker:
         self._thread.start()
 
     def search(self, terms: Sequence[Term], search: Search) -> Future[Answer]:
-        """Have rows found. Pictures among the terms are tensors (3, S, S). A future that is cancelled is dropped."""
+        """Submit a search. Pictures among the terms are tensors (3, S, S). A cancelled future is dropped."""
         return self._submit(_Job(terms, search))
 
     def embed(self, terms: Sequence[Term]) -> Future[np.ndarray]:
-        """Have texts and pictures embedded, (terms, D) float32 of length 1."""
+        """Submit texts and pictures to embed, (terms, D) float32 of length 1."""
         return self._submit(_Job(terms, None))
 
     def close(self) -> None:
-        """End the thread; what waits is cancelled."""
+        """End the thread, and cancel the requests that wait."""
         with self._wake:
             self._closed = True
             self._wake.notify()
@@ -122,13 +122,13 @@ class Worker:
         while jobs := self._next():
             self.batches.append(len(jobs))
             if not self._try(jobs) and len(jobs) > 1:
-                for job in jobs:  # one of them cannot be computed, and must not take the others along
+                for job in jobs:  # one job cannot be computed, and must not make the others fail
                     if not job.result.done():
                         self._try([job])
             jobs.clear()
 
     def _next(self) -> list[_Job]:
-        """Wait for jobs, and return those that are computed together; none at the end."""
+        """Wait for jobs, and return those to compute together; an empty list at the end."""
         with self._wake:
             while True:
                 jobs, terms = list[_Job](), 0
@@ -146,7 +146,7 @@ class Worker:
                 self._wake.wait()
 
     def _try(self, jobs: list[_Job]) -> bool:
-        """Compute jobs together; return whether all of them could be. An error of a single one is its result."""
+        """Compute jobs together; return whether all succeeded. The error of a single job is its result."""
         try:
             self._embed(jobs)
             conditions: dict[str, list[_Job]] = {}
@@ -164,7 +164,7 @@ class Worker:
         return True
 
     def _embed(self, jobs: list[_Job]) -> None:
-        """Put embeddings in the place of texts and pictures of all jobs, those of a kind by one call of the model."""
+        """Replace the texts and pictures of all jobs by embeddings, with one call of the model for each kind."""
         terms = [term for job in jobs for term in job.terms]
         texts = dict.fromkeys(term.text for term in terms if term.text)
         known = {text: self._texts.used(text) for text in texts if text in self._texts}

@@ -1,6 +1,6 @@
-// Requests to the server, and its errors in words.
+// Requests to the server, and the messages of its errors.
 
-/** An answer that is an error: what to tell people, and the status, 0 where the server did not answer at all. */
+/** An answer that is an error: the message for people, and the status, 0 if the server did not answer at all. */
 export class Refused extends Error {
   constructor(message, status = 0) {
     super(message);
@@ -17,7 +17,7 @@ const pause = (seconds, signal) =>
     });
   });
 
-/** Ask for JSON. A server that is busy is asked again, as often as `patience` says; `waiting` hears of it. */
+/** Ask for JSON. A busy server is asked again, up to `patience` times; `waiting` is called each time. */
 export async function ask(path, { body, kind = "application/json", signal, patience = 5, waiting } = {}) {
   const options = body === undefined ? { signal } : { method: "POST", body, headers: { "Content-Type": kind }, signal };
   for (let tries = 0; ; tries++) {

@@ -1,4 +1,4 @@
-// The page: what is searched for, what the server answers, and what people do with it.
+// The page: the query, the answer of the server, and what people do with the answer.
 
 import { ask, post } from "./api.js";
 import { $, make, number, words } from "./dom.js";
@@ -17,14 +17,14 @@ let state = fromAddress(location.search);
 let about = null;
 let search = new AbortController();
 let typing = 0;
-let lost = ""; // what is to be said until people change something
+let lost = ""; // a notice that stays until people change something
 
 const results = new Results(act);
 const viewer = new Viewer(act, (hit, step) => results.hits[results.hits.findIndex((one) => one.row === hit.row) + step]);
 const map = new PictureMap($("map"), { open: openRow, moved: (at) => change({ at }, { replace: true, quiet: true }) });
 let mapped = null;
 
-/** Change what is searched for. replace: the address is no new place to come back to. quiet: nothing is searched. */
+/** Change the query. replace: the address is no new place to come back to. quiet: nothing is searched. */
 function change(given, { replace = false, quiet = false } = {}) {
   state = { ...state, ...given };
   if (!quiet) lost = "";
@@ -57,7 +57,7 @@ async function find(behind = false) {
   $("grid").setAttribute("aria-busy", "true");
   let answer;
   try {
-    const waiting = () => tell("Many are searching: your turn comes …");
+    const waiting = () => tell("Many people are searching: waiting for your turn …");
     answer = await post("/search", request(state, offset), { signal, waiting });
   } catch (error) {
     if (!signal.aborted) fail(error, () => find(behind));
@@ -66,7 +66,7 @@ async function find(behind = false) {
   if (signal.aborted) return;
   $("grid").removeAttribute("aria-busy");
   const newer =
-    "The pictures have been embedded anew since this server started. End it with Ctrl-C, and start `slip serve` again to see them.";
+    "The pictures have been embedded again since this server started. To see the new ones, end the server with Ctrl-C, and start `slip serve` again.";
   notice(lost || [answer.newer ? newer : "", ...answer.notes.map((note) => `${note}.`)].filter(Boolean).join(" "), { error: Boolean(lost) });
   results.show(answer.hits, about.version, behind);
   $("more").hidden = !answer.more || results.hits.length >= 10000;
@@ -83,7 +83,7 @@ function summary(answer) {
   const fit = state.filters.length ? `${all} that fit the filters` : all;
   if (count === 0) return answer.among ? `None of ${fit}` : "Nothing was found";
   if (!isSearch()) return count === answer.among ? fit : `${number(count)} of ${fit}, in their order`;
-  const least = state.threshold === null ? "" : ` with a score from ${state.threshold}`;
+  const least = state.threshold === null ? "" : ` with a score of ${state.threshold} or more`;
   return `${number(count)} of ${fit}${least}, the most similar first`;
 }
 
@@ -98,9 +98,9 @@ function nothing(answer) {
       ...(button ? [make("button", { type: "button", onclick: done }, button)] : []),
     );
   if (answer.among === 0 && state.filters.length) {
-    says("No picture fits the filters", "Make them wider, or clear them.", "Clear the filters", () => change({ filters: [] }, {}));
+    says("No picture fits the filters", "Widen the filters, or clear them.", "Clear the filters", () => change({ filters: [] }, {}));
   } else if (state.threshold !== null && isSearch()) {
-    const text = `Scores of one model can be much lower than those of another: compare them with each other alone.`;
+    const text = `One model's scores can be much lower than another model's: compare only scores of the same model.`;
     says(`No picture has a score of ${state.threshold} or more`, text, "Show the most similar ones", () => change({ threshold: null }));
   } else {
     says("There are no pictures", "The index is empty.");
@@ -134,7 +134,7 @@ function act(name, hit) {
   else if (name === "map") {
     change({ view: "map" });
     showMap().then(() => {
-      if (!map.goTo(hit.row)) tell("This picture is not on the map, which shows some of so many.");
+      if (!map.goTo(hit.row)) tell("This picture is not on the map, which shows only some of the pictures.");
     });
   }
 }
@@ -179,7 +179,7 @@ async function take(files) {
   if (!about) return;
   const pictures = files.filter((file) => !file.type || file.type.startsWith("image/"));
   if (!pictures.length) {
-    if (files.length) notice(`${files[0].name || "What was dropped"} is no picture.`, { error: true });
+    if (files.length) notice(`${files[0].name || "The dropped file"} is not a picture.`, { error: true });
     return;
   }
   tell("Looking at the picture …");
@@ -284,12 +284,12 @@ async function filters() {
   }
 }
 
-/** The state without pictures that this tab does not have, about which something is said. */
+/** The state without pictures that this tab does not have; a notice tells of them. */
 function withKnown(found) {
   const terms = found.terms.filter((term) => term.kind !== "picture" || picture(term.value));
   lost =
     terms.length < found.terms.length
-      ? "A picture of this address was dropped in another tab, and is not kept anywhere. Drop it here again."
+      ? "A picture of this address was dropped in another tab, and is not kept anywhere. Drop the picture here again."
       : "";
   return { ...found, terms };
 }
@@ -304,9 +304,9 @@ async function begin() {
   $("collection").textContent = `${about.name} · ${number(about.pictures)} pictures · ${about.model || "a model"}`;
   if (!about.text) {
     $("text").disabled = true;
-    $("text").placeholder = "This model knows no texts: drop a picture";
+    $("text").placeholder = "This model cannot search by text: drop a picture";
   } else if (matchMedia("(max-width: 620px)").matches) {
-    $("text").placeholder = "Write what you look for";
+    $("text").placeholder = "Write what you are looking for";
   }
   state = withKnown(state);
   listen();

@@ -182,8 +182,8 @@ export class PictureMap {
   }
 
   /**
-   * The points that are shown as pictures, with their sides: one in each cell of a grid that lies on the map, so that
-   * the same ones stay while the map is moved. Marked ones come first; none lies on another.
+   * The points that are shown as pictures, with their sides: one in each cell of a grid that is fixed to the map, so
+   * that pictures stay while the map is moved. Marked ones come first; no picture covers another.
    */
   chosen(seen) {
     const level = Math.ceil(Math.log2(CELL / this.at[2]));
@@ -221,7 +221,7 @@ export class PictureMap {
     }
     if (!image) return this.draw(); // in the next frame
     this.images.delete(row);
-    this.images.set(row, image); // the last ones are those that were used last
+    this.images.set(row, image); // the last images are those that were used last
     if (!image.complete || !image.naturalWidth) return;
     const context = this.context;
     const [x, y] = [left - side / 2, top - side / 2];
@@ -242,7 +242,7 @@ export class PictureMap {
     }
   }
 
-  /** The point at a place, -1 where none is near: of a picture that lies there, else of the nearest dot. */
+  /** The point at a place, -1 if none is near: of the picture there, else of the nearest dot. */
   nearest(left, top, within = NEAR) {
     for (const [number, x, y, side] of this.drawn) {
       if (Math.abs(x - left) <= side / 2 && Math.abs(y - top) <= side / 2) return number;

@@ -1,11 +1,11 @@
-// What is searched for, as the address of the page says it, so that back, forward and copies of the address work.
+// The query in the address of the page, so that back, forward and copies of the address work.
 //
-// An address holds no pictures. Those that people drop are kept by the browser tab, and the address has their names.
+// An address holds no pictures. The browser tab keeps the pictures that people drop, and the address has their names.
 
 export const PAGE = 48;
 
 /**
- * text: what stands in the box. terms: [{kind: "text" | "row" | "picture", value, weight}]. filters: [[column, operator,
+ * text: the text in the box. terms: [{kind: "text" | "row" | "picture", value, weight}]. filters: [[column, operator,
  * value]]. threshold: the least score, or null. view: "pictures" or "map". at: the place on the map, or null.
  */
 export const empty = () => ({ text: "", terms: [], filters: [], threshold: null, view: "pictures", at: null });
@@ -55,7 +55,7 @@ function list(text) {
 
 const stored = new Map();
 
-/** Keep a picture of this tab: {name, vector, image}, image being a small one as a data address. Return what it is called. */
+/** Keep a picture in this tab: {name, vector, image}; image is a small one as a data address. Return its id. */
 export function keepPicture(picture) {
   const id = Array.from(crypto.getRandomValues(new Uint8Array(6)), (byte) => byte.toString(16).padStart(2, "0")).join("");
   stored.set(id, picture);
@@ -79,7 +79,7 @@ export function picture(id) {
   return stored.get(id);
 }
 
-/** The state as the server is asked. */
+/** The request that asks the server for the state. */
 export function request(state, offset, top = PAGE) {
   const terms = state.terms.map(({ kind, value, weight }) =>
     kind === "picture" ? { vector: picture(value).vector, weight } : { [kind]: value, weight },

@@ -18,7 +18,7 @@ export function showTerms(terms, version, change) {
         max: 1000,
         value: term.weight,
         "aria-label": `Weight of ${name}`,
-        title: "How much it counts; below zero leads away",
+        title: "How much this term counts; a negative weight searches away from it",
         onchange: (event) => {
           const value = Number(event.target.value);
           if (Number.isFinite(value) && value !== 0) change(terms.with(number, { ...term, weight: clamp(value) }));
@@ -71,10 +71,10 @@ export function withTerm(terms, kind, value, weight) {
   return sum === 0 ? terms.toSpliced(found, 1) : terms.with(found, { ...terms[found], weight: clamp(sum) });
 }
 
-/** Have a picture of a person's embedded, and keep it in this tab; return its name there. */
+/** Have a person's picture embedded, and keep it in this tab; return its name there. */
 export async function addPicture(file, limits, signal) {
   if (limits && file.size > limits.bytes) {
-    throw new Error(`The picture has ${megabytes(file.size)} MB, and ${megabytes(limits.bytes)} MB may be sent.`);
+    throw new Error(`The picture has ${megabytes(file.size)} MB, and the server takes at most ${megabytes(limits.bytes)} MB.`);
   }
   const kind = file.type.startsWith("image/") ? file.type : "application/octet-stream";
   const answer = await ask("/embed", { body: file, kind, signal });

@@ -1,4 +1,4 @@
-// One picture in full size, with all that is known of it.
+// One picture in full size, with its whole record.
 
 import { ask } from "./api.js";
 import { $, make, shown } from "./dom.js";
@@ -44,7 +44,7 @@ export class Viewer {
     if (!this.dialog.open) this.dialog.showModal();
   }
 
-  /** Say why a picture cannot be shown, which an image does not tell. */
+  /** Show why a picture cannot be shown, because an image element does not tell. */
   async missing() {
     const row = this.hit.row;
     let why = "This picture cannot be shown.";
