@@ -166,7 +166,7 @@ def test_a_task_that_one_model_cannot_have_is_shown_alone(run, photos, tmp_path,
     words = [f"knn:{photos}", f"zeroshot:{photos}", "--against", str(silent)]
     assert main(["evaluate", str(run), *words]) == 0
     printed = capsys.readouterr()
-    assert "zeroshot:photos left out" in caplog.text
+    assert "zeroshot:photos is left out" in caplog.text
     assert f"Not compared, of {run} alone:" in printed.out
     assert "of 1 task" in printed.out
     assert main(["evaluate", str(run), f"zeroshot:{photos}", "--against", str(silent)]) == 1

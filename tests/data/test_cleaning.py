@@ -187,7 +187,7 @@ def test_only_what_all_lists_have(table, tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([line(0), line(1, columns=9)], "Line 2 .* has 9 columns, 10 are needed"),
+        ([line(0), line(1, columns=9)], "Line 2 .* has 9 columns, but 10 are needed"),
         (["index\ttitle\n"], "Line 1 .* has 2 columns"),
         ([line("-5")], "Line 1 .* does not begin with an image's index.*'-5'"),
         ([line("123456789")], "at most 8 digits"),

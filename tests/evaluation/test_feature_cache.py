@@ -100,7 +100,7 @@ def test_a_damaged_file_is_computed_anew(images, tmp_path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_said(images, tmp_path, caplog, monkeypatch) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(EvaluationError, match="cannot be made.*--cache"):
+    with pytest.raises(EvaluationError, match="cannot be created.*--cache"):
         FeatureCache(tmp_path / "file" / "cache")
 
     def full(*_: object, **__: object) -> None:

@@ -86,7 +86,7 @@ def test_what_names_nothing_is_refused_in_words(tmp_path) -> None:
         (str(tmp_path / "gone"), "There is nothing of that name"),
         (str(tmp_path / "runs"), "If they are seeds of one configuration"),
         (str(tmp_path / "x-*"), "matches no run"),
-        (str(tmp_path / "text*"), "It matches 1 others"),
+        (str(tmp_path / "text*"), "It matches 1 other paths"),
     ):
         with pytest.raises(ConfigError, match="(?i)run") as refused:
             open_models([word])

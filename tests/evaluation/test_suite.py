@@ -250,7 +250,7 @@ def test_undivided_data_are_all_used_where_nothing_is_trained(tmp_path):
     spec = str(color_folder(tmp_path / "colors", {"red": 10, "green": 10}, splits=()))
     tasks = [parse_task(f"{protocol}:{spec}") for protocol in ("zeroshot", "knn", "linear")]
     lines = suite.check(tasks, text=True)
-    assert any("zeroshot:colors measures all 20 images" in line for line in lines)
+    assert any("zeroshot:colors trains nothing and measures all 20 images" in line for line in lines)
     counts = {r.task: (r.count, r.split) for r in suite.run(ColorEncoder(), tasks)}
     assert counts == {"zeroshot:colors": (20, "all"), "knn:colors": (4, "test"), "linear:colors": (4, "test")}
 

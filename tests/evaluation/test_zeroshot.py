@@ -152,7 +152,7 @@ def test_what_does_not_agree_with_the_card_is_said(tmp_path):
     numbers = numbered(tmp_path / "digits", *["red", "green", "blue", "gold"] * 2, "red", "green", each=1)
     task = ZeroShot(f"mnist@{numbers}")
     task.check()
-    assert "Published numbers of MNIST are of 10,000 test images, and digits has 10." in task.lines()
+    assert "Published numbers of MNIST use 10,000 test images, and digits has 10." in task.lines()
     (rendered := ZeroShot("scenes:test:10")).check()
     assert len(rendered.lines()) == 1  # the task says how many
 

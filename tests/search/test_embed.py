@@ -254,7 +254,7 @@ def test_another_model_or_other_pictures_are_not_mixed(tmp_path, model) -> None:
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path, model) -> None:
     spec = make("folder", tmp_path)
-    with pytest.raises(ConfigError, match="is no index"):
+    with pytest.raises(ConfigError, match="is not an index"):
         run(model, spec, tmp_path / "pictures")
     assert len(os.listdir(tmp_path / "pictures")) == 3 * COUNT
 

@@ -134,5 +134,5 @@ def test_without_usearch_the_extra_is_named(index: Index, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "usearch.index", None)
     with pytest.raises(ConfigError, match=r"openslip\[search\]"):
         index.search(3, method="hnsw")
-    with pytest.raises(ConfigError, match="no such way"):
+    with pytest.raises(ConfigError, match="no such search method"):
         index.search(3, method="annoy")  # type: ignore[bad-argument-type]

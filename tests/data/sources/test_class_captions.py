@@ -233,7 +233,7 @@ def test_templates_are_those_of_zero_shot_or_of_a_set_by_its_name(tmp_path) -> N
         ("mine.json", '["a photo"]', "holds {} once"),
         ("mine.json", '["a {} and a {}"]', "holds {} once"),
         ("mine.json", '["a {}", 3]', "is a text"),
-        ("mine.json", '{"a": 1}', "holds no templates.*no list"),
+        ("mine.json", '{"a": 1}', "holds no templates.*not a list"),
         ("mine.json", "[oops", "holds no templates"),
         ("mine.txt", " \n", "holds no templates.*It is empty"),
         ("mine.txt", "a {}\a\n", "control characters"),

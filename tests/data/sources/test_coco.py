@@ -101,7 +101,7 @@ def test_images_nowhere(coco, tmp_path):
         ),
         ("[" * 100_000, "not valid JSON"),
         (f'{{"images": [{{"id": {"9" * 5000}, "file_name": "a"}}], "annotations": []}}', "not valid JSON"),
-        ('{"images": [], "annotations": [], "images": []}', "'images' stands twice"),
+        ('{"images": [], "annotations": [], "images": []}', "'images' is twice"),
         ({"images": IMAGES, "annotations": [{"image_id": 4, "caption": None}]}, "Not one caption.*1 × "),
         ([{"image": "a.jpg", "conversations": []}], "keys image, conversations.*jq -c"),
         ({"images": ["a.jpg"], "annotations": ANNOTATIONS}, "no usable 'id'"),

@@ -120,7 +120,7 @@ def test_captions_beside_the_images(tmp_path):
     }
     assert ImageFolder(tmp_path, caption_column="alt")[4].captions == ("VI",)
     assert ImageFolder(tmp_path, caption_column="caption")[4].captions == ("sechs",)
-    with pytest.raises(Misfit, match="'title' lie beside"):
+    with pytest.raises(Misfit, match="no captions 'title' beside"):
         ImageFolder(tmp_path, caption_column="title")
 
 

@@ -294,7 +294,7 @@ def test_pick():
     assert names(["default/train/0.parquet", "other/train/0.parquet"]) == ["default/train/0.parquet"]
     with pytest.raises(DataError, match="no split 'train'.*test, validation"):
         names(["test.parquet", "val.parquet"])
-    with pytest.raises(DataError, match="no split 'test'.*Leave it out"):
+    with pytest.raises(DataError, match="no split 'test'.*Leave the split out"):
         names(["a.parquet"], split="test")
     with pytest.raises(DataError, match="no config 'x'"):
         names(["a.parquet"], config="x")

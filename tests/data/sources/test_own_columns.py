@@ -320,7 +320,7 @@ def test_cells_of_parquet_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(data.replace(values[3][:200].encode(), b"!" * 200))
     source = open_source(str(tmp_path / "t.parquet"))
     assert source.columns(range(6)).to_pydict()["b"] == [0, 1, None, None, 4, 5]  # type: ignore[union-attr]
-    assert "cannot be read are empty: in 2 rows" in source.columns_note
+    assert "cannot be read are empty, in 2 rows" in source.columns_note
 
 
 def test_texts_of_parquet_that_are_none(tmp_path: Path) -> None:

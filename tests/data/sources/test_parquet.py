@@ -344,7 +344,7 @@ def test_urls_that_cannot_be_read(tmp_path):
     with pytest.raises(DataError, match=r"cannot be read\. Got: 'nosuch://bucket/a\.parquet'"):
         open_parquet("nosuch://bucket/a.parquet")
     write(tmp_path / "t.parquet", {"path": ["a.jpg"], "text": ["x"]})
-    with pytest.raises(DataError, match=r"in no folder of this machine.*--data\.image-root"):
+    with pytest.raises(DataError, match=r"relative to no folder of this machine.*--data\.image-root"):
         open_parquet(f"file://{tmp_path}/t.parquet")
 
 

@@ -55,7 +55,7 @@ def test_the_archive_as_it_unpacks(tmp_path, named):
 def test_without_the_mappings_it_is_refused(tmp_path):
     root = archive(tmp_path, {"Red": "tench", "Blue": "crane"})
     (root / "mappings" / SHARED).unlink()
-    with pytest.raises(DataError, match=r"which classes of ObjectNet are ImageNet's.*mappings"):
+    with pytest.raises(DataError, match=r"which classes of ObjectNet are also in ImageNet.*mappings"):
         ZeroShot(f"objectnet@{root}").check()
     (root / "mappings" / SHARED).write_text("5")
     with pytest.raises(DataError, match="mappings of ObjectNet do not fit"):

@@ -18,15 +18,15 @@ UNKNOWN = "The file is not an image of a known format, or its header is damaged.
 @pytest.mark.parametrize(
     ("reason", "words", "advice"),
     [
-        ("The image file is empty (zero bytes).", "an empty file", "anew"),
-        ("The JPEG is damaged or truncated: a part is missing. libjpeg says so.", "cut off", "anew"),
-        ("The image cannot be decoded. image file is truncated (3 bytes).", "cut off", "anew"),
+        ("The image file is empty (zero bytes).", "an empty file", "again"),
+        ("The JPEG is damaged or truncated: a part is missing. libjpeg says so.", "cut off", "again"),
+        ("The image cannot be decoded. image file is truncated (3 bytes).", "cut off", "again"),
         (UNKNOWN + "a web page.", "a web page, not a picture", "A server has sent this"),
         (UNKNOWN + "a HEIC picture. Convert it.", "a HEIC picture, which is not read", "Convert these"),
         (
             UNKNOWN + "a PNG picture: it is damaged, or of a kind that is not read.",
             "a PNG picture that",
-            "anew",
+            "again",
         ),
         (UNKNOWN + "an MP4 video.", "an MP4 video, not a picture", ""),
         (UNKNOWN + "a Git LFS pointer, which stands for a file.", "Git LFS", "git lfs pull"),
@@ -51,7 +51,7 @@ def test_reasons(reason, words, advice):
     assert said.startswith("Why: 3 × ")
     assert words in said
     assert advice in said
-    assert ("anew" in said) == (advice == "anew")
+    assert ("again" in said) == (advice == "again")
 
 
 def test_the_most_frequent_reasons_are_named():

@@ -205,7 +205,7 @@ def _listed(found: Any, what: str = "") -> tuple[str, ...]:
     """Return a list of templates in our form. Raises TypeError for another type, ValueError for an empty list, and
     ConfigError for a wrong template."""
     if not isinstance(found, list):
-        raise TypeError(f"It holds a {type(found).__name__}{what}, not a list")
+        raise TypeError(f"It holds a value of type {type(found).__name__}{what}, not a list")
     if not found:
         raise ValueError(f"It has none{what}")
     templates = [as_ours(one) if isinstance(one, str) else one for one in found]
