@@ -113,7 +113,7 @@ def test_templates_on_the_command_line(tmp_path):
     with pytest.raises(ConfigError, match="holds no templates.*It has none for food101"):
         prompts.given_templates([str(tmp_path / "empty.json")])
     (tmp_path / "bad.json").write_text('{"food101": {"apple pie": ["an {}"]}}')
-    with pytest.raises(ConfigError, match="holds no templates.*a dict for food101"):
+    with pytest.raises(ConfigError, match="holds no templates.*type dict for food101"):
         prompts.read_templates(str(tmp_path / "bad.json"))
     with pytest.raises(ConfigError, match="no such templates.*Did you mean 'caltech101'"):
         prompts.read_templates("caltech100")
