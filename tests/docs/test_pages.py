@@ -12,7 +12,7 @@ from docs.pages import DOCS, blocks, commands, run
 from interop.public import CASES
 
 README = DOCS.parent / "README.md"
-PAGES = [README, *sorted(DOCS.glob("*.md")), *sorted((DOCS / "launch").glob("*.md"))]
+PAGES = [README, *sorted(DOCS.glob("*.md")), *sorted((DOCS / "results").glob("*.md"))]
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
 LANGUAGES = {"sh", "python", "toml", "text"}
 NOT_RUN = {
