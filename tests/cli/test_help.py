@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from command_lines import is_accepted
+from accepted import is_accepted
 from openslip import cli
 from openslip.cli import data, main
 from openslip.cli.described import options

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from command_lines import is_accepted
+from accepted import is_accepted
 from docs.pages import DOCS, blocks, commands, run
 from interop.public import CASES
 
