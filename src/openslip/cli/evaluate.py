@@ -498,7 +498,7 @@ def _refuse_nothing(model: Path, tasks: Sequence[Evaluator], *, text: bool) -> N
         raise EvaluationError(
             f"No task can be measured on {model}: the model has no text tower, which every task needs",
             got=", ".join(task.name for task in tasks),
-            cause="The model is an image tower alone, as are models of timm and SimCLR",
+            cause="The model is an image tower alone, such as one of timm or of SimCLR",
             fix="Add knn, linear or finetune, which need no texts",
         )
 

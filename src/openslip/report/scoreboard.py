@@ -199,7 +199,7 @@ def _meaning(rows: Rows, *, compared: bool) -> str:
         )
     if compared:
         said.append(
-            "“Ahead” marks a row if the 95 % interval of its difference to every other row does not hold 0. "
+            "“Ahead” marks a row if the 95 % interval of its difference to every other row does not contain 0. "
             "Numbers without the mark may still differ. Of twenty comparisons between equals, one may be marked by "
             "chance."
         )

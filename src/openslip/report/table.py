@@ -177,7 +177,7 @@ def _note(table: Sequence[Row], found: Sequence[Column]) -> str:
             "test samples."
         )
     if len(table) > 1:
-        said += " * ahead of all others: the intervals of the differences do not hold 0."
+        said += " * ahead of all others: the intervals of the differences do not contain 0."
         if any(len(row.runs) == 1 for row in table):
             said += " With one seed, the mark is about the run: another seed moves the numbers, too."
     return said

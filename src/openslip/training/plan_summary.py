@@ -386,8 +386,9 @@ def _ready(plan: Plan, student: Student, keeps: Keeping, block: int) -> str:
     if not ready.workers:
         return ""
     scarce = "; more would help, but would take too much of the free memory" if ready.scarce else ""
+    processes = "1 loader process keeps" if workers == 1 else f"{workers} loader processes keep"
     return (
-        f"\nand {ready.bytes / 2**30:.2f} GiB of shared memory for what {workers} loader processes keep ready: "
+        f"\nand {ready.bytes / 2**30:.2f} GiB of shared memory for what {processes} ready: "
         f"{ready.samples:,} samples, {ready.samples / share:.3g} batches{scarce}"
     )
 
