@@ -40,7 +40,9 @@ class DataConfig:
 
     train: Annotated[
         str,
-        Doc(f"Training source: {SOURCES}. Several sources, with weights other than 1: `A + 0.5 * B`."),
+        Doc(
+            f"Training source: {SOURCES}. Several sources, each with a weight if it is not 1: `A + 0.5 * B`."
+        ),
     ] = ""
     ssl: str = ""
     """Source of the images for the self-supervised views, which need no captions. Empty: the source `train`."""
@@ -118,7 +120,7 @@ class ViewsConfig:
     views.size, rounded to a multiple of 16 and at least 16: 96 for 224.
     """
 
-    size: Annotated[int, Range("a number of pixels, or 0 for the size of the weights", 0)] = 224
+    size: Annotated[int, Range("a number of pixels, or 0 for the size of --init's weights", 0)] = 224
     """Side of the images that the trained model takes, and of every view without a size of its own, in pixels.
     0: the size of the weights that `init` names."""
     image: ViewConfig = ViewConfig()
@@ -296,7 +298,7 @@ class OptimizerConfig:
     """Learning rate of the weights that `init` has not brought, on the same schedule as the rest; -1: that of the
     rest."""
     fresh_epochs: Annotated[float, Range("from 0 to a billion", 0, A_BILLION)] = 0.0
-    """Epochs at the start in which only the weights learn that `init` has not brought; the rest warms up afterwards."""
+    """Epochs at the start in which only weights that `init` has not brought learn; the rest warms up afterwards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,7 +318,7 @@ class TrainingConfig:
     """Pairs that go through the towers at a time; the step remains the exact step of the whole batch. 0: all pairs.
     Not for image towers with BatchNorm."""
     keep_features: Annotated[int, Range("at least 0 (0: keeps none)", 0)] = 0
-    """Outputs of models that do not change (frozen towers, fixed teachers) are computed once for this many epochs of
+    """Outputs of models that do not change (frozen towers, fixed models) are computed once for this many epochs of
     views, and kept in the run folder. After these epochs the views repeat. 0: outputs are computed at every step."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """With several processes. ddp: each has the whole model. fsdp: the towers' weights, gradients and moments are

@@ -178,7 +178,7 @@ def check_free(place: Path, what: str) -> None:
         raise ConfigError(
             f"{what} would take the place of something that is there",
             got=str(place),
-            fix="Name a place that does not exist yet with --out",
+            fix="With --out, name a place that does not exist yet",
         )
     if place.parent.is_dir() and (why := unwritable(place)):
         raise ConfigError(

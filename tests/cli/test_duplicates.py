@@ -76,7 +76,7 @@ def test_a_sheet(index: Index, tmp_path: Path, capsys) -> None:
     status, _, err = run(capsys, index.folder, "--sheet", sheet, "--threshold", 0.999)
     assert status == 0
     assert f"wrote {sheet}, 1 groups with near copies" in err
-    assert "1 pictures are gone or have changed" in err
+    assert "pictures that are gone or have changed: 1" in err
     assert Image.open(sheet).size[0] > 3 * 224
 
 

@@ -163,7 +163,7 @@ def test_a_sheet_shows_what_has_vanished_or_changed(index: Index, tmp_path: Path
     (tmp_path / "pictures/picture 1.png").write_bytes(b"<svg></svg>")
     status, out, err = run(capsys, index.folder, "red", "--sheet", sheets[1])
     assert (status, len(out.splitlines())) == (0, 4)
-    assert err == f"wrote {sheets[1]}, 4 pictures; 2 of them are gone or have changed\n"
+    assert err == f"wrote {sheets[1]}, 4 pictures; of these, gone or changed: 2\n"
     before, after = (np.asarray(Image.open(path)) for path in sheets)
     assert before.shape == after.shape
     assert not np.array_equal(before, after)

@@ -188,7 +188,7 @@ def test_something_is_held_out_and_something_is_left() -> None:
     for share in (1e-9, 0.999999):
         train, val = split(Products(two), share, processes=1)
         assert (len(train), len(val)) == (1, 1)
-    with pytest.raises(DataError, match=r"cannot be split: all records are one group.*--data.val"):
+    with pytest.raises(DataError, match=r"cannot be split: all usable records are one group.*--data.val"):
         split(Products([(0, 40, "a"), (0, 40, "b"), (1, 40, "b")]), 0.5, processes=1)
     with pytest.raises(DataError, match="no record has both a picture that can be decoded and a caption"):
         split(Products([(None, 40, "a"), (0, 40, ""), (1, 40, "")]), 0.5, processes=1)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Find copies among pictures that `slip embed` has embedded: the same bytes, and near copies, whose
 embeddings are nearly the same. Nothing is deleted. Near copies are a guess of the model: look at them first
-(--sheet), because two products can look alike. Copies with a caption of their own are listed apart, because the
+(--sheet), because two products can look alike. A copy with a caption of its own is marked as such, because the
 caption is worth keeping."""
 EXAMPLES = """\
 slip duplicates vectors --sheet near.png
@@ -94,7 +94,7 @@ def draw(path: Path, found: Duplicates) -> str:
     sheet, shown, lost = duplicates_sheet(found)
     write_sheet(path, sheet)
     said = f"wrote {path}, {shown:,} groups with near copies, the least similar first"
-    return said + f"; {lost:,} pictures are gone or have changed" * bool(lost)
+    return said + f"; pictures that are gone or have changed: {lost:,}" * bool(lost)
 
 
 def as_text(found: Duplicates, most: int) -> str:

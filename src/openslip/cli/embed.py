@@ -110,7 +110,7 @@ def run(options: Options, ranks: Processes, give: Callable[[Any], None]) -> None
         return
     lines = [f"{options.out}: {done.rows:,} embeddings, {done.new:,} of them new"]
     lines += [
-        f"{done.gone:,} earlier embeddings are gone: their pictures are not in the source any more"
+        f"earlier embeddings that are gone, as their pictures are not in the source any more: {done.gone:,}"
     ] * bool(done.gone)
     lines += [*described(source), *done.notes]
     if done.skipped:

@@ -134,7 +134,7 @@ def draw(path: Path, hits: Hits, query: str) -> str:
     sheet, lost = hits_sheet(hits, query)
     write_sheet(path, sheet)
     said = f"wrote {path}, {min(len(hits), MOST):,} pictures"
-    return said + f"; {lost:,} of them are gone or have changed" * bool(lost)
+    return said + f"; of these, gone or changed: {lost:,}" * bool(lost)
 
 
 def check_columns(wanted: tuple[str, ...], known: Any) -> None:

@@ -286,7 +286,7 @@ def summary(folder: RunFolder, results: Sequence[Result]) -> dict[str, Any]:
 def _share(config: Config) -> float | None:
     """Return the share of the training data to hold out; None where data.val names a source or is empty.
 
-    Raises ConfigError before anything is opened, if the objective cannot use a held-out share.
+    Raises ConfigError, before anything is opened, for an impossible share, or if the objective cannot use one.
     """
     from openslip.tools.split import share_of
 

@@ -173,7 +173,7 @@ def _choose(found: _Found, share: float, name: str) -> tuple[np.ndarray, HeldOut
         )
     if len(eligible) == 1:
         raise DataError(
-            f"{name} cannot be split: all records are one group, tied by equal captions and equal or near pictures",
+            f"{name} cannot be split: all usable records are one group, by equal captions and equal or near pictures",
             got=f"{len(found.keys):,} records, one group",
             fix="Give another source as --data.val",
         )
@@ -191,7 +191,7 @@ def _choose(found: _Found, share: float, name: str) -> tuple[np.ndarray, HeldOut
         )
     if held.sum() < FEW:
         notes.append(
-            f"only {held.sum():,} records are held out: a result on so few says little. A larger share, or "
+            f"held-out records: only {held.sum():,}, and a result on so few says little. A larger share, or "
             "another source as --data.val, says more"
         )
     digest = hashlib.blake2b(np.packbits(held).tobytes(), digest_size=8).hexdigest()

@@ -34,7 +34,7 @@ class Options(SourceOptions):
     shard_mb: float = 0.0
     """Instead of --shard-size: about this many MB in one shard."""
     short_side: int = 0
-    """Shrink pictures with a longer short side to this many pixels; 0 leaves all pictures as they are."""
+    """Most pixels of a short side: pictures with more are shrunk to this. 0 leaves all pictures as they are."""
     encoding: Literal["jpg", "png"] = "jpg"
     """Format of pictures that are shrunk; all others keep their bytes."""
     quality: int = 92

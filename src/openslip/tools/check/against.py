@@ -87,7 +87,7 @@ def _findings(against: Against, commands: Commands) -> Iterator[Finding]:
         CAPTION: f"Records with a caption that is in {other}, too",
     }
     advice = (
-        " If you train on one set and measure on the other, you measure memory. Leave them out of one of the sets."
+        " If you train on one set and measure on the other, you measure memory. Leave such records out of one set."
         + notes
     )
     ways = commands.without_common()

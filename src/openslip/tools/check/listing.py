@@ -22,7 +22,7 @@ from openslip.tools.check.summary import Summary
 
 EXACT, NEAR, RECAPTIONED = "exact copy", "near copy", "same picture, other captions"
 NEAR_RECAPTIONED = "near copy, other captions"
-"""What `slip duplicates` calls a near copy whose captions say something that no other caption of its group says."""
+"""What `slip duplicates` calls a near copy with a caption that no earlier picture of its group has."""
 
 
 def wrong(summary: Summary, against: Against | None = None) -> Iterator[dict[str, Any]]:

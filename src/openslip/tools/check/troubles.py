@@ -9,7 +9,7 @@ from collections.abc import Sequence
 SHOWN = 3
 """The most reasons that are named."""
 
-_AGAIN = "Fetch these files again from their origin"
+_AGAIN = "Fetch damaged and empty files again from their origin"
 _RULES = (
     (r"is empty \(zero bytes\)|looks like an empty file", "an empty file", _AGAIN),
     (r"looks like zeros", "a file of zeros, as a full or failing disk leaves it", _AGAIN),
@@ -24,7 +24,7 @@ _RULES = (
         "{kind}, not a picture",
         "A server has sent this in place of a picture: it may want a login, or have lost the picture",
     ),
-    (r"looks like (?P<kind>a Git LFS pointer)", "{kind}, not the picture itself", "Fetch them with `git lfs pull`"),
+    (r"looks like (?P<kind>a Git LFS pointer)", "{kind}, not the picture itself", "Run `git lfs pull`"),
     (
         r"looks like (?P<kind>[^.:]+ picture): it is damaged",
         "{kind} that is damaged, or of a kind that is not read",
