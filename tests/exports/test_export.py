@@ -215,7 +215,7 @@ def test_another_major_version_is_said_before_anything_is_written(tmp_path, monk
     )
     with pytest.raises(ZeroDivisionError):
         export.export(saved(model_of(), tmp_path), "timm", tmp_path / "there")
-    assert "timm 99.1 is installed, but this was written for version 1" in caplog.text
+    assert "timm 99.1 is installed, but the export was written for version 1" in caplog.text
     assert sorted(os.listdir(tmp_path)) == ["model.safetensors"]
 
 

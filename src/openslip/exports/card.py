@@ -276,7 +276,8 @@ def _training(told: History) -> list[str]:
         lines.append(f"The objective {name} learns from {bare_spec(str(about.get('spec', 'another model')))}")
     position, step = told.state.get("position"), told.state.get("step")
     if isinstance(position, int):
-        rate = f" in {step:,} steps of {run.config.training.batch:,}" if isinstance(step, int) else ""
+        steps = "1 step" if step == 1 else f"{step:,} steps" if isinstance(step, int) else ""
+        rate = f" in {steps} of {run.config.training.batch:,}" if steps else ""
         lines.append(f"The model saw {position:,} samples{rate}")
     if told.progress is not None and told.progress < 1:
         lines.append(f"Training was not complete: {math.floor(100 * told.progress)} % of what was planned")
@@ -286,7 +287,9 @@ def _training(told: History) -> list[str]:
         )
     skipped = told.state.get("counts", {}).get("skipped", 0)
     if skipped:
-        lines.append(f"Another record took the place of an unusable one {skipped:,} times")
+        lines.append(
+            f"Another record took the place of an unusable one {skipped:,} time{'s' * (skipped != 1)}"
+        )
     if run.data is None:
         lines.append(
             f"The data were given as {data_name(run.config.data.train) or 'nothing'}; no more was noted"
@@ -419,7 +422,7 @@ def _limits(told: History | None, results: Sequence[Result]) -> list[str]:
         lost = told.state.get("counts", {}).get("nonfinite", 0)
         if lost:
             limits.append(
-                f"{lost:,} steps of the training had a loss that was not finite, and changed nothing"
+                f"{lost:,} step{'s' * (lost != 1)} of the training had a loss that was not finite, and changed nothing"
             )
     if results:
         limits.append(

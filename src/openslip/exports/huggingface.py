@@ -235,7 +235,7 @@ def _check(config: ModelConfig) -> None:
     if text.truncation != "keep-end":
         raise cannot(
             "huggingface",
-            f"it cuts long texts with model.text.truncation {text.truncation}, but transformers keeps the end",
+            f"it cuts long texts with model.text.truncation {text.truncation}, but transformers keeps the end token",
             "Train with keep-end, or export with --to reference",
         )
     if image.unprojected or image.projection_bias or text.projection_bias:

@@ -60,8 +60,8 @@ def check(encoder: Encoder, tokenizer: Any) -> None:
     if encoder.config.model.text.truncation != "keep-end":
         raise cannot(
             "onnx",
-            "Immich keeps the end of texts that are too long, but the model was trained with model.text.truncation "
-            f"{encoder.config.model.text.truncation}",
+            "Immich keeps the end token of texts that are too long, but the model was trained with "
+            f"model.text.truncation {encoder.config.model.text.truncation}",
             "Use --layout plain, or train with keep-end",
         )
     if tokenizer is None:
@@ -112,7 +112,7 @@ def load(place: Path, encoder: Encoder) -> Consumer:
         rows = [tokenizer.encode(" ".join(one.split())).ids for one in texts]
         return torch.cat([run_text(np.array([row], dtype=np.int32)) for row in rows])
 
-    # Pictures are not compared: Immich's square crop may lie one pixel off ours, which is no error of the export.
+    # How Immich prepares pictures is not compared: its square crop may lie one pixel off ours, which is no error.
     return Consumer(lambda pixels: torch.cat([run_image(one[None].numpy()) for one in pixels]), text)
 
 

@@ -110,7 +110,7 @@ def _text(text: TextTowerConfig) -> dict[str, Any]:
     if text.truncation != "keep-end":
         raise cannot(
             "open_clip",
-            f"it cuts long texts with model.text.truncation {text.truncation}, but open_clip keeps the end",
+            f"it cuts long texts with model.text.truncation {text.truncation}, but open_clip keeps the end token",
             "Train with keep-end, or export with --to reference",
         )
     return {

@@ -71,7 +71,7 @@ class Plan:
         if int(installed.partition(".")[0]) in self.majors:
             return ()
         known = " and ".join(map(str, self.majors))
-        return (f"{self.library} {installed} is installed, but this was written for version {known}",)
+        return (f"{self.library} {installed} is installed, but the export was written for version {known}",)
 
 
 def version_of(library: str) -> str:

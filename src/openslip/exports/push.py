@@ -87,8 +87,8 @@ def push(
     that the branch has; the earlier files stay in its history. show: is called with what is about to be uploaded.
 
     The token is that of `hf auth login` or HF_TOKEN. Raises ExportError if there is no token, the hub refuses or cannot
-    be reached, or the branch has a model and `replace` is not given; ConfigError for another format or a name that is
-    none of a repository; and the errors of `export`. Nothing is uploaded then, but an empty new repository may be left.
+    be reached, or the branch has a model and `replace` is not given; ConfigError for another format, or a name that no
+    repository can have; and the errors of `export`. Nothing is uploaded then, but an empty new repository may be left.
     """
     if to not in FOLDERS:
         raise ConfigError(

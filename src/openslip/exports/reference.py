@@ -64,7 +64,7 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
     notes = []
     if encoder.model.text_tower is not None and config.text.truncation == "keep-end":
         notes.append(
-            "the paper's code cuts off the end of texts of more than 77 tokens, and gives them other embeddings"
+            "the paper's code drops the end token of texts of more than 77 tokens, and gives them other embeddings"
         )
 
     def write(place: Path) -> None:

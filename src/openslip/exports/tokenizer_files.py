@@ -93,8 +93,8 @@ def tokenizer_json(encoder: Encoder) -> Any:
     """Return the tokenizer as one of the library `tokenizers`; None if the library gives other ids than ours.
 
     The tokenizer adds start and end, cuts long texts, and fills up: to the longest text, or to the context if the model
-    wants that. The tokenizer does not cut for `truncation: reference`, which drops the end of a text that is too long.
-    Of what CLIP's tokenizer cleans, only the frequent is cleaned: curly quotes, and the HTML of `ENTITIES`.
+    wants that. The tokenizer does not cut for `truncation: reference`, where a text that is too long loses its end
+    token. Of what CLIP's tokenizer cleans, only the frequent is cleaned: curly quotes, and the HTML of `ENTITIES`.
     """
     own, text = encoder.tokenizer, encoder.config.model.text
     made, pad = (_own(own), own.pad) if isinstance(own, OwnTokenizer) else (_clip(), 0)

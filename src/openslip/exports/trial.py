@@ -97,7 +97,7 @@ def _compared(plan: Plan, encoder: Encoder, place: Path) -> Trial:
 
 
 def _pictures(size: int) -> Iterable[Image.Image]:
-    """Yield pictures of several shapes: a smooth shade, small noise, and a wide picture of coarse colours."""
+    """Yield pictures of several shapes: a smooth shade, a small picture of noise, and a wide one of coarse colours."""
     rng = np.random.default_rng(0)
     ramp = np.linspace(0, 255, 2 * size, dtype=np.uint8)
     shade = np.broadcast_to(ramp[None, :, None], (size + 9, 2 * size, 3)).copy()

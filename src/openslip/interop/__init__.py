@@ -73,7 +73,8 @@ def read(spec: str | Path, which: Literal["latest", "best"] = "latest") -> Pretr
     found = _read(spec, which)
     if bad := not_finite(found.weights):
         raise CheckpointError(
-            f"{len(bad)} of {len(found.weights)} weights of {found.origin.spec} hold numbers that are not finite",
+            f"{len(bad)} of {len(found.weights)} weights of {found.origin.spec} "
+            f"hold{'s' * (len(bad) == 1)} numbers that are not finite",
             got=", ".join(bad[:3]) + (", …" if len(bad) > 3 else ""),
             cause="Training diverged before they were written, or the file is damaged",
             fix="Take an earlier checkpoint, or fetch the file again",

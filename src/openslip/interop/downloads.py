@@ -173,5 +173,5 @@ def _other(url: str, got: str, sha: str, size: int) -> CheckpointError:
         "The file at this address is not the one that slip knows, and was not kept",
         got=f"{shown(url)}: {got}, instead of {_wanted(sha, size)}",
         cause="It was cut off or changed on its way, or the file was replaced",
-        fix="Try again. If the error stays, tell the authors of slip",
+        fix="Try again. If it happens again, tell the authors of slip",
     )

@@ -104,7 +104,8 @@ def pretrained_of(
     odd = [name for name in real if not weights[name].is_floating_point()]
     if odd:
         raise CheckpointError(
-            f"{len(odd)} weights of {origin.spec} hold another kind of number than the model has",
+            f"{len(odd)} of {len(real)} weights of {origin.spec} "
+            f"hold{'s' * (len(odd) == 1)} another kind of number than the model's",
             got=", ".join(f"{names.get(name, name)} {weights[name].dtype}" for name in odd[:3]),
             cause="They may be quantised, so that each stands for another number",
             fix="Give the weights from before quantisation, in fp32, fp16 or bf16",

@@ -247,7 +247,9 @@ def _filled(
         )
     if bad := not_finite(weights):
         raise CheckpointError(
-            f"{len(bad)} weights of the classifier hold numbers that are not finite", got=", ".join(bad[:3])
+            f"{len(bad)} of {len(weights)} weights of the classifier "
+            f"hold{'s' * (len(bad) == 1)} numbers that are not finite",
+            got=", ".join(bad[:3]),
         )
     fill(classifier, weights)
     module: Any = classifier.requires_grad_(False)

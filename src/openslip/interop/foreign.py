@@ -69,7 +69,7 @@ def unknown(path: Path, names: Iterable[str]) -> CheckpointError:
     return CheckpointError(
         f"The file holds {kind.what}"
         + (
-            f", and there is no {kind.configs[0]} beside it, which names the architecture"
+            f", and there is no {kind.configs[0]} beside it that names the architecture"
             if kind.configs
             else ""
         ),

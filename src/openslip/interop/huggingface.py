@@ -425,7 +425,7 @@ def _views(
     wanted = crop.get("height", crop.get("shortest_edge")) if isinstance(crop, Mapping) else crop
     if isinstance(wanted, int) and wanted != size:
         notes.append(
-            f"{spec} prepares pictures of {wanted} pixels, but its model takes {size}, so slip prepares {size}"
+            f"{spec} prepares pictures of {wanted} pixels, but its model takes {size}: slip prepares pictures of {size}"
         )
     short = sides.get("shortest_edge") if isinstance(sides, Mapping) else sides
     if cropped and isinstance(short, int) and isinstance(wanted, int) and short != wanted:

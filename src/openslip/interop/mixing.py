@@ -211,8 +211,9 @@ def _notes(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> list[str]:
     lines = []
     if layers := sum(name.endswith("running_var") for name in a):
         lines.append(
-            f"the running statistics of {layers} BatchNorm layers are mixed like weights. They only approximate the "
-            "statistics of the mixed model's own features. Measure the mixed model before you use it"
+            f"the running statistics of {layers} BatchNorm layer{'s' * (layers != 1)} are mixed like weights. "
+            "They only approximate the statistics of the mixed model's own features. "
+            "Measure the mixed model before you use it"
         )
     if all(torch.equal(a[name].cpu(), b[name].cpu()) for name in a):
         return [*lines, "both models have the same weights, and so has every model between them"]

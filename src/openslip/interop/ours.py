@@ -361,7 +361,8 @@ def _check_fit(config: Config, weights: Mapping[str, Tensor], where: Path) -> No
     wrong = sorted(own.keys() ^ weights.keys()) or [n for n in own if own[n].shape != weights[n].shape]
     if wrong:
         raise _misfit(
-            f"{len(wrong)} entries differ: {', '.join(wrong[:5])}", f"{where} may come from another run"
+            f"{len(wrong)} {'entry differs' if len(wrong) == 1 else 'entries differ'}: {', '.join(wrong[:5])}",
+            f"{where} may come from another run",
         )
 
 

@@ -153,7 +153,8 @@ def _sharded(index: Path) -> tuple[dict[str, Tensor], list[Path]]:
     lost = sorted(places.keys() - found.keys())
     if lost:
         raise CheckpointError(
-            f"{len(lost)} of the {len(places)} weights that the index names are in none of the files",
+            f"{len(lost)} of the {len(places)} weights that the index names "
+            f"{'is' if len(lost) == 1 else 'are'} in none of the files",
             got=", ".join(lost[:3]),
             fix="Copy or download the files anew: they are not of one version",
         )

@@ -26,7 +26,7 @@ def test_ids_beyond_the_thousand():
     assert class_names(["n00007846", "n01440764"], "x").names == ("person", "tench")
     some = class_names(["n01440764", "n99999999"], "x")
     assert (some.names, some.named) == (("tench", "n99999999"), False)
-    assert "1 of 2 WordNet ids have no known name, such as n99999999" in some.notes[1]
+    assert "1 of 2 WordNet ids has no known name, such as n99999999" in some.notes[1]
 
 
 def test_ids_without_names_are_the_cause(tmp_path):

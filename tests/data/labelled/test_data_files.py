@@ -123,7 +123,7 @@ def test_the_folder_of_a_split(tmp_path):
 
 def test_files_of_no_split_are_said(tmp_path):
     touch(tmp_path, "train.parquet", "test.parquet", "extra.parquet")
-    assert "1 files of no split are left out: extra.parquet" in find(str(tmp_path)).notes[0]
+    assert "are left out (1): extra.parquet" in find(str(tmp_path)).notes[0]
 
 
 def test_addresses(tmp_path):

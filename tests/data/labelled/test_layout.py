@@ -159,7 +159,7 @@ class TestNoClasses:
     def test_a_table_beside_is_named(self, tmp_path):
         spec = lay(tmp_path, "train")
         (tmp_path / "train/labels.csv").write_text("file,label")
-        self.refused(spec, r"or name labels\.csv if it holds")
+        self.refused(spec, r"or give labels\.csv if it holds")
 
     def test_one_class(self, tmp_path):
         self.refused(lay(tmp_path, "cat"), "fewer than two classes.*'cat'")

@@ -103,7 +103,7 @@ def test_labels_of_any_integer_type(tmp_path, kind):
     found = open_labelled(str(tmp_path))
     assert found.splits["train"].labels.tolist() == [0, 1]
     assert list(found.splits["train"].images) == [b"image 0", b"image 2"]
-    assert "1 of 3 images of train have no label and are left out" in " ".join(found.notes)
+    assert "1 of 3 images of train has no label and is left out" in " ".join(found.notes)
 
 
 def test_labels_of_several_widths(tmp_path):
@@ -267,7 +267,7 @@ def test_a_column_of_splits(tmp_path):
     pq.write_table(pa.table(table), tmp_path / "birds.parquet")
     found = open_labelled(str(tmp_path))
     assert {split: len(part) for split, part in found.splits.items()} == {"train": 2, "test": 2}
-    assert "1 rows are left out, whose 'split' is no known split: 'extra'" in " ".join(found.notes)
+    assert "1 row is left out, whose 'split' is no known split: 'extra'" in " ".join(found.notes)
 
 
 def test_text_labels_in_a_dictionary(tmp_path):

@@ -89,7 +89,7 @@ def test_no_label_is_not_an_empty_list(pictures):
     (pictures / "a.jsonl").write_text(text)
     found = open_labelled(str(pictures / "a.jsonl"), several=True)
     assert found.splits["all"].labels.tolist() == [[1, 1], [0, 0], [1, 0]]
-    assert any("1 of 4 images have no label" in said for said in found.notes)
+    assert any("1 of 4 images has no label" in said for said in found.notes)
 
 
 def test_names_that_differ_in_spelling_are_one_class(pictures):

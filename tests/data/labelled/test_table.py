@@ -41,8 +41,8 @@ def test_columns_splits_and_what_is_left_out(pictures):
     said = " ".join(found.notes)
     assert "image from 'path', label from 'label'" in said
     assert "the row names no image" in said
-    assert "1 rows are left out, whose 'split' is no known split: 'holdout'" in said
-    assert "1 of 2 images of test have no label and are left out" in said
+    assert "1 row is left out, whose 'split' is no known split: 'holdout'" in said
+    assert "1 of 2 images of test has no label and is left out" in said
 
 
 def test_a_set_without_splits_and_the_folder_of_its_images(pictures):

@@ -18,7 +18,7 @@ def test_classes_beside_the_pictures(tmp_path):
     found = open_labelled(str(tmp_path / "birds.tar"))
     assert (found.name, found.class_names, found.named) == ("birds", ("3", "5"), False)
     assert list(found.splits["all"].images) == [b"one", b"two"]
-    assert "1 of 3 images have no label" in " ".join(found.notes)
+    assert "1 of 3 images has no label" in " ".join(found.notes)
     assert list(pickle.loads(pickle.dumps(found.splits["all"])).images) == [b"one", b"two"]
     (tmp_path / "classnames.txt").write_text("a\nb\nc\nred fox\nd\nbee\n")
     found = open_labelled(str(tmp_path / "birds.tar"))

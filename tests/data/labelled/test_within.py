@@ -83,7 +83,7 @@ def test_masks_beside_their_pictures_are_left_out(tmp_path):
     alone = [("benign/face_mask.png", 0)]
     spec = lay(tmp_path, *sort("benign", "malignant"), *masks, *alone)
     _, said = always_right(spec, ["benign", "malignant"])
-    assert "3 pictures left out, which by their names are masks of pictures beside them" in said
+    assert "3 pictures left out, named like masks of pictures beside them" in said
     assert len(open_labelled(spec).splits["all"]) == 7
 
 
@@ -116,5 +116,5 @@ def test_what_lies_inside_may_be_the_classes(tmp_path, folders):
 def test_parts_of_one_set_are_no_classes(tmp_path, called):
     (tmp_path / "metadata_of_all.csv").write_text("image_id,dx\n")
     spec = lay(tmp_path, *sort(*(called.format(i) for i in range(1, 4))))
-    with pytest.raises(DataError, match=r"named like parts of one set.*or name metadata_of_all\.csv"):
+    with pytest.raises(DataError, match=r"named like parts of one set.*or give metadata_of_all\.csv"):
         open_labelled(spec)

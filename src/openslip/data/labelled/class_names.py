@@ -83,11 +83,14 @@ def _of_ids(values: Sequence[str]) -> ClassNames:
     notes = []
     if names:
         example = next(value for value in ids if value in names)
-        notes.append(f"The names of {len(names):,} WordNet ids are ImageNet's ({example}: {names[example]}).")
+        notes.append(
+            f"The names of {len(names):,} WordNet id{'s' * (len(names) != 1)} are ImageNet's "
+            f"({example}: {names[example]})."
+        )
     if unknown:
         notes.append(
-            f"{len(unknown):,} of {len(ids):,} WordNet ids have no known name, such as {unknown[0]}: zero-shot needs "
-            "all names."
+            f"{len(unknown):,} of {len(ids):,} WordNet ids {'has' if len(unknown) == 1 else 'have'} no known name, "
+            f"such as {unknown[0]}: zero-shot needs all names."
         )
     return ClassNames(tuple(as_words(names.get(value, value)) for value in values), not unknown, tuple(notes))
 

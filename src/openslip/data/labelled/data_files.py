@@ -207,7 +207,7 @@ def _divided(paths: Sequence[str], kind: Kind, folder: Path) -> DataFiles:
     _refuse_several(by_split, inside, folder)
     notes = []
     if left := by_split.pop("", []):
-        notes.append(f"In {folder} {len(left):,} files of no split are left out: {_some(left)}")
+        notes.append(f"Files of no split in {folder} are left out ({len(left):,}): {_some(left)}")
     return DataFiles(kind, {split: by_split[split] for split in SPLITS if split in by_split}, root, notes)
 
 
@@ -224,7 +224,7 @@ def _named(paths: Sequence[str], kind: Kind, spec: str) -> DataFiles:
         _refuse_several(by_split, inside, folder)
         notes = []
         if left := by_split.pop("", []):
-            notes.append(f"Of {shown(spec)} {len(left):,} files of no split are left out: {_some(left)}")
+            notes.append(f"Files of no split in {shown(spec)} are left out ({len(left):,}): {_some(left)}")
         return DataFiles(kind, {split: by_split[split] for split in SPLITS if split in by_split}, root, notes)
     beside = [] if far else _beside(paths, inside)
     split = "" if "" in by_split else told.pop()

@@ -122,7 +122,7 @@ def _none(
     may_be = several or [c for c in columns if c and c not in besides and plain_name(c) not in words]
     fix = ""
     if may_be:
-        fix = f"Name it for `slip evaluate`, for example --data.label-column {may_be[0]}; or call it 'label'"
+        fix = f"Tell `slip evaluate` which it is, for example --data.label-column {may_be[0]}; or rename it 'label'"
     if captions and not may_be:
         fix = "Measure how well captions and pictures find each other: retrieval:…; or add a column 'label'"
     what_is = (

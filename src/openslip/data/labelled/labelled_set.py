@@ -107,7 +107,7 @@ class LabelledSet:
             raise DataError(
                 f"The images of {self.name} have several labels each (multi-label)",
                 got=", ".join(self.class_names[:SHOWN]),
-                cause="This call needs one class an image",
+                cause="One class an image is needed here",
                 fix="Measure zeroshot: or linear:, which take several. Or name a column with one class an image.",
             )
 

@@ -164,14 +164,14 @@ def settle(
             codes = np.where(np.isin(codes, list(none)), -1, codes)
         kept = np.flatnonzero(codes >= 0)
         if not len(kept):
-            notes.append(f"{name}: its {split} split of {len(codes):,} images has no labels and is left out")
+            notes.append(f"{name}: its {split} split (images: {len(codes):,}) has no labels and is left out")
             continue
         images, keys = one.images, one.keys
         if len(kept) < len(codes):
             which = "images" if split == "all" else f"images of {split}"
-            notes.append(
-                f"{name}: {len(codes) - len(kept):,} of {len(codes):,} {which} have no label and are left out"
-            )
+            lacking = len(codes) - len(kept)
+            without = "has no label and is" if lacking == 1 else "have no label and are"
+            notes.append(f"{name}: {lacking:,} of {len(codes):,} {which} {without} left out")
             images, codes = Subset(images, kept), codes[kept]
             several = None if several is None else several[kept]
             keys = [keys[i] for i in kept.tolist()] if split == "all" else ()
@@ -200,7 +200,8 @@ def by_rows(whole: Found, told: Labels, column: str) -> tuple[dict[str, Found], 
     if left := int((called == "").sum()):
         others = ", ".join(repr(value) for value in told.values if not split_called(str(value)))
         notes.append(
-            f"{left:,} rows are left out, whose '{column}' is no known split: {shortened(others, 200) or 'empty'}"
+            f"{left:,} {'row is' if left == 1 else 'rows are'} left out, whose '{column}' is no known split: "
+            f"{shortened(others, 200) or 'empty'}"
         )
     return {
         split: Found(Subset(whole.images, some), whole.labels.rows(some)) for split, some in rows.items()

@@ -173,7 +173,7 @@ class _Reader:
             raise DataError(
                 f"It is unclear whether {_some(f.name for _, f in named)} in {self.name} is a split or a class",
                 got=f"beside it: {_some(f.name for f in others)}",
-                fix=f"Rename it, or name {named[0][1].path} itself to measure on the pictures in it.",
+                fix=f"Rename it, or give {named[0][1].path} itself to measure on the pictures in it.",
             )
         found: dict[str, Node] = {}
         for split, folder in named:
@@ -229,7 +229,8 @@ class _Reader:
         if inner:
             self._say(
                 f"The classes are the {len(classes):,} folders {_some(classes)}: the "
-                f"{len(inner):,} folders inside them ({_some(inner)}) are not told apart"
+                f"{len(inner):,} folder{'s' * (len(inner) != 1)} inside them ({_some(inner)}) "
+                f"{'is' if len(inner) == 1 else 'are'} not told apart"
             )
         if node.bare:
             self._say(
@@ -251,7 +252,7 @@ class _Reader:
         found = {mask for paths in classes.values() for mask in masks(paths)}
         if found:
             self._say(
-                f"{_pictures(len(found))} left out, which by their names are masks of pictures beside them: "
+                f"{_pictures(len(found))} left out, named like masks of pictures beside them: "
                 f"{_some(map(os.path.basename, sorted(found)))}"
             )
         return {name: [path for path in paths if path not in found] for name, paths in classes.items()}
@@ -264,7 +265,7 @@ class _Reader:
             f"The folders of {self.name} are named like parts of one set, not like classes",
             got=_some(folder.name for folder in node.folders),
             fix="Sort the images into folders named like their classes"
-            + (f", or name {tables[0]} if it holds the class of each image." if tables else "."),
+            + (f", or give {tables[0]} if it holds the class of each image." if tables else "."),
         )
 
     def _splits_within_classes(self, top: Node) -> dict[str, dict[str, list[str]]] | None:
@@ -331,7 +332,7 @@ class _Reader:
             got="; ".join(f"{_pictures(node.count)} in {node.name}" for node in nodes),
             cause=cause,
             fix="Sort the images into folders named like their classes"
-            + (f", or name {tables[0]} if it holds the class of each image." if tables else "."),
+            + (f", or give {tables[0]} if it holds the class of each image." if tables else "."),
         )
 
     def _stray(self, node: Node) -> None:

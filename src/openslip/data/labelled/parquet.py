@@ -137,8 +137,8 @@ class _Columns:
         if known and not all(self.names.values()):
             without = [os.path.basename(shown(file)) for file, names in self.names.items() if not names]
             self.notes.append(
-                f"{len(without):,} files, such as {without[0]}, do not name their classes: "
-                "the names in the other files are used"
+                f"Files that do not name their classes: {len(without):,}, such as {without[0]}. "
+                "The names in the other files are used"
             )
 
     def lacks_labels(self, split: str, files: Sequence[str]) -> bool:

@@ -65,7 +65,7 @@ class PromptSet:
         )
 
     def with_templates(self, templates: Sequence[str]) -> PromptSet:
-        """Return the same names with other templates. The text of new templates becomes part of the name."""
+        """Return the same names with other templates. The text of templates that differ becomes the name."""
         given = tuple(templates)
         if given in ((), self.templates):
             return self
@@ -84,7 +84,7 @@ class HasClasses(Protocol):
 
 
 def for_set(labelled: HasClasses, card: Card | None = None) -> PromptSet:
-    """Return the prompts for labelled images, from their card. Without a card, the classes identify it, not the name.
+    """Return the prompts for labelled images, by their card. Without `card`, the classes tell which, not the name.
 
     The card's class names are used if the card knows all classes. So all 1,000 classes of ImageNet get CLIP's names.
     Templates in a file beside the data come before templates of the card.

@@ -184,16 +184,17 @@ class _Table:
             self.paths.append(path)
             self.labels.append(cell)
             self.splits.append(told)
+        gives = f"give{'s' * (kept.several == 1)} a picture another label than a row before"
+        rows = f"{kept.several:,} row{'s' * (kept.several != 1)}"
         if kept.several > SEVERAL * kept.different:
             raise DataError(
-                f"{kept.several:,} rows of {where} give a picture another label than a row before (multi-label)",
+                f"{rows} of {where} {gives} (multi-label)",
                 got=kept.example,
                 fix="If a picture has several labels, write one row for it, with a sign between them: ant|bee. Else "
                 "keep only one row for each picture",
             )
         if kept.several:
-            what = "rows give a picture another label than a row before"
-            self.conflicts = f"{kept.several:,} {what}, such as {kept.example}"
+            self.conflicts = f"{rows} {gives}, such as {kept.example}"
 
     def _only(self, sheet: Sheet, column: str, where: str) -> int:
         numbers = sheet.numbers_of(column)

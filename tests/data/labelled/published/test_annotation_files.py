@@ -24,7 +24,7 @@ def test_clevr_counts_are_torchvisions(tmp_path):
             datasets.CLEVRClassification(str(tmp_path), split=split, download=False), "_image_files"
         )
         assert {path: label + 3 for path, label in ours(found, split).items()} == files
-    assert "1 pictures in images that no list names are left out" in " ".join(found.notes)
+    assert "Pictures in images that no list names and that are left out: 1" in " ".join(found.notes)
     assert zeroshot(str(folder), list(found.class_names)) == 1
 
 
@@ -120,7 +120,7 @@ def test_voc_without_test_set_or_annotations(tmp_path):
     (folder / "Annotations/000006.xml").unlink()
     found = open_labelled(str(folder), several=True)
     assert {split: len(part) for split, part in found.splits.items()} == {"train": 3, "val": 2}
-    assert "1 pictures without a file in Annotations are left out." in found.notes
+    assert "Pictures without a file in Annotations, which are left out: 1." in found.notes
     sets.write(folder / "Annotations/000001.xml", "<annotation><object>")
     with pytest.raises(DataError, match="An annotation cannot be read"):
         open_labelled(str(folder), several=True)

@@ -69,7 +69,7 @@ def test_sun397(tmp_path, partitions):
         {"train": 4, "test": 4} if partitions else {"all": 12}
     )
     said = " ".join(found.notes)
-    assert ("4 pictures in SUN397 that no list names are left out" in said) == partitions
+    assert ("Pictures in SUN397 that no list names and that are left out: 4" in said) == partitions
     assert zeroshot(str(folder), list(found.class_names)) == 1
 
 
@@ -93,9 +93,9 @@ def test_what_is_missing_or_unlisted_is_counted(tmp_path):
     assert len(found.splits["train"]) == 5
     said = " ".join(found.notes)
     assert "food-101 is in the layout of Food-101." in said
-    assert "1 listed pictures of train are missing and are left out, such as apple_pie/1000." in said
+    assert "Listed pictures of train that are missing and left out: 1, such as apple_pie/1000." in said
     assert (
-        f"1 pictures in images that no list names are left out, such as {os.path.join('waffles', '7.jpg')}."
+        f"Pictures in images that no list names and that are left out: 1, such as {os.path.join('waffles', '7.jpg')}."
         in said
     )
 
@@ -251,8 +251,8 @@ def test_videos_of_ucf101_without_a_frame_are_counted(tmp_path):
     (folder / "UCF-101/YoYo/v_YoYo_g01_c02.jpg").unlink()
     sets.jpg(folder / "UCF-101/YoYo/v_YoYo_g25_c01.jpg", 2)
     said = " ".join(open_labelled(str(folder)).notes)
-    assert "1 listed pictures of test are missing and are left out" in said
-    assert "1 pictures in ucf101 that no list names are left out" in said
+    assert "Listed pictures of test that are missing and left out: 1" in said
+    assert "Pictures in ucf101 that no list names and that are left out: 1" in said
 
 
 @pytest.mark.parametrize("splits", [("train", "val"), ("train_images", "val_images")])

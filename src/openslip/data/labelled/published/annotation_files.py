@@ -176,7 +176,7 @@ def _voc(root: Path) -> Contents:
     if not found:
         raise DataError(f"None of the pictures that {root} lists is there with its annotations")
     if bare:
-        notes.append(f"{bare:,} pictures without a file in Annotations are left out.")
+        notes.append(f"Pictures without a file in Annotations, which are left out: {bare:,}.")
     classes = sorted({name for _, labels in found.values() for one in labels for name in one})
     parts: dict[str, Part] = {}
     for split, (places, labels) in found.items():

@@ -176,13 +176,13 @@ class Listing:
     def notes(self) -> list[str]:
         """Sentences on listed pictures that are missing, and on pictures that no list names."""
         said = [
-            f"{count:,} listed pictures of {split} are missing and are left out, such as {self._lost[split]}."
+            f"Listed pictures of {split} that are missing and left out: {count:,}, such as {self._lost[split]}."
             for split, count in self._gone.items()
         ]
         if self._unnamed:
             said.append(
-                f"{len(self._unnamed):,} pictures in {self.folder.name} that no list names are left out, such as "
-                f"{min(self._unnamed)}."
+                f"Pictures in {self.folder.name} that no list names and that are left out: {len(self._unnamed):,}, "
+                f"such as {min(self._unnamed)}."
             )
         return said
 
