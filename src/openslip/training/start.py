@@ -1,6 +1,6 @@
 """What a run starts from: the model that `init` names. The run takes over its configuration and its weights.
 
-`Start.lines` prints everything that is taken over or left out, and `init.json` in the run folder keeps it.
+`Start.lines` names everything that is taken over or left out, and `init.json` in the run folder keeps it.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class Start:
             *(f"resampled: {what}" for what in self.resampled),
         ]
         if self.fresh:
-            told.append(f"fresh, because the model has none: {parts(self.fresh)}")
+            told.append(f"fresh, because these weights have none: {parts(self.fresh)}")
         reasons: dict[str, list[str]] = {}
         for name, why in self.unused.items():
             reasons.setdefault(why, []).append(name)
