@@ -282,6 +282,7 @@ def _misfit(found: Pretrained, got: str) -> CheckpointError:
     return CheckpointError(
         f"The weights of {found.origin.spec} do not fit the model that should start from them",
         got=got,
-        cause=f"The file is {found.origin.format}; it may be cut off, or have another architecture than it says",
+        cause=f"The format is that of {found.origin.format}; the file may be cut off, or of another architecture "
+        "than it says",
         fix="Check the file, or name another one with --init",
     )
