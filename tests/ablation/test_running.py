@@ -119,7 +119,7 @@ def test_a_run_whose_files_are_damaged_is_named_and_the_others_go_on(whole, tmp_
     outcome = run_all(grid, grid.runs, command=_never, inform=told.append)
     assert (list(outcome.failed), outcome.finished) == (["clip-seed0"], ["slip-seed0"])
     assert str(grid.out / "clip-seed0" / "config.toml") in outcome.failed["clip-seed0"]
-    assert told == [f"clip-seed0 is skipped: {outcome.failed['clip-seed0']}"]
+    assert told == [f"clip-seed0 is left out: {outcome.failed['clip-seed0']}"]
     assert any("seed 0: its folder cannot be used" in note for note in collect(grid, {}).notes)
     (grid.out / "slip-seed0" / "results.json").write_text("{")
     assert states(grid) == ["broken"] * 2

@@ -135,7 +135,7 @@ def test_parts_that_processes_wrote_are_put_together(run, tmp_path, alike) -> No
     with pytest.raises(CheckpointError, match=f"one part of several.*Give the folder they lie in: {step}"):
         openslip.load(step / "model-00002-of-00002.safetensors")
     (step / "model-00001-of-00002.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="Only 1 of its 2 parts are there"):
+    with pytest.raises(CheckpointError, match="It should have 2 parts, found: 1"):
         openslip.load(step)
 
 

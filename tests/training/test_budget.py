@@ -161,7 +161,7 @@ def test_a_budget_that_is_overrun_by_half_is_warned_of(tmp_path, toy_source, mon
         train(config, toy_source, tmp_path / "run", console=console)
     assert said.getvalue().count("of a budget of 3 s") == 1
     assert "steps have taken 4.7 s of a budget of 3 s" in said.getvalue()
-    assert "10 steps are left" in said.getvalue()
+    assert "they were timed. Steps left: 10. Their" in said.getvalue()
     train(config, toy_source, tmp_path / "run", resume=True, console=console)
     assert said.getvalue().count("they became slower after they were timed\n") == 1
 

@@ -357,7 +357,7 @@ def test_the_plan_says_what_is_kept_and_where_that_does_no_good(tmp_path) -> Non
     plan = " ".join(said.getvalue().split())
     assert "features of image by the frozen tower: 72 × 16 in fp16" in plan
     assert "image repeats after 3 epochs" in plan
-    assert "keep_features 3 is at least as much as the 3 epochs of the run: no view repeats" in plan
+    assert "keep_features 3 is at least the run's number of epochs, 3: no view repeats" in plan
 
 
 def test_an_image_tower_alone_is_kept_by_its_feature() -> None:

@@ -277,7 +277,7 @@ def test_a_term_that_changes_nothing_of_the_model_is_warned_of(tmp_path, toy_sou
         config = tuned(with_loss(make_tiny_config(batch=16), loss), image="all")
         student = make_student(config, torch.float32)
         told = describe(plan_of(config, 64), student, tmp_path, Data(toy_source), fresh=())
-        assert ("WARNING    frozen towers are all that simclr takes" in told) == warned
+        assert ("WARNING    the inputs of simclr come from frozen towers alone, and" in told) == warned
         assert ("WARNING" in told) == warned
 
 

@@ -198,7 +198,7 @@ def test_a_run_starts_from_them_says_so_and_notes_it(tmp_path: Path) -> None:
     assert all(
         torch.equal(weights[name], tensor) for name, tensor in found.weights.items() if name != "logit_scale"
     )
-    for words in ("their.pt (a test): image tower, ", "fresh, because the model has none: head of simclr",
+    for words in ("their.pt (a test): image tower, ", "fresh, because these weights have none: head of simclr",
                   "not used: classifier.weight (a classifier)", "8 px, mean 0.5 0.5 0.5", "a note"):  # fmt: skip
         assert words in told
     _, told = run_from(found, tmp_path / "larger", replace(still, views=replace(still.views, size=16)))

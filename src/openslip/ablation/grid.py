@@ -166,8 +166,8 @@ def _check_keys(data: Mapping[str, Any]) -> None:
         if key in toml.to_dict(Config()):
             raise ConfigError(
                 f"'{key}' stands outside the sections of the grid",
-                fix=f"Put a value of all runs under [shared], and one variant's value under [variants.NAME]: "
-                f"[shared], and below it {key}… = …",
+                fix=f"Put a value of all runs under [shared], and one variant's value under [variants.NAME], "
+                f"with its whole key, {key}… = …",
             )
         raise ConfigError(f"A grid has no key '{key}'", fix=did_you_mean(key, KEYS))
     for key in ("shared", "variants", "grid"):
@@ -315,7 +315,7 @@ def _check_change(key: str, where: str, product: set[str] | None = None) -> None
         )
     if key == "name":
         raise ConfigError(
-            f"{where} sets a name", fix="Name the variant by the name of its section, [variants.NAME]"
+            f"{where} sets a name", fix="Leave it out: a variant has the name of its section, [variants.NAME]"
         )
     if product and key in product:
         raise ConfigError(f"{where} sets '{key}', and so does a product", fix="Leave one out")

@@ -1,7 +1,7 @@
 """Train the runs of a grid one after another, each by `slip train` in a separate process.
 
 If a run fails, or its process dies, the others go on. A run that was interrupted continues from its newest checkpoint.
-A run that another process trains, here or on another machine, is skipped: the lock of the run folder shows it.
+A run that another process trains, here or on another machine, is left out: the lock of the run folder shows it.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def run_all(
             continue
         if state == "broken":
             outcome.failed[run.name] = why
-            inform(f"{run.name} is skipped: {why}")
+            inform(f"{run.name} is left out: {why}")
             continue
         if processes.first:
             write_config(run, out)

@@ -84,7 +84,7 @@ def advice(machine: Machine, system: str = sys.platform, driver: bool | None = N
         )
     if machine.shared is not None and machine.shared.free < LITTLE_SHARED:
         lines.append(
-            f"Little shared memory is free, {size(machine.shared.free)}: give the container more "
+            f"Little shared memory is free, {size(machine.shared.free)}: give a container more "
             "(docker run --shm-size=8g), or train with --data.workers 0"
         )
     if machine.disk.free < LITTLE_DISK:

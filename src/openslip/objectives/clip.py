@@ -169,7 +169,7 @@ class Clip(Objective):
         return found
 
     def loss(self, embeddings: Mapping[str, Tensor], at: At) -> dict[str, Tensor]:
-        """Return `loss`, `clip_loss` (the same, detached, and without the rule divergence) and `clip_acc` for a batch.
+        """Return `loss`, `clip_loss` (detached; the same but for the rule divergence) and `clip_acc` for a batch.
 
         `embeddings` holds `image` and `text`, each (N, D) of any length (normalised here); row n of one is
         the match of row n of the other. It also holds `logit_scale`, the scalar s itself, and with `positives` of

@@ -181,7 +181,7 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def momentum(self, at: At) -> float:
-        """Return the share of its weights that the teacher keeps in the last step."""
+        """Return the share of its weights that the teacher keeps in the step that was just taken."""
         raise NotImplementedError
 
     def after_step(self, model: Model, at: At) -> None:

@@ -59,7 +59,7 @@ class SigLip(Objective):
         block: Annotated[int, FROM_0] = 1024
         """Rows of the similarity matrix held at a time; 0 holds it whole."""
         bias: float = -10.0
-        """Where the bias b starts; b is trained. It starts below zero, because nearly no image and text match."""
+        """Where the bias b starts; b is trained. It starts below zero, because most images and texts do not match."""
         positives: Literal["pairs", "labels"] = "pairs"
         """What belongs to an image besides its own caption. pairs: nothing. labels: the captions of its class. With a
         source of classes, `labels:…`, training takes labels unless you set this option."""

@@ -223,11 +223,7 @@ def _is_source(source: Any) -> bool:
         return False
     try:
         record = source[0] if len(source) else None
-    except (
-        AttributeError,
-        LookupError,
-        TypeError,
-    ):  # other objects, such as a table of columns, take other indices
+    except (AttributeError, LookupError, TypeError):  # such as a table of columns, which takes names
         return False
     except Exception:  # this record is damaged; others may be whole
         return True

@@ -196,11 +196,7 @@ class Overrun:
             return ""
         self.said = True
         taken = f"the steps have taken {duration(spent)} of a budget of {duration(self.seconds)}"
-        rest = (
-            f". {left:,} steps are left, and their number does not change; Ctrl-C saves and stops"
-            if left
-            else ""
-        )
+        rest = f". Steps left: {left:,}. Their number does not change; Ctrl-C saves and stops" if left else ""
         return f"warning: {taken}: they became slower after they were timed{rest}"
 
 

@@ -107,7 +107,8 @@ class Evaluations:
         best = state.plan.config.evaluation.best
         if best and best not in state.scores and not partly:
             state.inform(
-                f"warning: no checkpoint is kept as the best: no result is {best}. {did_you_mean(best, state.scores)}"
+                f"warning: no checkpoint is kept as the best: no result is named {best}. "
+                f"{did_you_mean(best, state.scores)}"
             )
         self.log({"evaluation": state.scores})
         if state.step == state.plan.steps:

@@ -223,7 +223,7 @@ def check_epochs(keeping: Keeping, epochs: float) -> str:
     if not keeping.kept.repeated or epochs > keeping.epochs:
         return ""
     return (
-        f"training.keep_features {keeping.epochs} is at least as much as the {epochs:.3g} epochs of the run: no view "
+        f"training.keep_features {keeping.epochs} is at least the run's number of epochs, {epochs:.3g}: no view "
         "repeats, so computing features once saves nothing"
     )
 

@@ -166,7 +166,7 @@ def _heads_alone(student: Student) -> str:
     if not idle:
         return ""
     return (
-        f"frozen towers are all that {' and '.join(idle)} takes from the model, so nothing in the model changes by it. "
+        f"the inputs of {' and '.join(idle)} come from frozen towers alone, and change nothing in the model. "
         f"Leave {' and '.join(idle)} out of --objective.loss, or freeze less"
     )
 

@@ -1,6 +1,6 @@
 """What a run starts from: the model that `init` names. The run takes over its configuration and its weights.
 
-`Start.lines` prints everything that is taken over or left out, and `init.json` in the run folder keeps it.
+`Start.lines` names everything that is taken over or left out, and `init.json` in the run folder keeps it.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class Start:
             *(f"resampled: {what}" for what in self.resampled),
         ]
         if self.fresh:
-            told.append(f"fresh, because the model has none: {parts(self.fresh)}")
+            told.append(f"fresh, because these weights have none: {parts(self.fresh)}")
         reasons: dict[str, list[str]] = {}
         for name, why in self.unused.items():
             reasons.setdefault(why, []).append(name)
@@ -282,6 +282,7 @@ def _misfit(found: Pretrained, got: str) -> CheckpointError:
     return CheckpointError(
         f"The weights of {found.origin.spec} do not fit the model that should start from them",
         got=got,
-        cause=f"The file is {found.origin.format}; it may be cut off, or have another architecture than it says",
+        cause=f"The format is that of {found.origin.format}; the file may be cut off, or of another architecture "
+        "than it says",
         fix="Check the file, or name another one with --init",
     )

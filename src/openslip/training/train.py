@@ -126,7 +126,7 @@ def _starting(
 ) -> tuple[Config, Pretrained | None]:
     """Return the configuration with what follows from the weights that the run starts from, and these; all call it.
 
-    The weights are None if `init` names none, and if the run resumes, because its checkpoint has its own.
+    The weights are None if `init` names none. A run that resumes reads none, because its checkpoint has its own.
     """
     if init is None and not config.init:
         start.check_size(config)

@@ -203,9 +203,7 @@ class Trainer:
             own_tokenizer=b"" if text is None else text.own_tokenizer,
             kept=self.kept.kept,
         )
-        count = (
-            sys.maxsize if plan.seconds else plan.steps - state.step
-        )  # a rehearsal does not know its number
+        count = sys.maxsize if plan.seconds else plan.steps - state.step  # unknown in a rehearsal
         try:
             started = iter(loader)
         except DataError:

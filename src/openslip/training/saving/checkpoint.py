@@ -34,7 +34,7 @@ _FILES = re.compile(r"(model|optimizer)(-\d{5}-of-\d{5})?\.safetensors")
 REPLACED = "-replaced"
 """Suffix of the temporary name of a checkpoint whose step is saved again, until the new checkpoint is in its place."""
 DAMAGED = "damaged-"
-"""Prefix of the names of damaged checkpoints: nothing reads or removes them any more."""
+"""Prefix of the names of damaged checkpoints: they no longer count, and are left to the user."""
 
 
 def save(

@@ -31,7 +31,7 @@ class _Counted:
 
     @property
     def judged(self) -> bool:
-        """Whether the whole source was read, or enough for the share of unusable records to be more than bad luck."""
+        """Whether MIN_READ records were read, and the whole source or MIN_BLOCKS blocks: more than bad luck."""
         return self.tally.read >= max(MIN_READ, min(MIN_BLOCKS * self.part.block, self.part.length))
 
 

@@ -379,7 +379,7 @@ class RunFolder:
             with _writing(self.path, name), open_regular(path) as file, whole_or_not(path) as kept:
                 others = _copy(file, kept, lambda line: _is_before(line, step, measured))
             if others:
-                self.inform(f"warning: {others:,} lines of {name} were not those of a run, and are left out")
+                self.inform(f"warning: lines of {name} that are not those of a run are left out: {others:,}")
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         self._append("metrics.jsonl", [line])

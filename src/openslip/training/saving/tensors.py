@@ -146,7 +146,7 @@ def _files(path: Path) -> list[Path]:
         raise FileNotFoundError("There is no such file")
     number = parts[0].stem.rpartition("-")[2]
     if number != f"{len(parts):05}":
-        raise FileNotFoundError(f"Only {len(parts)} of its {number.lstrip('0')} parts are there")
+        raise FileNotFoundError(f"It should have {number.lstrip('0')} parts, found: {len(parts)}")
     for part in parts:
         open_regular(part).close()
     return parts
