@@ -101,7 +101,7 @@ def test_what_has_no_embedding_is_listed(tmp_path, model) -> None:
 def test_nothing_usable_is_an_error_and_leaves_nothing(tmp_path, model) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.jpg").write_bytes(b"none")
-    with pytest.raises(DataError, match="None of 1 pictures can be used"):
+    with pytest.raises(DataError, match="None of 1 picture can be used"):
         run(model, str(tmp_path / "pictures"), tmp_path / "index")
     assert not (tmp_path / "index").exists() or not os.listdir(tmp_path / "index")
 

@@ -228,7 +228,7 @@ def confusions(said: Sequence[Said], most: int = FEW) -> list[Pair]:
 
 
 def _mistakes(one: Said) -> np.ndarray:
-    """Return the likeliest class of each sample, (N,); in a tie with the right class, which is wrong, the other one."""
+    """Return the likeliest class of each sample, (N,). A tie with the right class is wrong, and gives another class."""
     best = one.answers.best.astype(np.int64)
     if best.shape[1] < 2:
         return best[:, 0]
@@ -258,7 +258,8 @@ def reliability(one: Said) -> Figure | None:
     error = calibration_error(sure, right)
     width = 100 / _BINS
     said = "; ".join(
-        f"of {counts[k]:,} answers that are {10 * k} to {10 * k + 10} % sure, {100 * shares[k]:.0f} % are right"
+        f"of {counts[k]:,} answer{'s that are' if counts[k] != 1 else ' that is'} {10 * k} to {10 * k + 10} % sure, "
+        f"{100 * shares[k]:.0f} % are right"
         for k in range(_BINS)
         if counts[k]
     )

@@ -101,7 +101,7 @@ def _views(loss: KnownLoss, config: Config) -> dict[str, str]:
 def setup(rows: Rows) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return each topic of `configuration` with the sentences of the rows, as (label, sentence).
 
-    If all rows that have the topic agree, there is one sentence without a label; not if one of several rows has it.
+    If all rows that have the topic agree, there is one sentence without a label; not if only one of several has it.
     """
     said = {name: configuration(row) for name, row in rows.items()}
     fullest_first = sorted(said.values(), key=len, reverse=True)

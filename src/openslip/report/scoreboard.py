@@ -32,7 +32,7 @@ Sentence = list[str | Span]
 
 @dataclass(frozen=True)
 class Bar:
-    """A value as a bar from zero, with a bracket over its interval; in percent of the longest bar."""
+    """A value as a bar from zero, with a bracket over its interval; in percent of the column's scale."""
 
     value: float
     left: float

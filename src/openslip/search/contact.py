@@ -77,6 +77,7 @@ def duplicates_sheet(found: Duplicates) -> tuple[Image.Image, int, int]:
         rows.append(cells)
     head = [
         f"Near copies of {found.index.folder.name}, threshold {found.threshold:g}",
-        f"{int(near.sum()):,} in {len(by_group):,} groups; the least similar first; the first picture of a row is kept",
+        f"{int(near.sum()):,} in {len(by_group):,} group{'s' * (len(by_group) != 1)}; the least similar first; "
+        "the first picture of a row is kept",
     ]
     return grid(head, rows), len(rows), sum(one.picture is None for cells in rows for one in cells)

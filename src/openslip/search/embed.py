@@ -61,7 +61,7 @@ CHUNK = 4096
 """The most records of a part: an interruption costs no more, and no more are in memory beside the batches."""
 
 CHUNKS = 64
-"""The least chunks of a source with as many batches: each process has some, and a small set has parts."""
+"""The fewest chunks of a source with as many batches: each process has some, and a small set has parts."""
 THEIRS = ":"
 """The prefix of the source's own columns in parts, which keeps them apart from the columns that slip writes."""
 GROUP = 1024
@@ -102,7 +102,7 @@ def embed(
     ranks: Processes | None = None,
     shown: bool = False,
 ) -> Embedded:
-    """Embed the pictures of a source into the folder `out`, and return how many were embedded.
+    """Embed the pictures of a source into the folder `out`, and return how many were embedded, reused and left out.
 
     model: a loaded model, or what `openslip.load` takes with `which`. source: what `open_source` takes with `columns`,
     or an open source. spec: what opens an open source again; without a spec, only pictures that are files can be shown
@@ -254,7 +254,7 @@ def _check_before(out: Path, about: Mapping[str, Any], *, replace: bool) -> None
         raise ConfigError(
             "The index in this folder has other pictures, which would be dropped",
             got=f"{before['source']['spec'] or before['source']['name']}",
-            fix=f"Name both sources, '{both}', to keep these pictures with their embeddings, or drop them with "
+            fix=f"Name all sources, '{both}', to keep these pictures with their embeddings, or drop them with "
             "--replace",
         )
 
@@ -358,7 +358,7 @@ class _Work:
         return values.astype(np.float16)
 
     def _prepared(self, index: int) -> _Ready:
-        """Read a record, and decode it unless its embedding is known; called by several threads."""
+        """Read and decode a record, as far as its embedding is not known yet; called by several threads."""
         ready = _Ready(index, f"#{index}")
         try:
             if file := self.source.file(index):
@@ -458,7 +458,7 @@ class _Work:
         if not rows:
             shutil.rmtree(self.out / PARTS)
             raise DataError(
-                f"None of {len(self.source):,} pictures can be used",
+                f"None of {len(self.source):,} picture{'s' * (len(self.source) != 1)} can be used",
                 got=self.source.name,
                 cause=skipped[0].reason if skipped else "There are none",
             )

@@ -150,7 +150,7 @@ class Graph:
         some = len(self.index) if among is None else len(among)
         if some <= FEW_ROWS or count >= WIDEST:
             why = "so few pictures need no graph" if some <= FEW_ROWS else "the search asks for so many"
-            note = f"All {some:,} pictures were compared, without the graph: {why}"
+            note = f"All pictures ({some:,}) were compared without the graph: {why}"
             return *self._all(query, among, count), note
         wanted = count
         while True:

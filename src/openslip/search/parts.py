@@ -37,7 +37,10 @@ class Old(NamedTuple):
 
 
 class _Store(NamedTuple):
-    """Embeddings (N, D) of an earlier run, captions with (M, D) if embedded, and the first caption of each record."""
+    """Embeddings (N, D) of an earlier run, and its captions, with embeddings `texts` (M, D) if these were computed.
+
+    firsts: for each record, the row of its first caption in `texts`.
+    """
 
     vectors: np.ndarray
     texts: np.ndarray | None

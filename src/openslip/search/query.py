@@ -380,13 +380,13 @@ def _of_thing(thing: Any, weight: float, paths: bool) -> Term:
 
 def _nothing() -> ConfigError:
     return ConfigError(
-        "There is nothing to search for", fix='Give a text, as in "a red bicycle", or a path of a picture'
+        "There is nothing to search for", fix='Give a text, as in "a red bicycle", or the path of a picture'
     )
 
 
 def _nothing_beside(words: Sequence[str]) -> ConfigError:
     return ConfigError(
-        "A sign needs a term beside it",
+        "A sign needs a term after it",
         got=" ".join(words),
         fix='Write the query like this: 2:dress + ./a.jpg - "long sleeves"',
     )

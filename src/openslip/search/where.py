@@ -234,11 +234,13 @@ def _constant(duckdb: Any, one: Filter, value: Any, kind: str) -> Any:
 
 def _wrong_value(one: Filter, kind: str) -> ConfigError:
     fix = {
-        "in": "Give a list of values",
+        "in": f"Give a list of values of the column's type, {kind}",
         "contains": "Give a text",
     }.get(one.operator, f"Give a value of the column's type, {kind}; for records without one use 'is null'")
     return ConfigError(
-        f"The column {one.column} cannot be compared so", got=f"{one.operator} {one.value!r:.100}", fix=fix
+        f"The column {one.column} cannot be compared in this way",
+        got=f"{one.operator} {one.value!r:.100}",
+        fix=fix,
     )
 
 

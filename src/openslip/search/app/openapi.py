@@ -23,8 +23,8 @@ def described(index: Index, max_upload: int) -> _Json:
             "title": "openslip",
             "version": openslip.__version__,
             "description": f"Search {len(index):,} pictures, embed texts and pictures, and classify pictures. Requests "
-            f"are JSON, or one picture as the body, of at most {megabytes}. Answers are JSON. The answer to a wrong "
-            "request has an `error` that tells the cause and what to do.",
+            f"are JSON, or one picture as the body, of at most {megabytes}. Answers are JSON. The answer to a request "
+            "that fails has an `error` that tells the cause and what to do.",
         },
         "paths": {
             "/search": {"post": _search()},
@@ -197,7 +197,9 @@ def _post(
             "400": _json("Something in the request is wrong.", _ref("Error")),
             "404": _json("There is no such row.", _ref("Error")),
             "413": _json("The request is too large.", _ref("Error")),
-            "415": _json("The body is not a picture that can be used.", _ref("Error")),
+            "415": _json(
+                "A picture of the request cannot be used, or the Content-Type is unknown.", _ref("Error")
+            ),
             "503": _json("The server is busy. Ask again after the seconds in Retry-After.", _ref("Error")),
         },
     }

@@ -203,7 +203,8 @@ def _term(value: Any) -> SentTerm:
             return SentTerm(weight, vector=np.array(vector, dtype=np.float64))
         case found:
             raise ConfigError(
-                "A term needs one of `text`, `image`, `row`, `vector`", got=", ".join(found) or "none of them"
+                "A term must have exactly one of `text`, `image`, `row` and `vector`",
+                got=", ".join(found) or "none of them",
             )
 
 

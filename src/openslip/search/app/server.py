@@ -61,7 +61,7 @@ class Patient(H11Protocol):
         super().resume_writing()
 
     def _expect_reading(self) -> None:
-        """End the connection unless the client reads some of the answer in STUCK seconds; all may take longer."""
+        """End the connection unless the client reads some of the answer in STUCK seconds; all of it may take longer."""
         unread = self.transport.get_write_buffer_size()
 
         def look() -> None:

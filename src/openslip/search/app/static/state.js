@@ -79,7 +79,7 @@ export function picture(id) {
   return stored.get(id);
 }
 
-/** The request that asks the server for the state. */
+/** The request to the server that a state makes. */
 export function request(state, offset, top = PAGE) {
   const terms = state.terms.map(({ kind, value, weight }) =>
     kind === "picture" ? { vector: picture(value).vector, weight } : { [kind]: value, weight },
