@@ -16,6 +16,7 @@ PAGES = [README, *sorted(DOCS.glob("*.md")), *sorted((DOCS / "results").glob("*.
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
 LANGUAGES = {"sh", "python", "toml", "text"}
 NOT_RUN = {
+    "README.md": "trainings of minutes to hours, on data that the page assumes; the tutorials have the same commands",
     "ablations.md": "grids of data that the page assumes; tests/ablation and tests/cli/test_ablate.py run such grids",
     "benchmarks.md": "measurements of minutes to hours on named machines",
     "cheaper.md": "trainings of hours; the recipes are trained by tests/test_recipes.py",
@@ -45,7 +46,7 @@ NOT_RUN = {
 
 
 def test_each_page_is_run_or_says_why_not() -> None:
-    assert {page.name for page in DOCS.glob("*.md")} == NOT_RUN.keys()
+    assert {README.name} | {page.name for page in DOCS.glob("*.md")} == NOT_RUN.keys()
 
 
 @pytest.mark.parametrize(

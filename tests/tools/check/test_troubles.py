@@ -21,7 +21,7 @@ UNKNOWN = "The file is not an image of a known format, or its header is damaged.
         ("The image file is empty (zero bytes).", "an empty file", "again"),
         ("The JPEG is damaged or truncated: a part is missing. libjpeg says so.", "cut off", "again"),
         ("The image cannot be decoded. image file is truncated (3 bytes).", "cut off", "again"),
-        (UNKNOWN + "a web page.", "a web page, not a picture", "A server has sent this"),
+        (UNKNOWN + "a web page.", "a web page, not a picture", "A server sends a page"),
         (UNKNOWN + "a HEIC picture. Convert it.", "a HEIC picture, which is not read", "Convert these"),
         (
             UNKNOWN + "a PNG picture: it is damaged, or of a kind that is not read.",

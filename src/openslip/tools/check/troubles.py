@@ -22,7 +22,7 @@ _RULES = (
     (
         r"looks like (?P<kind>a web page|JSON|XML)",
         "{kind}, not a picture",
-        "A server has sent this in place of a picture: it may want a login, or have lost the picture",
+        "A server sends a page or JSON instead of a picture when it wants a login, or has lost the picture",
     ),
     (r"looks like (?P<kind>a Git LFS pointer)", "{kind}, not the picture itself", "Run `git lfs pull`"),
     (

@@ -147,7 +147,7 @@ def _records(summary: Summary, good: bool, commands: Commands) -> Iterator[Findi
         "Damaged images",
         summary.damaged,
         checked,
-        f"{skipped} {_reason(summary, DAMAGED)} A conversion leaves them out.",
+        f"{skipped} {_reason(summary, DAMAGED)} A conversion leaves damaged images out.",
         (commands.convert(),),
     )
     yield Finding(
