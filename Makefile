@@ -48,9 +48,10 @@ fmt: $(STAMP)                 ## format the code, and repair what ruff can repai
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-lint: $(STAMP)                ## check style and format
+lint: $(STAMP)                ## check style and format, and the Containerfile
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/hadolint Containerfile
 
 types: $(STAMP)               ## check types
 	$(BIN)/pyrefly check
