@@ -80,7 +80,7 @@ SMALL_DATA = Config(
 def _fast(config: Config, name: str) -> Config:
     """Return a recipe of cheaper steps: self-supervised views of 5/8 the side, half of the image view's tokens dropped.
 
-    docs/cheaper.md measures the cost of such a step, how much of SLIP's lead remains, and other ways to save cost.
+    docs/cheaper.md measures the cost of such a step, its quality beside SLIP's, and other ways to save cost.
     """
     views, patch = config.views, config.model.image.patch
     low, high = views.ssl.blur_sigma  # in pixels of the view
