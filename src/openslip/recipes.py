@@ -111,7 +111,7 @@ SCENES_TINY = replace(
         every_epochs=0,
         tasks=(
             "zeroshot:scenes:test:1000",
-            "zeroshot:scenes:heldout:1000",
+            "zeroshot:scenes:heldout:4000",
             "linear:scenes:test:1000",
             "knn:scenes:test:1000",
         ),
