@@ -52,8 +52,10 @@ def test_answers_say_what_was_said_of_each_sample() -> None:
 def test_samples_are_told_apart_where_their_pictures_are_known() -> None:
     digests = tuple(bytes([i]) * 16 for i in range(3))
     numbers = Samples(np.arange(3), digests, ("a", "b")).numbers("aba")
+    assert numbers is not None
     assert len({*numbers.tolist()}) == 3
     moved = Samples(np.arange(3), digests[::-1], ("a", "b")).numbers("aba")
+    assert moved is not None
     assert moved.tolist() == numbers.tolist()[::-1]
     for unknown in ((), (*digests[:2], b"")):
         assert Samples(np.arange(3), unknown, ("a", "b")).numbers("aba") is None
@@ -95,11 +97,12 @@ def test_the_papers_metric_comes_first() -> None:
     both = found["top1_top5"]
     assert both.value == pytest.approx((found["top1"].value + found["top5"].value) / 2)
     assert both.low < both.value < both.high
+    assert both.outcomes is not None
     assert both.outcomes.value() == both.value
-    assert (
-        found["top1_top5"].outcomes.values.tolist()
-        == ((found["top1"].outcomes.values + found["top5"].outcomes.values.astype(float)) / 2).tolist()
-    )
+    top1, top5 = found["top1"].outcomes, found["top5"].outcomes
+    assert top1 is not None
+    assert top5 is not None
+    assert both.outcomes.values.tolist() == ((top1.values + top5.values.astype(float)) / 2).tolist()
     assert classification("x", scores, labels, first="nothing")[0].metric == "top1"
 
 
@@ -113,6 +116,7 @@ def test_roc_auc_of_two_classes_has_delongs_interval() -> None:
     assert (auc.metric, top1.metric) == ("roc_auc", "top1")
     assert auc.value == pytest.approx(roc_auc_score(labels, scores[:, 1] - scores[:, 0]))
     assert (auc.low, auc.high) == pytest.approx(roc_auc_interval(scores[:, 1] - scores[:, 0], labels))
+    assert auc.outcomes is not None
     assert auc.outcomes.value() == auc.value
     # Of one class alone there is none, and the other numbers are there.
     assert classification("x", scores, np.zeros(80, int), first="roc_auc")[0].metric == "top1"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -253,6 +254,7 @@ def test_results_of_other_settings_are_not_compared() -> None:
     assert compare([one], [replace(one, value=0.6, checkpoint="step-00000002")])[0].value == pytest.approx(
         0.1
     )
+    changed: dict[str, Any]
     for changed in (
         {"settings": ""},
         {"data": "/b"},
@@ -284,6 +286,7 @@ def test_what_protocols_measure_is_paired(tmp_path) -> None:
     assert not any(one.unpaired for one in found)
     for one in found:
         outcomes = one.after.outcomes
+        assert outcomes is not None
         assert outcomes.value() == one.after.value
         assert len(outcomes.values) == one.after.count
     told = {f"{one.after.task}/{one.after.metric}": one.verdict for one in found}
@@ -393,6 +396,7 @@ def test_samples_are_found_in_whatever_order_they_lie(statistic) -> None:
         (unknown, "which samples are the same"),
     ):
         assert why in difference(replace(other, outcomes=changed), pair[1]).unpaired
+    assert pair[0].outcomes is not None
     in_order = replace(pair[0], outcomes=replace(pair[0].outcomes, samples=None))
     assert not difference(in_order, pair[1]).unpaired
 
@@ -401,7 +405,9 @@ def test_captioned_pictures_are_found_in_whatever_order_they_lie() -> None:
     """What the protocol says of its queries: pictures by their bytes, captions with their pictures."""
     rng = np.random.default_rng(2)
     colors = [["red", "green", "blue"][k] for k in rng.integers(0, 3, 24)]
-    records = [(png(picture(c, rng)), (f"a {c} thing", f"{c} {k // 2}")) for k, c in enumerate(colors)]
+    records: list[tuple[bytes | np.ndarray, tuple[str, ...]]] = [
+        (png(picture(c, rng)), (f"a {c} thing", f"{c} {k // 2}")) for k, c in enumerate(colors)
+    ]
 
     class Blind(ColorEncoder):
         def encode_text(self, texts, *, normalize=True):
@@ -410,6 +416,7 @@ def test_captioned_pictures_are_found_in_whatever_order_they_lie() -> None:
     turned = [records[k] for k in rng.permutation(24)]
     task = "retrieval:given"
     before = Retrieval(Captioned(records), task=task).evaluate(Blind())
+    expected = []
     for source in (records, turned):
         after = Retrieval(Captioned(source), task=task).evaluate(ColorEncoder())
         found = [(one.value, one.low, one.high, one.unpaired) for one in compare(before, after)]
@@ -630,6 +637,7 @@ def test_the_table_has_spreads_over_seeds() -> None:
     one = difference_of_seeds(seeds_of(before), seeds_of(after))
     shown = table([one], ("clip", "slip"))
     assert "clip" in shown
+    assert one.spreads[0] is not None
     assert f"{100 * one.before.value:.1f}% ± {100 * one.spreads[0]:.1f}" in shown
 
 

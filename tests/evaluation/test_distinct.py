@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from openslip.evaluation import Result, suite
 
 
-def result(task: str = "knn:birds", metric: str = "top1", **facts: str) -> Result:
+def result(task: str = "knn:birds", metric: str = "top1", **facts: Any) -> Result:
     return Result(task, metric, 0.5, 10, 0.2, 0.8, **facts)
 
 

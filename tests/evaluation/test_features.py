@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_nothing_readable_and_not_finite_are_errors(images):
         features.extract(ColorEncoder(), [b"", b"1"])
     with pytest.raises(EvaluationError, match="None of the 0 images"):
         features.extract(ColorEncoder(), [])
-    broken = ColorEncoder()
+    broken: Any = ColorEncoder()
     broken.image_features = lambda pixels, **_: (pixels.flatten(1) * torch.nan).numpy()
     with pytest.raises(EvaluationError, match="not finite"):
         features.extract(broken, images)
@@ -83,6 +84,8 @@ def test_labels_follow_the_images_that_were_kept(tmp_path):
 class Dropping(ColorEncoder):
     """Its model draws at random while it is in training mode, and a part of it is always in evaluation mode."""
 
+    model: Any
+
     def __init__(self):
         super().__init__()
         self.model = torch.nn.Sequential(
@@ -90,8 +93,8 @@ class Dropping(ColorEncoder):
         )
         self.model.text_tower = torch.nn.Identity().eval()
 
-    def project(self, features):
-        return self.model(super().project(features))
+    def project(self, features, *, normalize=True):
+        return self.model(super().project(features, normalize=normalize))
 
     def encode_text(self, texts, *, normalize=True):
         return self.model(super().encode_text(texts, normalize=normalize))
@@ -103,9 +106,9 @@ def test_a_model_in_training_mode_is_measured_in_evaluation_mode_and_left_as_it_
     modes = [module.training for module in encoder.model.modules()]
     with torch.no_grad():
         first, second = (features.extract(encoder, images, "embeddings", 5).values for _ in range(2))
-        texts = [features.encode_texts(encoder, ["red", "blue"]) for _ in range(2)]
+        text, again = (features.encode_texts(encoder, ["red", "blue"]) for _ in range(2))
     assert np.array_equal(first, second)
-    assert np.array_equal(*texts)
+    assert np.array_equal(text, again)
     assert [module.training for module in encoder.model.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in encoder.model.state_dict().items())
 

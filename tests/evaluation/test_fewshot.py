@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -47,10 +49,8 @@ def test_equals_a_probe_of_scikit_learn_on_the_drawn_pictures(tmp_path):
         for draw in range(3):
             rows = np.flatnonzero(drawn(train.labels, features["train"].digests, 0, draw) < shots)
             x, y = features["train"].values[rows].astype(np.float64), train.labels[rows]
-            middle, scale = (
-                x.mean(axis=0),
-                StandardScaler().fit((x - x.mean(axis=0)).reshape(-1, 1)).scale_[0],
-            )
+            scaler: Any = StandardScaler().fit((x - x.mean(axis=0)).reshape(-1, 1))
+            middle, scale = x.mean(axis=0), scaler.scale_[0]
             twin = LogisticRegression(C=1 / (task.penalty * len(rows)), tol=1e-8, max_iter=10_000)
             twin.fit((x - middle) / scale, y)
             accuracies.append(twin.score((features["test"].values - middle) / scale, test.labels))
@@ -72,6 +72,7 @@ def test_results_go_from_many_shots_to_few_with_intervals_and_outcomes(tmp_path)
         assert result.count == (5 if "spread" in result.metric else 10)
         if result.outcomes is not None:
             assert result.outcomes.value() == pytest.approx(result.value)
+    assert isinstance(task, FewShot)
     lines = task.lines()
     assert any("2 of 3 classes have fewer than 4 training images" in line for line in lines)
     assert any("blue, green" in line for line in lines)

@@ -292,14 +292,14 @@ def test_one_class_is_refused(encoder, pictures):
 
 def test_splits_that_do_not_fit_are_refused(pictures):
     train, test = (load_labelled(str(pictures), split) for split in ("train", "test"))
-    for change, message in (
-        (lambda l: {"class_names": ("red", "green", "violet")}, "different classes"),
-        (lambda l: {"labels": l.labels[:-1]}, "one label for each image"),
-        (lambda l: {"labels": l.labels + 1}, "without a class name"),
-        (lambda l: {"labels": l.labels[:0], "images": ()}, "no images"),
+    for changed, message in (
+        (dataclasses.replace(test, class_names=("red", "green", "violet")), "different classes"),
+        (dataclasses.replace(test, labels=test.labels[:-1]), "one label for each image"),
+        (dataclasses.replace(test, labels=test.labels + 1), "without a class name"),
+        (dataclasses.replace(test, labels=test.labels[:0], images=()), "no images"),
     ):
         with pytest.raises(DataError, match=message):
-            run.check(train, dataclasses.replace(test, **change(test)))
+            run.check(train, changed)
 
 
 def test_divergence_is_an_error_and_the_state_before_it_is_kept(encoder, pictures, tmp_path, monkeypatch):

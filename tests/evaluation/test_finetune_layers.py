@@ -6,6 +6,7 @@ import dataclasses
 import math
 import random
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,7 @@ def test_the_small_data_recipe_is_valid_for_any_data(images, width):
 def test_unknown_preset_and_senseless_values_are_refused():
     with pytest.raises(ConfigError, match="Did you mean 'paper'"):
         recipe_for(384, 1000, "papr")  # type: ignore[arg-type]
+    change: dict[str, Any]
     for change in ({"batch": 9}, {"mix_group": 0}, {"epochs": 0}, {"layer_decay": 1.5}, {"lr": -1.0}):
         with pytest.raises(ConfigError, match=next(iter(change))):
             dataclasses.replace(RECIPE, **change)

@@ -121,7 +121,7 @@ def test_all_numbers_are_there_and_their_outcomes_give_them(source):
 
 def test_a_model_that_maps_everything_to_one_point(source):
     class Collapsed(ColorEncoder):
-        def project(self, features):
+        def project(self, features, *, normalize=True):
             return features.new_tensor([[1.0, 0.0]]).expand(len(features), 2)
 
         def encode_text(self, texts, *, normalize=True):

@@ -119,6 +119,7 @@ def test_other_preprocessing_is_another_model(tmp_path) -> None:
     torch.manual_seed(0)
     encoder = openslip.create(make_tiny_config())
     place = kept_probe.save(tmp_path / "x", "linear:x", encoder, Origin("x"), make_probe(16), ABOUT)
+    assert place is not None
     views = replace(encoder.config.views, mean=(0.1, 0.2, 0.3))
     with pytest.raises(CheckpointError, match=r"preprocess .*0\.1"):
         kept_probe.read(place).check(openslip.Encoder(encoder.model, replace(encoder.config, views=views)))
@@ -135,6 +136,7 @@ def test_where_nothing_can_be_written_it_is_said(tmp_path, caplog) -> None:
 def test_damaged_and_missing(tmp_path) -> None:
     encoder = openslip.create(make_tiny_config())
     place = kept_probe.save(tmp_path / "x", "linear:x", encoder, Origin("x"), make_probe(16), ABOUT)
+    assert place is not None
     file = place / kept_probe.FILE
     content = file.read_bytes()
     tensors = {

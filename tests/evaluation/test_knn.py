@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,6 +75,7 @@ def test_who_gets_no_vote_is_not_among_the_best_five(tmp_path):
 
 def test_settings_that_make_no_sense_are_refused(tmp_path):
     spec = str(color_folder(tmp_path / "colors", {"red": 2, "green": 2}))
+    wrong: dict[str, Any]
     for wrong in ({"k": 0}, {"temperature": -1.0}, {"temperature": float("nan")}):
         with pytest.raises(ConfigError, match="at least 1"):
             knn.Knn(spec, **wrong).check()

@@ -46,6 +46,7 @@ def test_gradient_of_the_closure_is_autograds(monkeypatch):
     weight, bias = linear.fit(x, y, 4, 0.1, start=start, max_iterations=1)
     step = torch.cat([weight - start[0], (bias - start[1])[:, None]], dim=1)
     gradient = theta.grad
+    assert gradient is not None
     cosine = -(step * gradient).sum() / (step.norm() * gradient.norm())
     assert float(cosine) == pytest.approx(1.0, abs=1e-9)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def by_hand(encoder, spec: str) -> tuple[torch.Tensor, torch.Tensor]:
         return layer.weight.detach(), layer(tower(images))
 
 
-def _open(image: bytes):
+def _open(image: Any):
     import io
 
     return io.BytesIO(image)
@@ -129,7 +130,8 @@ def test_the_paper_s_values_and_no_other_augmentation(data):
     loader = train_loader(
         load_labelled(str(data), "train"), recipe, views, batch=8, seed=0, epochs=range(1), workers=0
     )
-    names = [type(step).__name__ for step in loader.dataset.transform.transforms]
+    dataset: Any = loader.dataset
+    names = [type(step).__name__ for step in dataset.transform.transforms]
     assert [name.lstrip("Maybe") for name in names] == [
         "RandomResizedCropAndInterpolation", "RandomHorizontalFlip", "ToTensor", "Normalize",
     ]  # fmt: skip

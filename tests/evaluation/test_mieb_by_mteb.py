@@ -1,6 +1,7 @@
 """Tasks of our own in mteb's classes, on made pictures, through mteb's own evaluators."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,12 @@ from evaluation_fakes import COLORS, ColorEncoder, ColorPreprocess, picture
 pytest.importorskip("mteb")
 
 import datasets
-import mteb
-from mteb.abstasks import AbsTaskClassification, AbsTaskRetrieval, AbsTaskZeroShotClassification
+import mteb  # pyrefly: ignore[missing-import]
+from mteb.abstasks import (  # pyrefly: ignore[missing-import]
+    AbsTaskClassification,
+    AbsTaskRetrieval,
+    AbsTaskZeroShotClassification,
+)
 
 from openslip.errors import ConfigError, DataError, EvaluationError
 from openslip.evaluation import suite
@@ -79,7 +84,8 @@ class Colors(AbsTaskZeroShotClassification):
     labels = [1, 2, 3] + [3] + [0, 1, 2, 3] * 2
 
     def load_data(self, *args, **kwargs):
-        table = split(self.seen).remove_columns("label").add_column("label", self.labels)
+        pictures: Any = split(self.seen).remove_columns("label")
+        table = pictures.add_column("label", self.labels)
         self.dataset, self.data_loaded = datasets.DatasetDict({"test": table}), True
 
     def get_candidate_labels(self):

@@ -43,7 +43,9 @@ def test_zeroshot(spec):
     found = {result.metric: result for result in evaluator.evaluate(ColorEncoder())}
     assert list(found) == ["mean_average_precision", "roc_auc"]
     first = found["mean_average_precision"]
+    assert first.outcomes is not None
     scores, labels = first.outcomes.values, first.outcomes.classes
+    assert labels is not None
     assert first.count == 16
     assert first.value == pytest.approx(average_precision_score(labels, scores, average="macro"))
     assert found["roc_auc"].value == pytest.approx(roc_auc_score(labels, scores, average="macro"))
@@ -134,8 +136,8 @@ def test_training_pictures_that_all_have_a_label_are_refused(tmp_path):
 
 def test_models_are_compared_by_picture(spec):
     class Worse(ColorEncoder):
-        def project(self, features):
-            found = super().project(features)
+        def project(self, features, *, normalize=True):
+            found = super().project(features, normalize=normalize)
             return found + torch.linspace(-0.7, 0.7, len(found))[:, None]
 
     before, after = (ZeroShot(spec).evaluate(encoder())[0] for encoder in (Worse, ColorEncoder))
@@ -173,8 +175,13 @@ def test_outcomes_are_kept_with_the_results(tmp_path, spec):
     )
     assert not troubles
     for one, other in zip(found, read):
-        assert other.outcomes.value() == pytest.approx(one.value)
-        assert np.array_equal(other.outcomes.classes, one.outcomes.classes)
+        made, kept = one.outcomes, other.outcomes
+        assert made is not None
+        assert kept is not None
+        assert kept.value() == pytest.approx(one.value)
+        assert made.classes is not None
+        assert kept.classes is not None
+        assert np.array_equal(kept.classes, made.classes)
 
 
 def test_the_interval_of_average_precision_is_around_what_other_samples_give(monkeypatch):

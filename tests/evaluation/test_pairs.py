@@ -67,6 +67,7 @@ def test_winoground_as_the_hub_has_it(tmp_path, pictures, layout):
     write(tmp_path / "winoground" / layout, winoground(pictures), pictures)
     task = parse_task(f"pairs:{tmp_path / 'winoground'}")
     assert task.name == "pairs:winoground"
+    assert isinstance(task, Pairs)
     task.check()
     assert "3 examples of two pictures and two captions (Object 2, Relation 1)" in task.lines()[0]
     results = task.evaluate(ColorEncoder())
@@ -128,9 +129,12 @@ def test_sugarcrepe_with_its_categories(sugarcrepe, tmp_path):
     )
     assert [result.count for result in results] == [3, 3, 2, 1]
     assert all(result.low <= result.value <= result.high for result in results)
-    assert results[0].outcomes.value() == results[0].value
+    outcomes = results[0].outcomes
+    assert outcomes is not None
+    assert outcomes.value() == results[0].value
     # the picture of two examples is one group
-    assert len(set(results[0].outcomes.groups.tolist())) == 2
+    assert outcomes.groups is not None
+    assert len(set(outcomes.groups.tolist())) == 2
 
 
 def test_one_file_of_sugarcrepe_and_pictures_that_are_not_there(sugarcrepe, tmp_path):
@@ -158,6 +162,8 @@ def test_results_hang_on_no_order_and_no_batch(sugarcrepe, tmp_path):
         file.write_text(json.dumps(dict(reversed(entries.items()))))
     again = Pairs(str(sugarcrepe), image_root=root, batch_size=1).evaluate(ColorEncoder())
     assert again == results
+    assert again[0].outcomes is not None
+    assert results[0].outcomes is not None
     assert np.array_equal(again[0].outcomes.values, results[0].outcomes.values)
 
 

@@ -6,6 +6,7 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ BIRDS = Result(
     "step-00000004",
     "12ab",
 )
-OTHERS = {
+OTHERS: dict[str, Any] = {
     "task": "knn:birds",
     "metric": "top5",
     "data": "/other/birds",

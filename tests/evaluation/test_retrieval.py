@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -110,7 +112,7 @@ def test_records_of_one_picture_are_one_image(pictures):
 
 def test_a_collapsed_model_finds_nothing(pictures):
     class Collapsed(ColorEncoder):
-        def project(self, features):
+        def project(self, features, *, normalize=True):
             return features.new_tensor([[1.0, 0.0]]).expand(len(features), 2)
 
         def encode_text(self, texts, *, normalize=True):
@@ -174,7 +176,7 @@ def test_names():
 
 def test_folds_are_measured_each_for_itself(pictures):
     rng = np.random.default_rng(1)
-    records = [
+    records: list[tuple[bytes | np.ndarray, tuple[str, ...]]] = [
         (png(picture(color, rng)), (f"{color} {i}", f"some {color}", "never counted"))
         for i, color in enumerate(["red", "green", "red", "blue", "green", "green"])
     ]
@@ -191,6 +193,7 @@ def test_folds_are_measured_each_for_itself(pictures):
         assert result.count == sum(part[number].count for part in parts)
         assert result.settings == "captions=2, folds=3"
     assert Retrieval(Captioned(records), folds=1).evaluate(ColorEncoder())[0].count == 6
+    wrong: dict[str, Any]
     for wrong in ({"folds": 7}, {"folds": 0}, {"captions": -1}):
         with pytest.raises(ConfigError):
             Retrieval(Captioned(records), **wrong).check()

@@ -69,6 +69,7 @@ def test_results_are_of_all_pictures_with_intervals_that_pair():
     for result in (*one, *other):
         assert result.count == 30
         assert result.low < result.value < result.high
+        assert result.outcomes is not None
         assert result.outcomes.value() == result.value
     differences = compare.compare(one, other)
     assert [d.verdict for d in differences] == ["better", "better"]
@@ -117,6 +118,8 @@ def test_the_loss_is_the_cross_entropy_of_the_upsampled_logits():
     x = (features - flat.mean(0)) / flat.std(0, correction=0)
     logits = F.interpolate((x @ weight + bias).permute(0, 3, 1, 2), (6, 6), mode="bilinear")
     F.cross_entropy(logits, masks.long(), ignore_index=IGNORED).backward()
+    assert weight.grad is not None
+    assert bias.grad is not None
     torch.testing.assert_close(layer.weight, -0.1 * weight.grad.sign(), rtol=1e-3, atol=1e-4)
     stepped = bias * (1 - 0.1 * segmentation.WEIGHT_DECAY) - 0.1 * bias.grad.sign()
     torch.testing.assert_close(layer.bias, stepped.detach(), rtol=1e-3, atol=1e-4)
@@ -151,11 +154,13 @@ def encoder() -> Encoder:
 
 def test_linear_segmentation_of_a_folder(colours, encoder):
     task = parse_task(f"segmentation:{colours}", steps=200, learning_rate=0.05)
+    assert isinstance(task, Segmentation)
     task.check()
     assert "masks of 3 classes (background, red, blue), 10 train, 7 test" in task.lines()[0]
     found = task.evaluate(encoder)
     assert found[0].metric == "mean_iou"
     assert found[0].value > 0.6  # an untrained tower still tells colours apart
+    assert found[0].outcomes is not None
     assert found[0].outcomes.values.shape == (7, 2, 3)
     assert (found[0].split, found[0].count, found[0].settings) == ("test", 7, "steps=200, learning_rate=0.05")
 
@@ -166,6 +171,8 @@ def test_batches_and_names_of_files_change_nothing(colours, encoder):
 
     found = measured(32)
     again = measured(3)
+    assert found[0].outcomes is not None
+    assert again[0].outcomes is not None
     assert np.array_equal(found[0].outcomes.values, again[0].outcomes.values)
     assert found == again
     zeroshot = ZeroShotSegmentation(str(colours)).evaluate(encoder)
@@ -194,6 +201,7 @@ def test_what_cannot_be_read_is_skipped_and_counted(colours, encoder, caplog):
 def test_zero_shot_is_the_nearest_class_and_background_does_not_count(colours, encoder, monkeypatch):
     """With patches that are embedded as the class of their colour, every thing is found."""
     task = parse_task(f"zeroshot-segmentation:{colours}", templates=("a {} thing.",))
+    assert isinstance(task, ZeroShotSegmentation)
     task.check()
     assert any("pixels of background do not count" in line for line in task.lines())
     asked = []
@@ -212,6 +220,7 @@ def test_zero_shot_is_the_nearest_class_and_background_does_not_count(colours, e
     found = task.evaluate(encoder)
     assert asked == [(("red",), ("blue",)), ("a {} thing.",)]
     assert found[0].prompts == "a {} thing."
+    assert found[0].outcomes is not None
     values = found[0].outcomes.values
     assert values.shape == (7, 2, 2)
     # the boundary between red and blue runs through the middle of upsampled patches

@@ -68,6 +68,7 @@ def test_the_classifier_of_a_real_tower_equals_one_text_at_a_time_padded_to_the_
     encoder = create("scenes-tiny")
     names, templates = ["cat", "old barn owl", "dog"], ["{}", "a photo of a {}, which is big.", "the {}"]
     tower, projection = encoder.model.text_tower, encoder.model.text_projection
+    assert tower is not None
     context, rows = tower.context, []
     for name in names:
         tokens = torch.zeros(len(templates), context, dtype=torch.int64)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,11 +81,12 @@ class Plain:
 def test_a_plain_class_is_trained_on_like_ours(tmp_path, tiny_config) -> None:
     config = replace(tiny_config, training=replace(tiny_config.training, epochs=1))
     config = replace(config, data=replace(config.data, workers=1))
-    plain = openslip.train(config, Plain(), tmp_path / "plain", ssl=Plain(), console=QUIET)
+    kind: Any = Plain
+    plain = openslip.train(config, kind(), tmp_path / "plain", ssl=kind(), console=QUIET)
     ours = openslip.train(config, ToySource(), tmp_path / "ours", ssl=ToySource(), console=QUIET)
     assert same(weights(plain), weights(ours))
     assert (plain.path / "counts.json").read_text() == (ours.path / "counts.json").read_text()
-    again = openslip.train(config, ToySource(), plain.path, ssl=Plain(), resume=True, console=QUIET)
+    again = openslip.train(config, ToySource(), plain.path, ssl=kind(), resume=True, console=QUIET)
     assert again.path == plain.path  # it knows them as the same data
 
 
@@ -102,10 +104,10 @@ class Column(dict):
             r"This is no configuration. Got: .dict: .*openslip.recipes.get",
         ),
         (
-            {"config": Config(training=TrainingConfig(batch="8"))},
+            {"config": Config(training=TrainingConfig(batch="8"))},  # pyrefly: ignore[bad-argument-type]
             "'training.batch' takes a value of type int",
         ),
-        ({"config": Config(views=None)}, "'views' is a section"),
+        ({"config": Config(views=None)}, "'views' is a section"),  # pyrefly: ignore[bad-argument-type]
         ({"config": None}, "This is no configuration. Got: 'NoneType: None"),
         (
             {"source": ["a.tar", "b.csv"]},
@@ -137,7 +139,7 @@ def test_what_is_no_result_is_told_when_the_weights_are_saved(tmp_path, toy_sour
         config,
         toy_source,
         tmp_path,
-        evaluate=lambda _: (FakeResult(v) for v in (0.5,)),
+        evaluate=lambda _: (FakeResult(v) for v in (0.5,)),  # pyrefly: ignore[bad-argument-type]
         resume=True,
         console=QUIET,
     )
@@ -149,8 +151,9 @@ def test_what_training_imports_of_evaluation_needs_no_torch() -> None:
     names = set()
     for path in (Path(openslip.__file__).parent / "training").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("openslip.evaluation"):
-                names.add(node.module)
+            module = isinstance(node, ast.ImportFrom) and node.module
+            if module and module.startswith("openslip.evaluation"):
+                names.add(module)
     code = f"import sys; import {', '.join(sorted(names))}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -247,4 +250,5 @@ def test_a_start_goes_by_its_name(tmp_path, toy_source, tiny_config) -> None:
     assert not run.fresh()
     assert not same(weights(first), weights(run))
     with pytest.raises(ConfigError, match="`init` is neither.*Encoder.*Give what `openslip.load` takes"):
+        # pyrefly: ignore[bad-argument-type]
         openslip.train(tiny_config, toy_source, tmp_path / "x", init=openslip.load(tmp_path / "first"))

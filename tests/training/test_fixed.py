@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -58,6 +59,7 @@ class Follow(Objective):
 
     def __init__(self, config, dims: Dims) -> None:
         super().__init__(config, dims)
+        assert dims.fixed is not None
         self.head = torch.nn.Linear(dims.embed_dim, dims.fixed.embed_dim)
 
     @classmethod
@@ -94,7 +96,7 @@ def loss_of(*kinds: type[Objective]) -> Loss:
     return Loss(tuple(Term(1.0, kind.name, kind, kind.Config()) for kind in kinds))
 
 
-def fixed_of(config: Config, *kinds: type[Objective], **changed: object) -> FixedModels:
+def fixed_of(config: Config, *kinds: type[Objective], **changed: Any) -> FixedModels:
     """Return the fixed models of a loss of these objectives; `changed`: what is other in the model's configuration."""
 
     def read(spec: str):
@@ -191,8 +193,8 @@ def test_towers_that_nobody_needs_are_not_kept(tiny_config) -> None:
 
 
 def run(config: Config, folder, kind: type[Objective] = Follow, **options):
-    options = {"objective": kind, "console": QUIET} | options
-    return openslip.train(config, ToySource(), folder, **options)
+    given: dict[str, Any] = {"objective": kind, "console": QUIET}
+    return openslip.train(config, ToySource(), folder, **(given | options))
 
 
 def following(config: Config, teacher: str) -> Config:
@@ -260,11 +262,12 @@ def test_the_same_weights_computed_otherwise_are_another_model(config, tmp_path)
     config = following(config, save_toy_model(folder))
     done = run(config, tmp_path / "run")
     settings = toml.load(folder / "config.toml")
-    for changes, same_one in (
+    cases: list[tuple[dict[str, Any], bool]] = [
         ({"activation": "quick_gelu"}, False),
         ({"heads": 1}, False),
         ({"drop_path": 0.1}, True),
-    ):
+    ]
+    for changes, same_one in cases:
         image = replace(settings.model.image, **changes)
         other = replace(settings, model=replace(settings.model, image=image))
         (folder / "config.toml").write_text(toml.dumps(other))
@@ -283,7 +286,7 @@ def test_a_run_goes_on_with_a_model_that_has_moved(tmp_path, objective) -> None:
         CheckpointError, match=f"The model that {objective} .* name it with --objective.{objective}.teacher"
     ):
         openslip.train(config, ToySource(), done.path, resume=True, console=QUIET)
-    options = {objective: config.objective.options[objective] | {"teacher": str(tmp_path / "elsewhere")}}
+    options = {objective: {**config.objective.options[objective], "teacher": str(tmp_path / "elsewhere")}}
     moved = replace(config, objective=replace(config.objective, options=options))
     openslip.train(moved, ToySource(), done.path, resume=True, console=QUIET)
     _, texts = read_header(done.checkpoints / "step-00000008" / "model.safetensors")

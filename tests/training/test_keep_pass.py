@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +82,8 @@ def computed_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(self: keep_pass.Pass) -> kept_features.KeptFeatures:
         found = original(self)
         online = replace(found.kept, undrawn=frozenset(), records={}, views=found.kept.views - {TEXT})
-        return kept_features.KeptFeatures(dict.fromkeys(found.arrays), online)
+        nothing: Any = dict.fromkeys(found.arrays)
+        return kept_features.KeptFeatures(nothing, online)
 
     def inputs(self: trainer.Trainer, batch: Batch) -> Inputs:
         arrays, self.kept.arrays = self.kept.arrays, {}
@@ -312,6 +314,7 @@ class Fickle(ToySource):
 
     def __getitem__(self, index: int) -> Record:
         record = super().__getitem__(index)
+        assert isinstance(record.image, np.ndarray)
         noise = np.random.default_rng().integers(0, 256, record.image.shape, dtype=np.uint8)
         return replace(record, image=noise)
 

@@ -16,11 +16,18 @@ import openslip
 from openslip.evaluation import Result
 from openslip.training import state
 from openslip.training.saving import checkpoint
-from openslip.training.saving.run import read_lines
+from openslip.training.saving.run import RunFolder, read_lines
 from openslip.training.signals import Interrupted
 from openslip.training.train import train
 from toys import make_tiny_config
-from training.runs import QUIET, FakeResult, Killed, interrupt_after, same, weights
+from training.runs import QUIET, FakeResult, Killed, fail, interrupt_after, same, weights
+
+
+def best(run: RunFolder) -> str:
+    """Return the name of a run's best checkpoint."""
+    found = checkpoint.best(checkpoint.list_checkpoints(run.checkpoints))
+    assert found is not None
+    return found.name
 
 
 def test_evaluations_are_logged_and_pick_the_best(tmp_path, toy_source) -> None:
@@ -35,7 +42,7 @@ def test_evaluations_are_logged_and_pick_the_best(tmp_path, toy_source) -> None:
         (16, 0.9),
         (24, 0.4),
     ]
-    assert checkpoint.best(checkpoint.list_checkpoints(run.checkpoints)).name == "step-00000016"
+    assert best(run) == "step-00000016"
     assert json.loads((run.path / "results.json").read_text()) == [FakeResult(0.4).to_dict()]
 
 
@@ -47,7 +54,7 @@ def test_the_best_is_picked_by_a_metric_of_which_more_is_better(tmp_path, toy_so
         return [Result("geometry:x", "alignment", -value, 3, 0, 1), Result("knn:x", "top1", value, 3, 0, 1)]
 
     run = train(make_tiny_config(epochs=3), toy_source, tmp_path / "run", evaluate=measure, console=QUIET)
-    assert checkpoint.best(checkpoint.list_checkpoints(run.checkpoints)).name == "step-00000016"
+    assert best(run) == "step-00000016"
 
 
 @pytest.mark.parametrize("name", ["vit", "test_resnet"])
@@ -95,7 +102,7 @@ def test_a_step_is_safe_before_it_is_measured(tmp_path, toy_source, tiny_config)
     checkpoints, seen = tmp_path / "run" / "checkpoints", []
 
     def measure(_):
-        newest = checkpoint.newest_good(checkpoints, pytest.fail)
+        newest = checkpoint.newest_good(checkpoints, fail)
         seen.append(newest and (newest.name, checkpoint.read_state(newest)["score"]))
         if len(seen) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -147,7 +154,7 @@ def test_a_run_killed_about_an_evaluation_has_it_once(
     lines = [line for line in read_lines(run.path / "metrics.jsonl") if "evaluation" in line]
     assert [(line["step"], line["evaluation"]["fake/score"]) for line in lines] == [(8, 0.5), (16, 1.0)]
     assert len(measured) == 2 + (when != "before")
-    assert checkpoint.best(checkpoint.list_checkpoints(run.checkpoints)).name == "step-00000016"
+    assert best(run) == "step-00000016"
 
 
 @dataclass(frozen=True)

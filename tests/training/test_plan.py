@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def test_of_what_is_spread_a_share_counts() -> None:
     spread = sum(p.numel() for tower in model.model.towers for p in tower.parameters() if p.ndim > 1)
     whole = 16 * sum(p.numel() for p in model.parameters())
 
-    def weights(**training: object) -> int:
+    def weights(**training: Any) -> int:
         plan = replace(plan_of(config, 64), processes=4)
         options = replace(config.training, **training)
         return state_bytes(replace(plan, config=replace(config, training=options)), model)
@@ -44,12 +45,13 @@ def test_of_what_is_spread_a_share_counts() -> None:
 @pytest.mark.parametrize("name", ["workers", "prefetch"])
 def test_what_the_loader_would_refuse_is_refused_at_once(name: str) -> None:
     config = make_tiny_config()
-    assert plan_of(replace(config, data=replace(config.data, **{name: -1})), 64)
+    least: dict[str, Any] = {name: -1}
+    assert plan_of(replace(config, data=replace(config.data, **least)), 64)
     with pytest.raises(ConfigError, match=f"--data.{name} must be at least 0.* -2"):
-        plan_of(replace(config, data=replace(config.data, **{name: -2})), 64)
+        plan_of(replace(config, data=replace(config.data, **(least | {name: -2}))), 64)
 
 
-def cheap(**objective: object) -> Config:
+def cheap(**objective: Any) -> Config:
     config = make_tiny_config(batch=16)
     ssl = replace(config.views.ssl, size=8, drop_tokens=0.5)
     return replace(
@@ -144,7 +146,7 @@ def test_what_is_kept_of_every_record_is_said(tmp_path, toy_source) -> None:
     assert "of each of" not in told_memory(tmp_path, toy_source)
 
 
-def told_memory(tmp_path, source, **data: object) -> str:
+def told_memory(tmp_path, source, **data: Any) -> str:
     config = make_tiny_config(batch=16)
     config = replace(config, data=replace(config.data, **data))
     return describe(plan_of(config, 64), make_student(config, torch.float32), tmp_path, Data(source))
@@ -249,6 +251,7 @@ def test_what_is_frozen_is_told(tmp_path, toy_source) -> None:
     config = tuned(with_loss(make_tiny_config(batch=16), "clip"), image="1", text="all")
     student = make_student(config, torch.float32)
     learning = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    assert student.model.text_tower is not None
     text = sum(p.numel() for p in student.model.text_tower.parameters())
     told = describe(plan_of(config, 64), student, tmp_path, Data(toy_source), fresh=())
     assert f"  model      {learning:,} parameters are trained (image_tower " in told
@@ -295,6 +298,7 @@ def test_adapters_are_told(tmp_path, toy_source) -> None:
 
 def test_what_is_frozen_takes_its_weights_alone() -> None:
     config = with_loss(make_tiny_config(batch=16), "clip")
+    tuning: dict[str, Any]
     for tuning in ({}, {"image": "1", "text": "all"}):
         student = make_student(tuned(config, **tuning), torch.float32)
         expected = sum(p.numel() * (16 if p.requires_grad else 4) for p in student.parameters())

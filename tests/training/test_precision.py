@@ -1,5 +1,6 @@
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -67,8 +68,8 @@ def test_fp8_says_what_is_missing(monkeypatch, device, capability, installed, mi
 class HalfLinear(nn.Linear):
     """Stands in for torchao's layer: rounds to fp8 as that does, and multiplies in fp32."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x, weight = (t.to(torch.float8_e4m3fn).to(t.dtype) for t in (x, self.weight))
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        x, weight = (t.to(torch.float8_e4m3fn).to(t.dtype) for t in (input, self.weight))
         return nn.functional.linear(x, weight, self.bias)
 
 
@@ -82,7 +83,7 @@ def fake_torchao(monkeypatch) -> None:
                 child.__class__ = HalfLinear
         return module
 
-    fake = ModuleType("torchao.float8")
+    fake: Any = ModuleType("torchao.float8")
     fake.convert_to_float8_training = convert
     fake.Float8LinearConfig = SimpleNamespace
     monkeypatch.setitem(sys.modules, "torchao", ModuleType("torchao"))
@@ -94,7 +95,8 @@ def test_fp8_takes_the_towers_layers_whose_sizes_fit(monkeypatch) -> None:
     config = make_tiny_config(precision="fp8", checkpoint_activations="full")
     model = build(config.model, 16, NEEDS)
     names = list(model.state_dict())
-    model.image_tower.trunk.blocks[0].mlp.fc1 = nn.Linear(16, 40)
+    trunk: Any = model.image_tower.trunk
+    trunk.blocks[0].mlp.fc1 = nn.Linear(16, 40)
     prepare(model, CPU, torch.float32, config.training)
     assert list(model.state_dict()) == names
     converted = {name for name, module in model.named_modules() if isinstance(module, HalfLinear)}
@@ -116,7 +118,7 @@ def test_fp8_of_torchao(monkeypatch) -> None:
     with torch.autocast("cuda", torch.bfloat16):
         features = model.image_features(torch.randn(6, 3, 16, 16, device=CUDA))
     features.square().mean().backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.image_tower.parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.image_tower.parameters())
 
 
 @pytest.mark.parametrize("loss", LOSSES)

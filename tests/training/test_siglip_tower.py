@@ -48,7 +48,7 @@ def siglip() -> Pretrained:
     config = Config(model=ModelConfig(image=image, text=text, embed_dim=16), views=views)
     torch.manual_seed(0)
     model = Model(config.model, 16, text=True, shared=True)
-    model.text_tower.tokenizer.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    model.get_buffer("text_tower.tokenizer").copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
     return Pretrained(config, model.state_dict(), Origin("theirs", "a test"))
 
 

@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,13 +50,13 @@ def somebodys(parts: tuple[str, ...] = (), without: tuple[str, ...] = (), loss: 
     return Pretrained(THEIRS, weights, Origin("their.pt", "a test"), unused, ("a note",))
 
 
-def sized(**views: object) -> Config:
+def sized(**views: Any) -> Config:
     config = make_tiny_config(epochs=1)
     return replace(config, views=replace(config.views, size=0, **views))
 
 
 def run_from(
-    found: Pretrained | None, out: Path, config: Config, **options: object
+    found: Pretrained | None, out: Path, config: Config, **options: Any
 ) -> tuple[dict[str, Tensor], str]:
     """Train; return the weights that a run begins with or ends with, and what was told."""
     told = io.StringIO()
@@ -161,7 +162,7 @@ def test_heads_of_the_objective_come_along_where_they_fit() -> None:
 def test_what_is_kept_by_record_does_not_come_along() -> None:
     """Even where there are as many records, they may be others."""
     name, found = "objective.clip.estimates", somebodys()
-    found = replace(found, weights=found.weights | {name: torch.zeros(RECORDS, 2)})
+    found = replace(found, weights={**found.weights, name: torch.zeros(RECORDS, 2)})
     config = start.adopted(with_loss(sized(), "clip", negatives="global"), found)
     student = make_student(config, torch.float32)
     started = start.fill(student, found)

@@ -17,6 +17,7 @@ from openslip.training.saving import checkpoint
 from openslip.training.saving.tensors import read_tensors, write_tensors
 from openslip.training.train import train
 from toys import ToySource, make_tiny_config
+from training.runs import fail
 
 QUIET = Console(quiet=True)
 
@@ -29,7 +30,7 @@ def run(tmp_path_factory) -> Path:
     ).path
 
 
-def without(key: str) -> Callable[[dict[str, Any]], object]:
+def without(key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return lambda state: {name: value for name, value in state.items() if name != key}
 
 
@@ -91,7 +92,7 @@ def test_what_comes_after_a_checkpoint_does_not_undo_it(tmp_path) -> None:
     (tmp_path / "run" / "counts.json").mkdir(parents=True)
     console = Console(record=True, width=1000, file=io.StringIO())
     run = train(make_tiny_config(epochs=1), ToySource(), tmp_path / "run", console=console)
-    assert checkpoint.newest_good(run.checkpoints, pytest.fail)
+    assert checkpoint.newest_good(run.checkpoints, fail)
     assert "warning: counts.json cannot be written" in console.export_text()
 
 

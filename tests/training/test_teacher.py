@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def students(name: str = "vit") -> dict[str, nn.Module]:
     """An image tower and a head, with weights away from the initialisation."""
     torch.manual_seed(0)
     tower = build_image_tower(replace(VIT, name=name, drop_path=0.5 if name == "vit" else 0.0), 16)
-    found = {"image_tower": tower, "head": ProjectionHead(tower.width, 16, 8)}
+    found: dict[str, nn.Module] = {"image_tower": tower, "head": ProjectionHead(tower.width, 16, 8)}
     for module in found.values():
         learn(module, 0)
     return found
@@ -105,7 +106,7 @@ def test_it_has_no_gradient_and_no_place_in_the_optimiser() -> None:
 
 def test_nothing_of_it_is_random_in_training() -> None:
     followed = students()
-    tower = followed["image_tower"]
+    tower: Any = followed["image_tower"]
     tower.trunk.pos_drop.p = 0.5
     teacher = Teacher(followed).train()
     before = torch.get_rng_state()
@@ -144,7 +145,8 @@ def test_norms_use_and_gather_the_statistics_of_its_own_batches(name: str) -> No
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     for key, value in twin.state_dict().items():
         torch.testing.assert_close(teacher.state_dict()[key], value, rtol=0, atol=1e-6)
-    assert not torch.equal(teacher["head"].bn1.running_mean, followed["head"].bn1.running_mean)
+    mean, of_student = (owner["head"].get_buffer("bn1.running_mean") for owner in (teacher, followed))
+    assert not torch.equal(mean, of_student)
     teacher.eval()
     assert not torch.equal(teacher("head", teacher("image_tower", images(seed=2))), found)
 
@@ -170,10 +172,11 @@ def test_other_buffers_are_the_students_and_shared_weights_move_once() -> None:
     student.centre += 3
     student.seen += 5
     teacher.follow({"head": student}, 0.5)
-    assert teacher["head"].centre.tolist() == [3] * 4
-    assert int(teacher["head"].seen) == 5
-    assert teacher["head"].second.weight is teacher["head"].first.weight
-    assert torch.equal(teacher["head"].first.weight, torch.full((4, 4), 1.5))
+    head: Any = teacher["head"]
+    assert head.centre.tolist() == [3] * 4
+    assert int(head.seen) == 5
+    assert head.second.weight is head.first.weight
+    assert torch.equal(head.first.weight, torch.full((4, 4), 1.5))
 
 
 @pytest.mark.parametrize(("dtype", "kept"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
@@ -186,7 +189,7 @@ def test_small_steps_are_not_lost_in_half_precision(dtype: torch.dtype, kept: to
         student.weight.fill_(2)
     for _ in range(100):
         teacher.follow({"head": student}, 0.999)
-    weight = teacher["head"].weight
+    weight = teacher["head"].get_parameter("weight")
     assert weight.dtype == kept
     torch.testing.assert_close(weight, torch.full_like(weight, 2 - 0.999**100), rtol=1e-5, atol=0)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -109,7 +110,7 @@ PROTOCOLS = {"classes": "zeroshot", "captions": "retrieval", "pairs": "pairs", "
 )
 def test_every_card_is_read_in_its_own_layout(card: Card, tmp_path: Path) -> None:
     folder = LAYOUTS[card.name](tmp_path)
-    task = parse_task(f"{PROTOCOLS[card.kind]}:{card.name}@{folder}")
+    task: Any = parse_task(f"{PROTOCOLS[card.kind]}:{card.name}@{folder}")
     if not isinstance(task, OnLabelled):
         task.check()
         assert task.lines()

@@ -10,6 +10,7 @@ import torch
 
 from openslip.errors import CheckpointError
 from openslip.training.saving import checkpoint
+from training.runs import fail
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(7)}
 MOMENTS = {"a.weight|exp_avg": torch.ones(2, 3)}
@@ -71,7 +72,7 @@ def test_a_kill_in_the_middle_of_a_replacement_costs_nothing(tmp_path, monkeypat
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, 3, 0.2)
     assert checkpoint.list_checkpoints(tmp_path) == []
-    assert checkpoint.newest_good(tmp_path, pytest.fail) == tmp_path / "step-00000003"
+    assert checkpoint.newest_good(tmp_path, fail) == tmp_path / "step-00000003"
     assert checkpoint.read_state(tmp_path / "step-00000003")["score"] == 0.1
     save(tmp_path, 3, 0.2)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000003"]
@@ -229,7 +230,7 @@ def test_a_damaged_state_is_passed_over(tmp_path, change) -> None:
 def test_a_state_without_a_checksum_of_its_own_is_an_earlier_versions(tmp_path) -> None:
     path = save(tmp_path, 1, 0.5) / "state.json"
     path.write_text(json.dumps({"step": 1, "score": 0.5}))
-    assert checkpoint.newest_good(tmp_path, pytest.fail) == path.parent
+    assert checkpoint.newest_good(tmp_path, fail) == path.parent
 
 
 def test_a_states_checksum_survives_its_encoding(tmp_path) -> None:
@@ -243,7 +244,7 @@ def test_a_copy_beside_the_checkpoints_is_none(tmp_path) -> None:
         save(tmp_path, step)
     for name in ("step-00000001-mine", "step-mine", "step-9"):
         shutil.copytree(tmp_path / "step-00000001", tmp_path / name)
-    assert checkpoint.newest_good(tmp_path, pytest.fail) == tmp_path / "step-00000002"
+    assert checkpoint.newest_good(tmp_path, fail) == tmp_path / "step-00000002"
     checkpoint.prune(tmp_path, keep=1)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "step-00000001-mine", "step-00000002", "step-9", "step-mine",
@@ -274,8 +275,8 @@ def test_a_folder_that_may_not_be_changed_is_said(tmp_path, monkeypatch) -> None
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", refused)
         with pytest.raises(CheckpointError, match="Read-only file system"):
-            checkpoint.newest_good(tmp_path, pytest.fail)
-    assert checkpoint.newest_good(tmp_path, pytest.fail) == good
+            checkpoint.newest_good(tmp_path, fail)
+    assert checkpoint.newest_good(tmp_path, fail) == good
 
 
 def scored(folder, step, of, **scores):

@@ -46,7 +46,8 @@ def test_outputs_come_back_as_they_were_written(tmp_path, rows: int) -> None:
         assert np.array_equal(array, whole(reader, name))
     # Any program reads them, and none of it needs more than numpy.
     assert np.load(tmp_path / "train" / "a.npy").shape == (rows, 3)
-    assert [record[0] for record in reader.records()] == [f"key {number}" for number in range(reader.blocks)]
+    keys = [not isinstance(record, Skipped) and record[0] for record in reader.records()]
+    assert keys == [f"key {number}" for number in range(reader.blocks)]
     assert reader.size == rows * 4 * 2
 
 

@@ -37,7 +37,7 @@ def test_lines_wait_for_room(tmp_path) -> None:
         for step in (2, 3, 4):
             run.append_metrics({"step": step})
             assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
-        run.append_skipped(4, [Skipped("toy", 0, "0", "damaged")])
+        run.append_skipped(4, [Skipped(0, "0", "toy", "damaged")])
         run.flush()
     assert [line.partition(" cannot")[0] for line in said] == [
         "warning: metrics.jsonl",

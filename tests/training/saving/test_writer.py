@@ -13,6 +13,7 @@ from openslip.processes import Processes
 from openslip.training.saving import checkpoint
 from openslip.training.saving.tensors import Snapshot
 from openslip.training.saving.writer import BackgroundWriter
+from training.runs import fail
 
 ALONE = Processes()
 SNAPSHOT = Snapshot({"w": torch.ones(3)}, {"w|exp_avg": torch.zeros(3)})
@@ -39,14 +40,14 @@ def test_a_failure_is_reported_and_costs_nothing_but_itself(tmp_path) -> None:
 
 
 def test_a_lone_process_is_never_waited_for(tmp_path) -> None:
-    writer = BackgroundWriter(tmp_path, ALONE, pytest.fail)
+    writer = BackgroundWriter(tmp_path, ALONE, fail)
     assert not writer.busy
     writer.settle()
     writer.start(1, lambda: SNAPSHOT, lambda checksums: checkpoint.commit(tmp_path, 1, {}, checksums))
     assert not writer.busy
     writer.finish()
     writer.close()
-    assert checkpoint.newest_good(tmp_path, pytest.fail) == tmp_path / "step-00000001"
+    assert checkpoint.newest_good(tmp_path, fail) == tmp_path / "step-00000001"
 
 
 def test_one_snapshot_at_a_time_is_in_memory(tmp_path) -> None:
@@ -63,7 +64,7 @@ def test_one_snapshot_at_a_time_is_in_memory(tmp_path) -> None:
         time.sleep(0.1)
         return checkpoint.commit(tmp_path, step, {}, checksums)
 
-    writer = BackgroundWriter(tmp_path, ALONE, pytest.fail)
+    writer = BackgroundWriter(tmp_path, ALONE, fail)
     for step in (1, 2, 3):
         writer.start(step, take, partial(commit, step))
     writer.finish()

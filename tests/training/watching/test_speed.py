@@ -125,7 +125,8 @@ def test_local_crops_are_counted_at_their_size() -> None:
     none, two, four = (each("dino", local=count) for count in (0, 2, 4))
     assert four - two == pytest.approx(two - none)
     student = make_student(with_loss(config, "dino"), torch.float32)
-    dino, pictures = student.objective["dino"], torch.zeros(1, 3, 8, 8)
+    dino: Any = student.objective["dino"]
+    pictures = torch.zeros(1, 3, 8, 8)
 
     def crop() -> Tensor:
         return (dino.projector(student.model.image_tower(pictures)) @ dino.prototypes().T).sum()
@@ -181,7 +182,7 @@ class Asking(Objective):
 
 
 def loss_that(ask: Any) -> Loss:
-    kind = type("Asking", (Asking,), {"ask": staticmethod(ask)})
+    kind: Any = type("Asking", (Asking,), {"ask": staticmethod(ask)})
     return Loss((Term(1.0, "asking", kind, kind.Config()),))
 
 

@@ -4,6 +4,7 @@ import io
 import sys
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -65,7 +66,7 @@ def install_wandb(monkeypatch, calls, fail_at=None) -> None:
             raise ConnectionError("the network is gone")
         return WandbRun(calls, fail_at)
 
-    module = ModuleType("wandb")
+    module: Any = ModuleType("wandb")
     module.init = init
     monkeypatch.setitem(sys.modules, "wandb", module)
 
@@ -79,7 +80,7 @@ def install_trackio(monkeypatch, calls, fail_at=None) -> None:
         calls.append(("init", project, name, resume, config))
         return TrackioRun(calls, fail_at)
 
-    module = ModuleType("trackio")
+    module: Any = ModuleType("trackio")
     module.init = init
     monkeypatch.setitem(sys.modules, "trackio", module)
 
