@@ -11,7 +11,7 @@ from openslip.data.sources.mixture import Mixture, split_mixture
 from openslip.errors import DataError
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Letters(Source):
     name: str
     count: int
