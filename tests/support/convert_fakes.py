@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,7 @@ class Listed(Source):
 
     name = "listed"
 
-    def __init__(self, records: list[Record | Exception]) -> None:
+    def __init__(self, records: Sequence[Record | Exception]) -> None:
         self.records = records
 
     def __len__(self) -> int:
@@ -42,7 +43,7 @@ def of_two_sizes() -> tuple[Listed, Listed]:
     rng = np.random.default_rng(0)
     sizes = [90, *[30] * 11]
     pixels = [rng.integers(0, 256, (size, size, 3), np.uint8) for size in sizes]
-    records: list[Record | Exception] = [
+    records: Sequence[Record | Exception] = [
         Record(image, (), str(k), "listed") for k, image in enumerate(pixels)
     ]
     well, ill = Listed(records), Listed([DataError("the network is down"), *records[1:]])
