@@ -101,7 +101,9 @@ def _run() -> Files:
     from openslip import toml
     from openslip.config import Config
 
-    lines: list[dict[str, Any]] = [{"step": k, "position": 8 * k, "epoch": k / 10, "loss": 3.0 / k} for k in (1, 2, 3)]
+    lines: list[dict[str, Any]] = [
+        {"step": k, "position": 8 * k, "epoch": k / 10, "loss": 3.0 / k} for k in (1, 2, 3)
+    ]
     lines.append({"step": 3, "position": 24, "epoch": 0.3, "evaluation": {"zeroshot:scenes/top1": 0.5}})
     result = {"task": "zeroshot:scenes", "metric": "top1", "count": 100, "skipped": 0}
     return {

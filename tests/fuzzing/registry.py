@@ -32,7 +32,5 @@ class Reader:
 READERS: dict[str, Reader] = {}
 
 
-def register(
-    name: str, files: Callable[[], Files], read: Callable[[Path], object], **options: Any
-) -> None:
+def register(name: str, files: Callable[[], Files], read: Callable[[Path], object], **options: Any) -> None:
     READERS[name] = Reader(name, cache(files), read, **options)

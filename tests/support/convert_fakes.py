@@ -43,7 +43,7 @@ def of_two_sizes() -> tuple[Listed, Listed]:
     rng = np.random.default_rng(0)
     sizes = [90, *[30] * 11]
     pixels = [rng.integers(0, 256, (size, size, 3), np.uint8) for size in sizes]
-    records: Sequence[Record | Exception] = [
+    records: list[Record | Exception] = [
         Record(image, (), str(k), "listed") for k, image in enumerate(pixels)
     ]
     well, ill = Listed(records), Listed([DataError("the network is down"), *records[1:]])
