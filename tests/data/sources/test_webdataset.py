@@ -33,12 +33,11 @@ def twin(path):
             key = os.path.join(folder, key)
             mine = [s for s in samples if s["key"] == key]
             if not mine or extension in mine[-1]:
-                samples.append(mine_last := {"key": key})
-            else:
-                mine_last = mine[-1]
+                mine.append({"key": key})
+                samples.append(mine[-1])
             content = tar.extractfile(member)
             assert content is not None
-            mine_last[extension] = content.read()
+            mine[-1][extension] = content.read()
     records = []
     for sample in samples:
         images = [e for e in ("jpg", "png") if e in sample]
