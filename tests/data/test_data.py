@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,8 @@ class Plain:
 
 
 def test_one_source_or_two() -> None:
-    alone, both = Data(ToySource(8)), Data(Mixture([ToySource(8), ToySource(4)], [1, 2]), Plain())
+    own: Any = Plain()
+    alone, both = Data(ToySource(8)), Data(Mixture([ToySource(8), ToySource(4)], [1, 2]), own)
     assert (list(alone.sources), list(both.sources)) == (["train"], ["train", "ssl"])
     assert (alone.epoch_length, both.epoch_length) == (8, 16)
     assert (alone.longest_block, both.longest_block) == (1, 8)
@@ -48,7 +50,8 @@ def test_one_source_or_two() -> None:
 
 
 def test_what_there_is_in_words() -> None:
-    data = Data(ToySource(8), Plain())
+    own: Any = Plain()
+    data = Data(ToySource(8), own)
     assert data.described() == {
         "train": "8 records from toy",
         "ssl": "64 records from mine\nGuessed.\nmine: 70 rows seen, 64 used; left out:\n"
@@ -72,14 +75,16 @@ def test_the_loader_reads_a_plain_class_like_ours(workers: int) -> None:
     config = make_tiny_config()
     config = replace(config, data=replace(config.data, workers=workers))
     batches = []
-    for source in (ToySource(), Plain()):
-        if isinstance(source, Plain):
-            source.block = 1
+    own: Any = Plain()
+    own.block = 1
+    for source in (ToySource(), own):
         batches.append(next(iter(Data(source).loader(40, config, VIEWS, captions=1))))
     one, other = batches
     assert (one.keys, one.position) == (other.keys, 48)
     assert list(one.views) == NAMES
     assert all(torch.equal(one.views[name], other.views[name]) for name in NAMES)
+    assert one.tokens is not None
+    assert other.tokens is not None
     assert torch.equal(one.tokens, other.tokens)
 
 
@@ -101,6 +106,7 @@ def test_several_captions_of_a_record_travel_together(workers: int) -> None:
     config = replace(config, data=replace(config.data, workers=workers, drop_words=0.3))
     loader = Data(ToySource(8)).loader(0, config, (), captions=2)
     batch = next(iter(loader))
+    assert batch.tokens is not None
     assert batch.tokens.shape[:2] == (8, 2)
     assert (batch.tokens[:, :, 0] == 49_406).all()
     assert (batch.tokens[:, 0] != batch.tokens[:, 1]).any(1).all()

@@ -13,7 +13,7 @@ from openslip.data.sources.mixture import Mixture
 from openslip.errors import DataError
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Files(Source):
     """Records of a few bytes, in an order, with captions."""
 

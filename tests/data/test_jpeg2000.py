@@ -15,8 +15,9 @@ from openslip.data.jpeg2000 import BLOCK, PRECINCT, TILE, TILE_OF_ONE, draw_stru
 from openslip.errors import DataError
 
 
-class Counter:
-    memory = samples = 0
+class Counter(limits.Budget):
+    def __init__(self):
+        self.memory = self.samples = 0
 
     def draw(self, *, memory=0, samples=0):
         self.memory += memory

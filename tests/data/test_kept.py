@@ -56,12 +56,12 @@ CONFIG = ViewsConfig(size=8)
 VIEWS = (IMAGE, *SSL_VIEWS)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Noise(Source):
     """Pictures of noise, with two captions each. Records in `broken`, which may change, cannot be read."""
 
     count: int
-    broken: set[int] = field(default_factory=set, hash=False)
+    broken: set[int] = field(default_factory=set)
     name: str = "noise"
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,8 +88,9 @@ def test_scenes_are_what_they_always_were():
     data = open_masks("scenes:test:3")
     assert {split: len(some) for split, some in data.splits.items()} == {"train": 6, "test": 3}
     assert (len(data.class_names), data.class_names[0]) == (25, "background")
-    image, mask = data.splits["test"].read(0)
-    scenes = data.splits["test"].scenes
+    test: Any = data.splits["test"]
+    image, mask = test.read(0)
+    scenes = test.scenes
     assert np.array_equal(image, scenes.picture(0))
     scene = scenes.describe(0)
     assert 1 + scene.label in mask

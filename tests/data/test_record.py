@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -46,7 +47,7 @@ class Rich(Plain):
         yield Part(3, 6, 2)
         yield Part(1, 1)
 
-    def origin(self, index: int) -> tuple[Plain, int]:
+    def origin(self, index: int) -> tuple[Plain | Source, int]:
         return (Plain(3), index) if index < 3 else (ToySource(), 0)
 
     def whole_index(self, index: int) -> int:
@@ -112,11 +113,13 @@ def test_what_a_plain_class_has_besides_is_taken_over() -> None:
 
 
 def test_plain_classes_may_be_mixed_and_cut() -> None:
-    mixed = Mixture([Plain(3), Rich()], [1, 2])
+    plain: Any = Plain(3)
+    rich: Any = Rich()
+    mixed = Mixture([plain, rich], [1, 2])
     assert mixed.parts == (Part(3, 3), Part(3, 12, 2), Part(1, 2))
     assert (mixed.options, mixed[4].key) == (("caption_column",), "mine/1")
     assert mixed.columns([1, 4]).to_pydict() == {"own": [None, 1]}  # type: ignore[union-attr]
     assert (mixed.columns([0, 2]), mixed.columns_note) == (None, "Chosen.")
-    left = Subset(Rich(), [0])
+    left = Subset(rich, [0])
     assert (left.columns([0, 2]).to_pydict(), left.columns_note) == ({"own": [1, 3]}, "Chosen.")  # type: ignore[union-attr]
     assert ([left.label(k) for k in range(3)], left.class_names) == ([1, 0, 1], ("cat", "dog"))

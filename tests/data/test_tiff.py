@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import struct
 import zlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +49,7 @@ def expected(levels, photometric, extra=()):
     return colours
 
 
-def ways(samples, kind):
+def ways(samples, kind) -> Iterator[dict[str, Any]]:
     """Every way to store the same samples."""
     for endian, planar, compression, layout in itertools.product(
         "<>", (False, True) if samples > 1 else (False,), (NONE, DEFLATE, PACKBITS), LAYOUTS

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,8 +77,9 @@ def test_crop_is_torchvisions_on_pillow_to_two_grey_levels(seed: int, size: int)
     image = picture(97, 133)
     box, _ = draw(SSL, 97, 133, generator(seed, 0, 0, 0))
     left, top, right, bottom = box
+    pillow: Any = Image.fromarray(image)
     expected = F.resized_crop(
-        Image.fromarray(image),
+        pillow,
         top,
         left,
         bottom - top,
@@ -225,5 +227,6 @@ def test_bad_configuration(values: dict, field: str) -> None:
 @pytest.mark.parametrize("kind", ["image", "ssl", "local"])
 def test_every_kind_is_checked(kind: str) -> None:
     check_views(ViewsConfig())
+    kinds: dict[str, Any] = {kind: ViewConfig(scale=(0, 1))}
     with pytest.raises(ConfigError, match=f"views.{kind}.scale"):
-        check_views(ViewsConfig(**{kind: ViewConfig(scale=(0, 1))}))
+        check_views(ViewsConfig(**kinds))

@@ -8,6 +8,7 @@ import re
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,10 +30,10 @@ def _list() -> Files:
 
 
 def _read_list(folder: Path) -> None:
-    from openslip.data.record import Record
+    from openslip.data.record import Record, Source
     from openslip.tools.check.listing import compare, read_list
 
-    class Three:
+    class Three(Source):
         name = "three"
 
         def __len__(self) -> int:
@@ -100,7 +101,9 @@ def _run() -> Files:
     from openslip import toml
     from openslip.config import Config
 
-    lines = [{"step": k, "position": 8 * k, "epoch": k / 10, "loss": 3.0 / k} for k in (1, 2, 3)]
+    lines: list[dict[str, Any]] = [
+        {"step": k, "position": 8 * k, "epoch": k / 10, "loss": 3.0 / k} for k in (1, 2, 3)
+    ]
     lines.append({"step": 3, "position": 24, "epoch": 0.3, "evaluation": {"zeroshot:scenes/top1": 0.5}})
     result = {"task": "zeroshot:scenes", "metric": "top1", "count": 100, "skipped": 0}
     return {

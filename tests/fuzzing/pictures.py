@@ -7,6 +7,7 @@ import io
 import zlib
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,7 +21,7 @@ def picture(width: int = 24, height: int = 20, seed: int = 0) -> Image.Image:
     return Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def encoded(image: Image.Image, format: str, **options: object) -> bytes:
+def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
@@ -30,10 +31,10 @@ def jpeg(seed: int = 0) -> bytes:
     return encoded(picture(seed=seed), "JPEG")
 
 
-def _pictures() -> dict[str, tuple[str, dict[str, object]]]:
+def _pictures() -> dict[str, tuple[str, dict[str, Any]]]:
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a picture"
-    frames = {"save_all": True, "append_images": [picture(seed=1), picture(seed=2)]}
+    frames: dict[str, Any] = {"save_all": True, "append_images": [picture(seed=1), picture(seed=2)]}
     text = {"pnginfo": _png_text()}
     return {
         "jpeg": ("RGB", {"format": "JPEG", "exif": exif}),
@@ -74,7 +75,7 @@ def _png_text() -> object:
     return info
 
 
-def _picture(mode: str, options: dict[str, object]) -> Files:
+def _picture(mode: str, options: dict[str, Any]) -> Files:
     image = picture()
     if mode == "I;16":
         image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 Files = dict[str, bytes]
 
@@ -31,7 +32,5 @@ class Reader:
 READERS: dict[str, Reader] = {}
 
 
-def register(
-    name: str, files: Callable[[], Files], read: Callable[[Path], object], **options: object
-) -> None:
+def register(name: str, files: Callable[[], Files], read: Callable[[Path], object], **options: Any) -> None:
     READERS[name] = Reader(name, cache(files), read, **options)

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,7 @@ from fuzzing.registry import Files, register
 from openslip.errors import SlipError
 
 
-def _source(name: str, folder: Path, **options: object) -> None:
+def _source(name: str, folder: Path, **options: Any) -> None:
     """Open a source and read all its records."""
     from openslip.data.sources import open_source
 
@@ -73,8 +74,9 @@ def _workbook() -> bytes:
     import openpyxl
 
     book, buffer = openpyxl.Workbook(), io.BytesIO()
+    sheet: Any = book.active
     for row in [("image", "caption"), *ROWS]:
-        book.active.append(row)
+        sheet.append(row)
     book.save(buffer)
     with (
         zipfile.ZipFile(buffer) as packed,

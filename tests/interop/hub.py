@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -225,7 +225,7 @@ class Hub:
         self.reply(handler, {"transfer": "basic", "objects": objects})
 
     def commit(
-        self, handler: BaseHTTPRequestHandler, lines: list[dict[str, Any]], repository: str, folder: Path
+        self, handler: BaseHTTPRequestHandler, lines: Sequence[dict[str, Any]], repository: str, folder: Path
     ) -> None:
         header, *operations = lines
         parent = header["value"].get("parentCommit")

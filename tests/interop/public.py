@@ -64,7 +64,7 @@ def open_clip(
 
         own = {"siglip": _unigram, "bert": _bert}[tokenizer]() if tokenizer else b""
         texts = TEXT | (text or {})
-        described = {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": texts} | config
+        described: dict[str, Any] = {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": texts} | config
         if own:
             (folder / "tokenizer.json").write_bytes(own)
             (folder / "tokenizer_config.json").write_text(
@@ -75,7 +75,7 @@ def open_clip(
             json.dumps({"model_cfg": described, "preprocess_cfg": {}})
         )
         model = shaken(open_clip.create_model(f"local-dir:{folder}", load_weights=False))
-        saver = Silent()
+        saver: Any = Silent()
         save_for_hf(model, saver, described, str(folder), safe_serialization=True)
         split = open_clip.get_tokenizer(f"local-dir:{folder}")
         size = described["vision_cfg"]["image_size"]

@@ -8,6 +8,7 @@ import re
 import shutil
 import stat
 from dataclasses import replace
+from typing import Any
 
 import open_clip
 import pytest
@@ -346,7 +347,8 @@ def test_weights_of_the_papers_shapes_load_without_a_config_and_that_is_said(tmp
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_torchscript_is_named_as_what_it_is(tmp_path, recwarn) -> None:
-    torch.jit.trace(torch.nn.Linear(3, 3), torch.zeros(1, 3)).save(tmp_path / "ViT-B-32.pt")
+    traced: Any = torch.jit.trace(torch.nn.Linear(3, 3), torch.zeros(1, 3))
+    traced.save(tmp_path / "ViT-B-32.pt")
     recwarn.clear()
     with pytest.raises(
         CheckpointError, match=r"TorchScript archive.*runs no code.*open_clip.*quickgelu"

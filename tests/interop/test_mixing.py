@@ -53,14 +53,14 @@ def test_the_ends_are_the_two_models_bit_for_bit(pair) -> None:
     with torch.no_grad():
         pair[0].model.image_projection[0, 0] = -0.0  # which 1 * -0.0 + 0 * 1 is not
     for alpha, end in zip((0, 1), pair):
-        mixed = openslip.mix(*pair, alpha)
+        mixed = openslip.mix(*pair, alpha=alpha)
         assert bits(mixed) == bits(end)
         assert torch.equal(mixed.encode_text("a red square"), end.encode_text("a red square"))
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 0.75])
 def test_in_the_middle_each_number_is_the_obvious_one(pair, alpha) -> None:
-    mixed = openslip.mix(*pair, alpha).model.state_dict()
+    mixed = openslip.mix(*pair, alpha=alpha).model.state_dict()
     a, b = (encoder.model.state_dict() for encoder in pair)
     assert mixed.keys() == a.keys()
     for name in a:
@@ -71,7 +71,7 @@ def test_in_the_middle_each_number_is_the_obvious_one(pair, alpha) -> None:
         assert mixed[name].flatten().tolist() == expected, name
         if name.startswith("text_tower"):
             assert torch.equal(mixed[name], a[name])
-    assert openslip.mix(*pair, alpha).logit_scale == pytest.approx(
+    assert openslip.mix(*pair, alpha=alpha).logit_scale == pytest.approx(
         pair[0].logit_scale ** (1 - alpha) * pair[1].logit_scale ** alpha, rel=1e-5
     )
 
@@ -83,6 +83,7 @@ def test_neither_model_changes_and_the_result_is_ready_to_encode(pair) -> None:
     assert mixed.config == pair[1].config
     assert not any(module.training for module in mixed.model.modules())
     with torch.no_grad():
+        assert mixed.model.logit_scale is not None
         mixed.model.logit_scale.zero_()
     assert [bits(encoder) for encoder in pair] == before
 
@@ -126,7 +127,7 @@ def test_models_that_have_nothing_to_do_with_each_other_are_told(pair, caplog) -
 @pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan"), float("inf"), "0.5", None, True])
 def test_an_alpha_that_is_none(pair, alpha) -> None:
     with pytest.raises(ConfigError, match="alpha is a number from 0"):
-        openslip.mix(*pair, alpha)
+        openslip.mix(*pair, alpha=alpha)
 
 
 def changed(part: str, **values) -> Config:
@@ -221,4 +222,4 @@ def test_numbers_that_are_none_are_refused(pair, which) -> None:
         pair[which].model.image_projection[0, 0] = torch.nan
     name = ("first", "second")[which]
     with pytest.raises(CheckpointError, match=f"The {name} model's weights are not finite.*image_projection"):
-        openslip.mix(*pair, 1 - which)
+        openslip.mix(*pair, alpha=1 - which)

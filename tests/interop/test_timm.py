@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -41,6 +42,7 @@ def same(encoder, model) -> bool:
 def test_weights_in_a_file_and_what_they_are_of(model, weights, tmp_path) -> None:
     found = read(f"timm:{NAME}@{weights}")
     known = timm.get_pretrained_cfg(NAME)
+    assert known is not None
     assert found.config.model.image.name == NAME
     assert (found.config.views.size, found.config.views.mean) == (known.input_size[1], known.mean)
     assert found.config.views.interpolation == known.interpolation
@@ -74,7 +76,7 @@ def test_a_folder_as_timm_writes_it(model, weights, tmp_path) -> None:
         "crop_mode": "squash",
     }
     stated |= {"interpolation": "bilinear", "classifier": "fc"}
-    config = {"architecture": NAME, "pretrained_cfg": stated}
+    config: dict[str, Any] = {"architecture": NAME, "pretrained_cfg": stated}
     (tmp_path / "config.json").write_text(json.dumps(config))
     for spec in (f"timm:{tmp_path}", f"timm:local-dir:{tmp_path}", str(tmp_path), str(weights)):
         encoder = openslip.load(spec)

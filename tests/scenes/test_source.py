@@ -48,7 +48,7 @@ def test_other_splits_and_seeds_show_other_pictures() -> None:
         Scenes("heldout", 5, size=24),
         Scenes("train", 5, 1, 24),
     ]
-    pictures = [source[k].image.tobytes() for source in sets for k in range(5)]
+    pictures = [np.asarray(source[k].image).tobytes() for source in sets for k in range(5)]
     assert len(set(pictures)) == 20
 
 

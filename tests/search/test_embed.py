@@ -37,7 +37,8 @@ def model() -> Encoder:
 
 
 def run(model: Encoder | str | Path, source: Any, out: Path, **options: Any) -> Embedded:
-    return embed(model, source, out, **{"precision": "fp32", "batch": 2, **options})
+    options = {"precision": "fp32", "batch": 2, **options}
+    return embed(model, source, out, **options)
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -216,7 +217,7 @@ def test_killed_while_it_is_written_no_index_is_half_old(moment, tmp_path, model
 
 def embed_here(spec: str, out: Path, captions: bool) -> tuple[int, int]:
     """Embed as one of several processes."""
-    module.CHUNK, module.CHUNKS = 4, 1
+    vars(module).update(CHUNK=4, CHUNKS=1)
     with joined() as ranks:
         done = run(small_model(), spec, out, captions=captions, ranks=ranks)
     return done.rows, done.new

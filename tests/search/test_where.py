@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,12 @@ def test_conditions_in_sql(index: Index, condition: str, rows: list[int]) -> Non
     assert found.tolist() == rows
 
 
+def rows_of(index: Index, condition: str = "", filters: Sequence[Filter] = ()) -> list[int]:
+    found = rows_where(index, condition, filters)
+    assert found is not None
+    return found.tolist()
+
+
 def test_no_condition_is_none(index: Index) -> None:
     assert rows_where(index) is None
     assert rows_where(index, "  ") is None
@@ -139,7 +146,7 @@ def test_a_condition_reaches_nothing_but_the_records(index: Index, tmp_path: Pat
 
 def test_filters_hold_whatever_the_condition_says(index: Index) -> None:
     only = [Filter("price", "<", 25)]
-    assert rows_where(index, "true or true", only).tolist() == [0, 1]
+    assert rows_of(index, "true or true", only) == [0, 1]
     with pytest.raises(ConfigError, match="condition"):
         rows_where(index, "price > 25) or (1=1", only)
 
@@ -155,7 +162,7 @@ def test_a_condition_that_does_not_end_is_interrupted(index: Index, condition: s
     monkeypatch.setattr(where, "SECONDS", 0.2)
     with pytest.raises(ConfigError, match=r"longer than 0\.2 seconds"):
         rows_where(index, condition)
-    assert rows_where(index, "price < 20").tolist() == [0]
+    assert rows_of(index, "price < 20") == [0]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +208,7 @@ def test_a_condition_that_does_not_end_is_interrupted(index: Index, condition: s
     ],
 )
 def test_filters(index: Index, column: str, operator, value, rows: list[int]) -> None:
-    assert rows_where(index, filters=[Filter(column, operator, value)]).tolist() == rows
+    assert rows_of(index, filters=[Filter(column, operator, value)]) == rows
 
 
 @pytest.mark.parametrize(
@@ -234,7 +241,7 @@ def test_filters_that_cannot_hold_are_errors_in_words(index: Index, column, oper
 @given(st.text(max_size=20))
 def test_any_text_of_a_filter_is_a_value(index: Index, text: str) -> None:
     expected = [row for row, colour in enumerate(COLUMNS["colour"]) if colour == text]
-    assert rows_where(index, filters=[Filter("colour", "=", text)]).tolist() == expected
+    assert rows_of(index, filters=[Filter("colour", "=", text)]) == expected
 
 
 def test_without_duckdb_the_extra_is_named(index: Index, monkeypatch) -> None:

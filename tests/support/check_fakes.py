@@ -61,7 +61,7 @@ ODD: list[tuple[bytes | np.ndarray | None, tuple[str, ...]]] = [
 """The first comes twice; what is odd about the others is what their captions say. None: the source cannot read it."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Odds(Source):
     """The plain pictures, then the odd ones; only the first `count` of them."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,7 @@ class Listed(Source):
 
     name = "listed"
 
-    def __init__(self, records: list[Record | Exception]) -> None:
+    def __init__(self, records: Sequence[Record | Exception]) -> None:
         self.records = records
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,8 @@ TOP1 = Result("knn:birds", "top1", 0.5, 100, 0.4, 0.6, data="/d", content="c", c
 def run_folder(folder, seed=0, found=(TOP1,), data="birds.csv", **training):
     """Write as much of a run as is read of one."""
     folder.mkdir(parents=True)
-    plan = TrainingConfig(**{"epochs": 2, "batch": 8, "seed": seed, **training})
+    options: dict[str, Any] = {"epochs": 2, "batch": 8, "seed": seed, **training}
+    plan = TrainingConfig(**options)
     config = replace(Config(name=folder.name), data=DataConfig(train=data), training=plan)
     (folder / "config.toml").write_text(toml.dumps(config))
     if found:
@@ -27,6 +29,7 @@ def run_folder(folder, seed=0, found=(TOP1,), data="birds.csv", **training):
 
 def measured(seed=0, count=60, task="zeroshot:birds", gain=0.0, **about):
     """Return the results of a classifier of 7 classes; one with a gain is better."""
+    fields: dict[str, Any] = {"content": "same", "data": "/d", **about}
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 7
     scores = rng.normal(size=(count, 7)).astype(np.float32) + (2 + gain) * np.eye(7, dtype=np.float32)[labels]
@@ -40,5 +43,5 @@ def measured(seed=0, count=60, task="zeroshot:birds", gain=0.0, **about):
             tuple((i + 1).to_bytes(16, "little") for i in range(count)),
             tuple("abcdefg"),
         ),
-        **{"content": "same", "data": "/d", **about},
+        **fields,
     )

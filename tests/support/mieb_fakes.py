@@ -2,6 +2,7 @@
 
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,8 @@ class Task:
             modalities=list(modalities),
             dataset={"path": "owner/name", "revision": "1", **source},
         )
-        self.data_loaded, self.dataset = False, None
+        self.data_loaded = False
+        self.dataset: dict[str, range] | None = None
 
     def load_data(self):
         if self.metadata.name == "Gone":
@@ -69,7 +71,8 @@ class Meta:
 
 def put_in_place(made: Library, monkeypatch: pytest.MonkeyPatch) -> Library:
     """Have what imports mteb find `made`."""
-    datasets, meta = ModuleType("datasets"), ModuleType("mteb.models.model_meta")
+    datasets: Any = ModuleType("datasets")
+    meta: Any = ModuleType("mteb.models.model_meta")
     datasets.__version__, meta.ModelMeta = "4.1.0", Meta
     modules = {
         "mteb": made,

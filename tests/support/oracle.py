@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
 
+from openslip.encoder import Encoder
 from openslip.errors import DataError
 from openslip.evaluation.knn import Knn
 from openslip.evaluation.zeroshot import ZeroShot
@@ -41,6 +43,7 @@ class Numbers:
         if not isinstance(image, bytes):
             raise DataError("No bytes")
         colour = Image.open(io.BytesIO(image)).convert("RGB").getpixel((0, 0))
+        assert isinstance(colour, tuple)
         digits = [round((value - 12) / 25) for value in colour]
         return torch.tensor(digits[0] + 10 * digits[1] + 100 * digits[2])
 
@@ -56,7 +59,7 @@ class Oracle:
 
     logit_scale = 100.0
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         self.names = [" ".join(re.split(r"[\s_-]+", name.lower())) for name in names]
         self.longest_first = sorted(range(len(names)), key=lambda i: -len(self.names[i]))
         self.model = SimpleNamespace(text_tower=True)
@@ -86,11 +89,11 @@ class Oracle:
         return torch.nn.functional.one_hot(torch.tensor([meant(text) for text in texts]), 1001).float()
 
 
-def zeroshot(spec: str, names: list[str]) -> float:
+def zeroshot(spec: str, names: Sequence[str]) -> float:
     """Return the accuracy of the encoder that is always right; 1.0 or there is a fault."""
-    return ZeroShot(spec, templates=("a photo of a {}.",)).evaluate(Oracle(names))[0].value
+    return ZeroShot(spec, templates=("a photo of a {}.",)).evaluate(cast(Encoder, Oracle(names)))[0].value
 
 
-def knn(spec: str, names: list[str]) -> float:
+def knn(spec: str, names: Sequence[str]) -> float:
     """Return the same by the nearest training pictures."""
-    return Knn(spec, k=3).evaluate(Oracle(names))[0].value
+    return Knn(spec, k=3).evaluate(cast(Encoder, Oracle(names)))[0].value

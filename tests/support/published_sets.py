@@ -18,6 +18,11 @@ from scipy.io import savemat
 from oracle import put
 
 
+def paths(found, split):
+    """Return the files of a split, relative to the folder that they lie in."""
+    return found.splits[split].images.paths
+
+
 def ours(found, split):
     """Return class by file of a split, relative to the folder that the files lie in."""
     part = found.splits[split]

@@ -95,12 +95,8 @@ def index_of_pictures(folder: Path, pictures: Sequence[Path], columns: Any = Non
     """Write an index of picture files, with embeddings by the tiny model."""
     vectors = tiny_model().encode_image(list(pictures), numpy=True)
     digests = [of_picture(path.read_bytes()).hex() for path in pictures]
-    return write_index(
-        folder,
-        vectors,
-        columns,
-        **{"path": [str(path) for path in pictures], "digest": digests} | own,
-    )
+    known: dict[str, Any] = {"path": [str(path) for path in pictures], "digest": digests}
+    return write_index(folder, vectors, columns, **known | own)
 
 
 def unnormalised(model: Encoder) -> Encoder:

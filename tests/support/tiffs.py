@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from typing import Literal
 
 import numpy as np
 
@@ -16,7 +17,7 @@ def tiff(
     pixels: np.ndarray,
     photometric: int = RGB,
     *,
-    endian: str = "<",
+    endian: Literal["<", ">"] = "<",
     planar: bool = False,
     compression: int = NONE,
     predictor: bool = False,
@@ -62,7 +63,9 @@ def tiff(
     return _file(entries, where, pieces, endian)
 
 
-def _packed(block: np.ndarray, endian: str, compression: int, predictor: bool, bits: int) -> bytes:
+def _packed(
+    block: np.ndarray, endian: Literal["<", ">"], compression: int, predictor: bool, bits: int
+) -> bytes:
     if predictor:
         first = np.zeros_like(block[:, :1])
         block = np.diff(block, axis=1, prepend=first)

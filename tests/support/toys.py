@@ -118,7 +118,7 @@ def small_options(loss: str, **options: object) -> dict[str, dict[str, object]]:
     return small_loss(loss, **options).options
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class ToySource(Source):
     """Noisy coloured squares; records in `broken` cannot be read, records in `silent` have no caption.
 
@@ -153,7 +153,7 @@ class ToySource(Source):
         return Record(image, captions, f"toy/{index:03d}", self.name)
 
 
-def make_tiny_config(**training: object) -> Config:
+def make_tiny_config(**training: Any) -> Config:
     """Return a SLIP configuration that trains a step in milliseconds; fp32, so that results are exact."""
     return Config(
         name="tiny",
@@ -202,7 +202,7 @@ def tuned(
     statistics: the image tower has BatchNorm, and keeps the statistics.
     """
     model, (of_image, of_text) = config.model, lora
-    kept = {"name": "test_resnet", "batchnorm": "kept"} if statistics else {}
+    kept: dict[str, Any] = {"name": "test_resnet", "batchnorm": "kept"} if statistics else {}
     towers = {
         "image": replace(model.image, freeze=image, lora=of_image, **kept),
         "text": replace(model.text, freeze=text, lora=of_text),

@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from unittest import mock
 
@@ -34,7 +35,7 @@ def picture(number: int, width: int = 40) -> bytes:
 class Products(Source):
     """Records of (picture, its width, title); a picture of None cannot be read."""
 
-    rows: list[tuple[int | None, int, str]]
+    rows: Sequence[tuple[int | None, int, str]]
     name: str = "products"
     block: int = 1
     read: list[int] = field(default_factory=list)
@@ -110,6 +111,7 @@ def test_what_is_equal_or_alike_stays_together() -> None:
         sides = [{key.split("/")[place] for key in keys(side)} for side in (train, val)]
         assert not sides[0] & sides[1], what
     about = val.held_out
+    assert about is not None
     assert about == train.held_out
     assert (about.records, about.total, about.share) == (len(val), 72, 0.3)
     assert 10 <= len(val) <= 33
@@ -131,6 +133,7 @@ def test_more_records_move_none(numbers: list[int], share: float, more: list[int
     _, after = split(Products(all_rows, str(all_rows)), share, processes=1)
     moved = keys(before) ^ {key for key in keys(after) if int(key.split("/")[0]) < 60}
     assert len(moved) <= 1
+    assert before.held_out is not None
     if len(before) > 1 and before.held_out.groups < len(numbers) - 1:
         assert not moved
 
@@ -180,6 +183,7 @@ def test_what_cannot_be_used_stays_in_training() -> None:
     train, val = split(Products(rows), 0.98, processes=1)
     kept = [train.whole_index(index) for index in range(len(train))]
     assert {72, 73, 74} <= set(kept)
+    assert val.held_out is not None
     assert "cannot be read or decoded stay in training, which skips them: 1" in val.held_out.summary()
 
 
@@ -198,12 +202,14 @@ def test_a_giant_group_is_said() -> None:
     rows = [(k, 40, f"no. {k // 2}") for k in range(30)] + [(k, 60, f"no. {k // 2 + 1}") for k in range(30)]
     rows += [(k, 40, f"title {k}") for k in range(40, 60)]
     _, val = split(Products(rows), 0.1, processes=1)
+    assert val.held_out is not None
     assert "one group has 60 of the 80 records, so the share can hardly be met" in val.held_out.summary()
 
 
 def test_a_label_is_said() -> None:
     rows = [(k, 40, "product photo" if k % 2 else f"title {k}") for k in range(60)]
     _, val = split(Products(rows), 0.2, processes=1)
+    assert val.held_out is not None
     assert "captions that more than 10 records have may be on both sides: 1;" in val.held_out.summary()
     assert 3 <= len(val) <= 25
 
@@ -243,6 +249,7 @@ def of_a_rank(folder: str) -> tuple[list[int], list[int], str, int]:
     source = Products(MANY)
     with joined() as ranks, mock.patch.dict(os.environ, OPENSLIP_CACHE=folder):
         train, val = split(source, 0.3, processes=1, ranks=ranks)
+    assert val.held_out is not None
     return (
         train._indices.array.tolist(),
         val._indices.array.tolist(),
@@ -293,6 +300,7 @@ def test_blocks_that_lie_as_they_are_and_blocks_that_are_gone() -> None:
     located = [subset.whole_index(order.locate(k)[1]) for k in range(len(subset))]
     assert sorted(located) == list(range(5, 90))
     assert all(b == a + 1 or b % 10 in (0, 5) for a, b in itertools.pairwise(located))
+    assert part.ends is not None
     assert part.ends.tolist() == [5, *range(15, 90, 10)]
 
 

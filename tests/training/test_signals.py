@@ -22,7 +22,7 @@ from toys import ToySource, make_tiny_config, plan_of
 from training.runs import QUIET, same, weights
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Hanging(ToySource):
     """Gives no more records once its `stop` exists; says so by making `hung`."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from openslip.data.labelled.data_files import find, split_in
+from openslip.data.labelled.data_files import DataFiles, find, split_in
 from openslip.errors import DataError
 
 
@@ -17,8 +17,14 @@ def touch(root, *names):
         (root / name).touch()
 
 
+def place_of(spec) -> DataFiles:
+    found = find(str(spec))
+    assert found is not None
+    return found
+
+
 def by_split(spec, root):
-    return {s: [os.path.relpath(path, root) for path in paths] for s, paths in find(str(spec)).splits.items()}
+    return {s: [os.path.relpath(path, root) for path in paths] for s, paths in place_of(spec).splits.items()}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +109,7 @@ def test_what_is_named_is_measured(tmp_path):
         "train": ["train-0.parquet"],
         "test": ["test-0.parquet"],
     }
-    assert find(str(tmp_path / "train-0.parquet")).notes == [
+    assert place_of(tmp_path / "train-0.parquet").notes == [
         f"{tmp_path}/train-0.parquet alone is measured, without the other files of its set (2)"
     ]
     touch(tmp_path / "s", "train/0.tar", "test/0.tar", "test/1.tar")
@@ -115,22 +121,22 @@ def test_what_is_named_is_measured(tmp_path):
 
 def test_the_folder_of_a_split(tmp_path):
     touch(tmp_path, "train/0.tar", "test/0.tar", "test/1.tar")
-    place = find(str(tmp_path / "test"))
+    place = place_of(tmp_path / "test")
     assert {split: len(files) for split, files in place.splits.items()} == {"train": 1, "test": 2}
     assert (place.root, place.beside) == (tmp_path, True)
-    assert list(find(str(tmp_path / "train")).splits) == ["all"]
+    assert list(place_of(tmp_path / "train").splits) == ["all"]
 
 
 def test_files_of_no_split_are_said(tmp_path):
     touch(tmp_path, "train.parquet", "test.parquet", "extra.parquet")
-    assert "are left out (1): extra.parquet" in find(str(tmp_path)).notes[0]
+    assert "are left out (1): extra.parquet" in place_of(tmp_path).notes[0]
 
 
 def test_addresses(tmp_path):
-    place = find("https://test.example.com/set/train-0.parquet")
+    place = place_of("https://test.example.com/set/train-0.parquet")
     assert (place.splits, place.root) == ({"all": ["https://test.example.com/set/train-0.parquet"]}, None)
-    assert list(find("https://example.com/set/{train,test}-0.parquet").splits) == ["train", "test"]
-    assert find("https://example.com/set/train-0.tar").kind == "tar"
+    assert list(place_of("https://example.com/set/{train,test}-0.parquet").splits) == ["train", "test"]
+    assert place_of("https://example.com/set/train-0.tar").kind == "tar"
     with pytest.raises(DataError, match="only Parquet files and tar shards are read.*Copy"):
         find("https://example.com/set/train.csv")
     with pytest.raises(DataError, match="hf download"):
@@ -151,4 +157,4 @@ def test_pictures_are_no_data_files(tmp_path):
     )
     assert find(str(tmp_path)) is None
     touch(tmp_path, "metadata.csv")
-    assert find(str(tmp_path)).files == [str(Path(tmp_path) / "metadata.csv")]
+    assert place_of(tmp_path).files == [str(Path(tmp_path) / "metadata.csv")]

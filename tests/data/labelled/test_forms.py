@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -44,7 +45,7 @@ def top1(results):
 def test_a_perfect_encoder_is_right(name, world):
     with tempfile.TemporaryDirectory() as folder:
         spec = FORMS[name](Path(folder), world)
-        encoder = Oracle(world.names)
+        encoder: Any = Oracle(world.names)
         assert top1(ZeroShot(spec).evaluate(encoder)) == 1
         assert top1(Knn(spec, k=1).evaluate(encoder)) == 1
         said = open_labelled(spec)
@@ -58,7 +59,7 @@ def test_a_perfect_encoder_is_right(name, world):
 def test_numbers_are_classes_without_names(name, world):
     with tempfile.TemporaryDirectory() as folder:
         spec = NAMELESS[name](Path(folder), world)
-        encoder = Oracle(world.names)
+        encoder: Any = Oracle(world.names)
         with pytest.raises(EvaluationError, match="have no names"):
             ZeroShot(spec).evaluate(encoder)
         assert top1(Knn(spec, k=1).evaluate(encoder)) == 1

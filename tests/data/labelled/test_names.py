@@ -46,6 +46,7 @@ def beside(folder, data, values, name="classes.json", **options):
 def test_what_classes_json_says(tmp_path, data, values, names):
     found = beside(tmp_path, data, values)
     assert found == names
+    assert found is not None
     assert list(found) == list(names)
 
 
@@ -82,7 +83,9 @@ def test_lists_of_lines(tmp_path):
         1: "707 boeing",
     }
     wnids = "n01440764 tench, Tinca tinca\nn01443537 goldfish\n"
-    assert beside(tmp_path, wnids, ["n01440764"], "classes.txt")["n01440764"] == "tench"
+    found = beside(tmp_path, wnids, ["n01440764"], "classes.txt")
+    assert found is not None
+    assert found["n01440764"] == "tench"
 
 
 def test_other_files_that_do_not_fit_are_passed_over(tmp_path, caplog):
@@ -138,7 +141,9 @@ def test_names_lie_up_to_the_folder_of_the_set(tmp_path):
     (tmp_path / "classes.json").write_text('["a", "b"]')
     assert names_beside(tmp_path / "set/data", [0], root=tmp_path / "set") is None
     assert names_beside(tmp_path / "set/data", [0]) is None
-    assert names_beside(tmp_path / "set/data", [0], root=tmp_path).names == {0: "a", 1: "b"}
+    found = names_beside(tmp_path / "set/data", [0], root=tmp_path)
+    assert found is not None
+    assert found.names == {0: "a", 1: "b"}
 
 
 def given(tmp_path, content, name="labels.json"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 
 import pytest
@@ -100,6 +101,7 @@ def test_templates_on_the_command_line(tmp_path):
     assert prompts.given_templates(["imagenet1k"]) == datasets.templates("imagenet")
     (tmp_path / "mine.json").write_text('{"food101": ["{c} to eat"], "wds/vtab/dtd": ["{} stuff"]}')
     given = prompts.given_templates([str(tmp_path / "mine.json")])
+    assert isinstance(given, Mapping)
     assert prompts.of_set(given, datasets.get("food101")) == ("{} to eat",)
     assert prompts.of_set(given, datasets.get("dtd")) == ("{} stuff",)
     assert prompts.of_set(given, None, "Food-101") == ("{} to eat",)

@@ -6,8 +6,10 @@ import io
 import json
 import pickle
 import tempfile
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +34,7 @@ def class_of(image: bytes | np.ndarray) -> int:
     """Return the class that a picture's colour says (see `oracle.coloured`)."""
     assert isinstance(image, bytes)
     colour = Image.open(io.BytesIO(image)).convert("RGB").getpixel((0, 0))
+    assert isinstance(colour, tuple)
     ones, tens, hundreds = (round((value - 12) / 25) for value in colour)
     return ones + 10 * tens + 100 * hundreds
 
@@ -44,7 +47,7 @@ def sort_into(root: Path, classes: dict[str, int], each: int = 3) -> Path:
     return root
 
 
-def hub(path: Path, labels: list[object], names: list[str] | None = None) -> Path:
+def hub(path: Path, labels: Sequence[object], names: list[str] | None = None) -> Path:
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     images = pa.array([{"bytes": coloured(i), "path": None} for i in range(len(labels))], kind)
     table = pa.table({"image": images, "label": pa.array(labels)})
@@ -55,7 +58,7 @@ def hub(path: Path, labels: list[object], names: list[str] | None = None) -> Pat
     return path
 
 
-def opened(place: object, **options: str) -> Source:
+def opened(place: object, **options: Any) -> Source:
     return open_source(f"labels:{place}", **options)
 
 
@@ -72,7 +75,9 @@ def test_every_caption_names_the_class_of_its_picture(form) -> None:
             record = source[index]
             right = names[class_of(record.image)]
             assert record.captions == tuple(template.replace("{}", right) for template in templates)
-            assert source.class_names[source.label(index)] == right
+            label = source.label(index)
+            assert label is not None
+            assert source.class_names[label] == right
             assert record.key
             assert again[index] == record
             assert again.label(index) == source.label(index)

@@ -124,6 +124,7 @@ def test_what_is_not_used_is_said(coco):
     images = [*IMAGES, IMAGES[0], {"id": 5}]
     source = CocoCaptions(coco(data={"images": images, "annotations": annotations}))
     assert [record.captions for record in source] == [("a dog",), ("first", "second", "third")]
+    assert source.contents is not None
     assert (source.contents.things, source.contents.seen, source.contents.used) == ("annotations", 12, 4)
     assert {reason: (left.count, left.lost) for reason, left in source.contents.left_out.items()} == {
         "the image is listed before, with the same file name": (1, False),
@@ -164,4 +165,5 @@ def test_ids_as_spreadsheets_leave_them(coco):
     ]
     source = CocoCaptions(coco(data={"images": IMAGES, "annotations": annotations}))
     assert [record.captions for record in source] == [("x",), ("one", "two", "last")]
+    assert source.contents is not None
     assert not source.contents.left_out

@@ -139,6 +139,7 @@ def test_what_is_not_used_is_said(array):
     ]
     source = Conceptual(array(entries, names=["1.jpg", "2.jpg"]))
     assert [(record.key, record.captions) for record in source] == [("1.jpg", ("a", "b")), ("2.jpg", ())]
+    assert source.contents is not None
     assert source.contents.summary().startswith("4 entries seen, 3 used")
     assert "1 entries are of images listed before" in source.note
 

@@ -151,6 +151,7 @@ def test_captions_in_another_folder_are_told(tmp_path):
     fill(tmp_path, "images/1.jpg", "images/2.jpg", "texts/1.txt", "texts/2.txt")
     source = ImageFolder(tmp_path)
     assert "2 texts such as texts/" in source.note
+    assert source.contents is not None
     (left,) = source.contents.left_out.values()
     assert (left.count, left.lost) == (2, True)
     assert not source.options  # no --data.caption-column can help
@@ -159,6 +160,7 @@ def test_captions_in_another_folder_are_told(tmp_path):
 def test_hidden_texts_are_counted(tmp_path):
     fill(tmp_path, "1.jpg", "1.txt", "._1.jpg", "._1.txt", ".2.json")
     contents = ImageFolder(tmp_path).contents
+    assert contents is not None
     assert (contents.seen, contents.used, contents.left_out["hidden files"].count) == (5, 2, 3)
 
 
@@ -175,6 +177,7 @@ def test_what_is_left_out(tmp_path):
         (tmp_path / name).write_bytes(b"\xff\xd8\xff\xe0 a JPEG")
     source = ImageFolder(tmp_path)
     assert [record.key for record in source] == ["1.jpe"]
+    assert source.contents is not None
     left_out = {reason: (left.count, left.lost) for reason, left in source.contents.left_out.items()}
     assert left_out[".heic is not read (make JPEGs of such pictures)"] == (2, True)
     assert left_out[".orig ending of a picture: rename such pictures"] == (1, True)

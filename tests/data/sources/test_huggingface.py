@@ -330,6 +330,7 @@ def test_one_text_that_is_no_utf8_is_one_row(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         source[1]
     assert [source[i].captions for i in (0, 2)] == [("one cat",), ("three dogs",)]
+    assert source.contents is not None
     assert (source.contents.things, source.contents.seen) == ("rows", 3)
 
 

@@ -65,6 +65,7 @@ def test_of_several_splits_that_for_training(put, ending, name):
 
 def test_left_out_splits_are_counted(put):
     contents = opened(put("train.tar", "val.tar", "val-2.tar")).beside
+    assert contents is not None
     assert (contents.seen, contents.used, contents.lost) == (3, 1, 0)
     assert list(contents.left_out) == ["a file of another split (validation)"]
 
@@ -95,6 +96,7 @@ def test_pictures_of_another_split_are_not_missed(put):
             file.write(f"file_name,text\n{name},a dog\n")
     source = opened(folder)
     assert [record.key for record in source] == ["a.jpg"]
+    assert source.beside is not None
     assert list(source.beside.left_out) == ["a file in a folder beside that for training"]
 
 
@@ -106,6 +108,7 @@ def test_subfolders_for_splits(put, kind):
     assert "the folder train is taken; left out: test, val" in source.note
     # The files that lie there are counted, not the folders.
     contents = source.contents if kind == "x.jpg" else source.beside
+    assert contents is not None
     assert (contents.things, contents.seen, contents.used, contents.lost) == ("files", 3, 1, 0)
     assert len(opened(f"{folder}/val")) == 1
     assert len(opened(f"{folder}/*/{kind}")) == 3
@@ -118,6 +121,7 @@ def test_subfolders_for_splits(put, kind):
 def test_shards_in_subfolders_are_counted(put, ending):
     folder = put(f"a{ending}", f"sub/b{ending}", f"sub/c/d{ending}")
     beside = opened(folder).beside
+    assert beside is not None
     ((reason, left),) = beside.left_out.items()
     assert (beside.seen, left.count, left.lost) == (3, 2, True)
     assert f"'{folder}/**/*{ending}'" in reason
@@ -127,6 +131,7 @@ def test_shards_in_subfolders_are_counted(put, ending):
 def test_a_picture_beside_the_folders_of_splits(put):
     source = opened(put("train/1.jpg", "val/2.jpg", "cover.jpg"))
     assert [record.key for record in source] == ["1.jpg"]
+    assert source.contents is not None
     assert source.contents.left_out["a picture beside the folders"].example == "cover.jpg"
 
 
@@ -152,6 +157,7 @@ def test_pictures_and_shards(put):
     put("a.tar", "b.tar")  # as many shards as pictures
     source = opened(folder)
     assert len(source) == 3
+    assert source.beside is not None
     assert source.beside.left_out["a picture beside the shards"].count == 3
 
 
@@ -188,6 +194,7 @@ def test_the_table_of_a_folder_of_pictures(put, tmp_path, name, text):
     assert type(source) is Table
     assert source[0].captions == ("one",)
     assert f"the table {name}" in source.note
+    assert source.beside is not None
     assert source.beside.left_out["a picture that the table does not name"].example == "2.jpg"
 
 
@@ -195,6 +202,7 @@ def test_pictures_of_another_split_are_not_missed_by_a_table(put, tmp_path):
     folder = put("train/1.jpg", "train/2.jpg", "test/1.jpg", "test/3.jpg")
     (tmp_path / "train" / "metadata.csv").write_text("file_name,text\n1.jpg,one\n")
     source = open_source(folder)
+    assert source.beside is not None
     assert source.beside.left_out["a picture that the table does not name"].count == 1
     assert source.beside.left_out["a file in a folder beside that for training"].count == 2
     assert (source.beside.seen, source.beside.used) == (4, 1)
@@ -222,6 +230,7 @@ def test_what_img2dataset_leaves_as_files(put, tmp_path):
         ("00000/0.jpg", ("zero",)),
         ("00000/1.jpg", ()),
     ]
+    assert source.contents is not None
     assert source.contents.lost == 0
 
 

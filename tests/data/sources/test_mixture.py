@@ -11,7 +11,7 @@ from openslip.data.sources.mixture import Mixture, split_mixture
 from openslip.errors import DataError
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Letters(Source):
     name: str
     count: int
@@ -112,7 +112,7 @@ def test_a_missing_source(spec: str) -> None:
         split_mixture(spec)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Kinds(Letters):
     """Records that take turns in being of the classes `kinds`; every third is of none."""
 

@@ -364,7 +364,7 @@ def test_sets_of_the_datasets_library(folder: Path) -> None:
             "thumb": datasets.Image(),
         }
     )
-    rows = {
+    rows: dict[str, list[Any]] = {
         "image": ["a.jpg", {"bytes": b"\xff\xd8", "path": None}, "d.jpg", "gone.jpg"],
         "text": [*"wxyz"], "label": [0, 1, 1, 0], "n": [1, None, 3, 4], "thumb": ["a.jpg"] * 4,
     }  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import zipfile
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -76,7 +77,8 @@ def opened(spec: str) -> Source:
     if spec.startswith("subset of "):
         return Subset(opened(spec.removeprefix("subset of ")), [0])
     if spec.startswith("own "):
-        return Subset(Own(opened(spec.removeprefix("own "))), [])
+        own: Any = Own(opened(spec.removeprefix("own ")))
+        return Subset(own, [])
     return open_source(spec, captions_required=False)
 
 
@@ -111,7 +113,8 @@ def test_a_file_is_that_of_the_record(data, spec: str, count: int) -> None:
     source = opened(spec)
     assert sum([agrees(source, index) for index in range(len(source))]) == count
     if spec == "t.csv":
-        assert [os.path.relpath(source.file(i).path, data) for i in range(3)] == [
+        files = [source.file(i) for i in range(3)]
+        assert [file and os.path.relpath(file.path, data) for file in files] == [
             "a.jpg",
             "sub/b.jpg",
             "C.JPG",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+from typing import Any, cast
 
 import fsspec
 import pyarrow as pa
@@ -268,6 +269,7 @@ def test_blocks(tmp_path, monkeypatch):
 def test_a_block_between_two_row_groups_reads_each_once_in_any_order(tmp_path, monkeypatch):
     path = write(tmp_path / "t.parquet", {"image": structs(0, 12), "text": ["x"] * 12}, group=6)
     source = open_parquet(path)
+    assert isinstance(source, ParquetTable)
     source._rows.kept.weight = 0
     read, original = [], source._rows._fetch
     monkeypatch.setattr(source._rows, "_fetch", lambda group: read.append(group) or original(group))
@@ -277,6 +279,7 @@ def test_a_block_between_two_row_groups_reads_each_once_in_any_order(tmp_path, m
     assert not source.parts[0].as_they_lie
     monkeypatch.setattr(parquet, "LARGE_GROUP", 10)  # two of these would take too much memory
     source = open_parquet(path)
+    assert isinstance(source, ParquetTable)
     assert source.parts[0].as_they_lie
     assert source._rows.kept.least == 1
 
@@ -299,7 +302,7 @@ def test_urls(tmp_path, scheme):
     urls = [f"{scheme}://{tmp_path}/copied/{file.name}" for file in files]
     (tmp_path / "copied").mkdir()
     for url, file in zip(urls, files):
-        with fsspec.open(url, "wb") as target:
+        with cast(Any, fsspec.open(url, "wb")) as target:
             target.write(file.read_bytes())
     source = open_parquet(urls)
     assert source.name == urls[0]

@@ -191,6 +191,7 @@ def test_what_is_not_used_is_said(folder, jpeg, tmp_path):
         ("plants/b2.jpg", ("second", "a plant")),
         ("birds/a1.jpg", ("a plant",)),
     ]
+    assert source.contents is not None
     assert (source.contents.things, source.contents.seen, source.contents.used) == ("annotations", 11, 8)
     assert "no usable 'image_id' and 'subreddit'" in source.contents.summary()
     assert "2 annotations are of images listed before" in source.note

@@ -6,6 +6,7 @@ import os
 import tarfile
 import threading
 from collections import Counter
+from typing import cast
 
 import numpy as np
 import pytest
@@ -61,10 +62,10 @@ def shards(tmp_path, write_tar):
     return [str(first), str(second)]
 
 
-def index_shards(paths, name, **options):
+def index_shards(paths, name, **options) -> list[ShardIndex]:
     indexes, broken = tar_index.index_shards(paths, name, **options)
     assert not broken
-    return indexes
+    return cast(list[ShardIndex], indexes)
 
 
 def equal(a: ShardIndex, b: ShardIndex) -> bool:

@@ -9,6 +9,7 @@ import pickle
 import re
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -24,7 +25,7 @@ from openslip.errors import DataError
 
 def twin(path):
     """The records of a shard, slowly: its members, each sample's in a dict, repeated members in a new one."""
-    samples = []
+    samples: list[dict[str, Any]] = []
     with tarfile.open(path) as tar:
         for member in tar:
             folder, base = os.path.split(member.name)
@@ -32,10 +33,11 @@ def twin(path):
             key = os.path.join(folder, key)
             mine = [s for s in samples if s["key"] == key]
             if not mine or extension in mine[-1]:
-                samples.append(mine_last := {"key": key})
-            else:
-                mine_last = mine[-1]
-            mine_last[extension] = tar.extractfile(member).read()
+                mine.append({"key": key})
+                samples.append(mine[-1])
+            content = tar.extractfile(member)
+            assert content is not None
+            mine[-1][extension] = content.read()
     records = []
     for sample in samples:
         images = [e for e in ("jpg", "png") if e in sample]
@@ -71,7 +73,8 @@ def test_same_records_as_the_slow_twin(tmp_path_factory, write_tar, files, forma
     write_tar(path, [(f"{k}.{e}", content(i, e)) for i, (k, e) in enumerate(files)], format)
     expected = twin(path)
     if expected:
-        assert list(TarShards([path])) == expected
+        source = TarShards([path])
+        assert [source[i] for i in range(len(source))] == expected
     else:
         with pytest.raises(DataError, match="hold no images"):
             TarShards([path])
@@ -247,7 +250,7 @@ def test_a_folder_for_each_sample(tmp_path, write_tar):
 )
 def test_which_of_several_pictures(tmp_path, write_tar, names, taken, others):
     source = shard(tmp_path, write_tar, *names)
-    assert [record.image.decode() for record in source] == [taken]
+    assert [record.image for record in source] == [taken.encode()]
     assert sum(left.count for left in source.contents.left_out.values()) == others
 
 
@@ -393,6 +396,7 @@ def test_several_broken_shards(shards, tmp_path):
     source = TarShards(shards, leave_broken=True)
     assert [record.source for record in source] == [str(shards[1])] * 4
     assert "2 of 3 shards cannot be read and are left out" in source.note
+    assert source.beside is not None
     assert (source.beside.seen, source.beside.left_out[BROKEN].count) == (3, 2)
     os.truncate(shards[1], 600)
     with pytest.raises(DataError, match="3 of 3 shards"):

@@ -71,7 +71,7 @@ def test_records(metadata, jpeg, protocol, compression):
     source = Yfcc(path)
     digits = [f"{index:08}" for index, *_ in ROWS]
     expected = [Record(jpeg + d.encode(), c, d, str(path)) for d, c in zip(digits, CAPTIONS)]
-    assert list(source) == expected
+    assert [source[i] for i in range(len(source))] == expected
     assert (len(source), source.name, source.block) == (5, str(path), 1)
     assert source[-1] == source[4]
     with pytest.raises(IndexError):
@@ -161,7 +161,7 @@ def test_parquet_gives_the_same_records(metadata, monkeypatch):
     assert convert_metadata(path, parquet) == 5
     assert pq.ParquetFile(parquet).num_row_groups == 3
     assert pq.read_table(parquet).column_names == ["index", "title", "description"]
-    pickled, columns = list(Yfcc(path)), list(Yfcc(parquet))
+    pickled, columns = Yfcc(path), Yfcc(parquet)
     assert [(r.image, r.captions, r.key) for r in columns] == [(r.image, r.captions, r.key) for r in pickled]
     assert sorted(f.name for f in path.parent.iterdir()) == ["yfcc15m.parquet", "yfcc15m.pkl"]
 
@@ -247,6 +247,7 @@ def test_is_yfcc(metadata, tmp_path):
 
 def test_what_is_not_used_is_said(metadata):
     source = Yfcc(metadata([*ROWS, (1, "two"), (42, "again", "")]))
+    assert source.contents is not None
     assert (len(source), source.contents.seen, source.contents.used) == (6, 7, 6)
     assert source.contents.left_out["the entry is not (index, title, description)"].count == 1
     assert "1 entries are of images listed before: each entry is a record of its own" in source.note

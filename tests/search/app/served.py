@@ -7,7 +7,7 @@ import http.client
 import io
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -64,7 +64,7 @@ def make_collection(root: Path, count: int = COUNT) -> Path:
     return root / "vectors"
 
 
-def add_columns(folder: Path, **columns: list[Any]) -> None:
+def add_columns(folder: Path, **columns: Sequence[Any] | np.ndarray) -> None:
     """Give the records of an index more columns."""
     table = pq.read_table(folder / "records.parquet", memory_map=False)
     for name, values in columns.items():

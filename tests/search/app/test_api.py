@@ -94,9 +94,9 @@ def test_filters_are_those_of_the_index(client: Client, index: Index) -> None:
         [("note", "=", "note 3' OR 1=1 --")],
         [("colour", "is null", None)],
     ):
-        sent = [dict(zip(("column", "operator", "value"), one)) for one in asked]
+        sent: list[dict[str, Any]] = [dict(zip(("column", "operator", "value"), one)) for one in asked]
         reply = client.post("/search", {"text": "red", "filters": sent, "top": COUNT}).json
-        expected = index.search("red", filters=[Filter(*one) for one in asked], top=COUNT)
+        expected = index.search("red", filters=[Filter(**one) for one in sent], top=COUNT)
         assert [hit["row"] for hit in reply["hits"]] == expected.rows.tolist()
         assert reply["among"] == expected.among
 

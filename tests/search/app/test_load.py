@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -259,11 +259,12 @@ def test_a_client_that_reads_slowly_keeps_its_connection() -> None:
 
     class Quiet(Patient):
         def __init__(self) -> None:
-            self.flow = SimpleNamespace(pause_writing=lambda: None)
-            self.loop = SimpleNamespace(call_later=later)
-            self.transport = SimpleNamespace(
+            self.flow = cast(Any, SimpleNamespace(pause_writing=lambda: None))
+            self.loop = cast(Any, SimpleNamespace(call_later=later))
+            transport = SimpleNamespace(
                 get_write_buffer_size=lambda: unread, abort=lambda: done.append("ended")
             )
+            self.transport = cast(Any, transport)
 
     def later(seconds: float, end: Callable[[], None]) -> Any:
         assert seconds == servers.STUCK

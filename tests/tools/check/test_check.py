@@ -332,7 +332,7 @@ def test_shares_and_sizes_in_words() -> None:
     assert [percent(share) for share in (0, 0.0001, 0.012, 0.05, 0.5, 0.9999, 1)] == [
         *("0 %", "under 0.1 %", "1.2 %", "5 %", "50 %", "over 99.9 %", "100 %"),
     ]
-    assert [megabytes(size) for size in (0, 1_700_000, 250_000_000, 12e9, 1.2e12)] == [
+    assert [megabytes(size) for size in (0, 1_700_000, 250_000_000, 12 * 10**9, 12 * 10**11)] == [
         *("0.0 MB", "1.7 MB", "250 MB", "12.0 GB", "1,200 GB"),
     ]
 

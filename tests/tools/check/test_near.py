@@ -141,7 +141,8 @@ def product(kind: int, *, colour: str = "black") -> Image.Image:
     pen.polygon([tuple(corner) for corner in (outline + rng.integers(-2, 3, (6, 2))).tolist()], fill=colour)
     for _ in range(3):
         x, y = rng.integers(14, 60), rng.integers(24, 42)
-        pen.rectangle([x, y, x + rng.integers(3, 10), y + rng.integers(1, 4)], fill="gray")
+        corners = np.array([x, y, x + rng.integers(3, 10), y + rng.integers(1, 4)])
+        pen.rectangle(corners.tolist(), fill="gray")
     return image
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from typing import Any
 
 import pytest
 from torchvision import datasets
@@ -14,7 +15,7 @@ from openslip.data.labelled import imagenet, open_labelled
 from openslip.errors import DataError
 from openslip.evaluation.zeroshot import ZeroShot
 from oracle import knn, zeroshot
-from published_sets import ours, theirs
+from published_sets import ours, paths, theirs
 
 TORCHVISION = {
     "food101": (datasets.Food101, "_image_files", {"train": "train", "test": "test"}),
@@ -81,7 +82,7 @@ def test_cub(tmp_path):
         "train": {0: 2, 1: 2, 2: 2},
         "test": {0: 1, 1: 1, 2: 1},
     }
-    assert all(path.endswith("_2.jpg") for path in found.splits["test"].images.paths)
+    assert all(path.endswith("_2.jpg") for path in paths(found, "test"))
     assert zeroshot(str(folder), list(found.class_names)) == 1
 
 
@@ -158,7 +159,7 @@ def test_folders_of_classes_need_no_layout(tmp_path):
         found = open_labelled(str(maker(tmp_path)))
         for split, called in (("train", "train"), ("val", "val"), ("test", "test")):
             called = "valid" if reference is datasets.Country211 and split == "val" else called
-            dataset = reference(str(tmp_path), split=called, download=False)
+            dataset: Any = reference(str(tmp_path), split=called, download=False)
             samples = getattr(dataset, "samples", None) or dataset._samples
             assert ours(found, split) == {str(path): label for path, label in samples}
             assert list(found.values) == dataset.classes
@@ -173,7 +174,7 @@ def test_resisc45_is_parted_by_its_lists(tmp_path):
         "test": {0: 1, 1: 1, 2: 1},
     }
     assert found.class_names == ("airplane", "baseball diamond", "sea ice")
-    assert all(path.endswith("_005.jpg") for path in found.splits["test"].images.paths)
+    assert all(path.endswith("_005.jpg") for path in paths(found, "test"))
     assert zeroshot(str(folder), list(found.class_names)) == knn(str(folder), list("abc")) == 1
     for path in folder.glob("NWPU-RESISC45/*"):  # the lists among the folders of classes
         path.rename(folder / path.name)
@@ -187,7 +188,7 @@ def test_resisc45_without_lists_has_no_splits(tmp_path):
     assert found.values == sets.RESISC45
 
 
-UCF101_FORMS = {
+UCF101_FORMS: dict[str, dict[str, Any]] = {
     "frames in the folders of the videos": {},
     "CoOp's frames": {"called": "UCF-101-midframes"},
     "CoOp's frames and lists": {"called": "UCF-101-midframes", "lists": False},
@@ -205,8 +206,7 @@ def test_ucf101_is_parted_by_the_first_of_its_lists(form, tmp_path):
     assert ("val" in counts) == form.endswith("lists")
     # Clips of a group are of one scene: no group is on both sides.
     groups = {
-        split: {re.search(r"_g(\d+)_", path)[1] for path in part.images.paths}
-        for split, part in found.splits.items()
+        split: {re.findall(r"_g(\d+)_", path)[0] for path in paths(found, split)} for split in found.splits
     }
     assert groups.pop("test") == {"01"}
     assert set().union(*groups.values()) == {"08", "09"}
@@ -271,9 +271,8 @@ def test_imagenetv2_has_imagenets_labels(tmp_path):
     task.check()
     found = task.opened()
     assert found.splits["all"].labels.tolist() == list(range(1000))
-    assert [
-        int(os.path.dirname(path)[len(folder.name) + 1 :]) for path in found.splits["all"].images.paths
-    ] == list(range(1000))
+    classes = [int(os.path.dirname(path)[len(folder.name) + 1 :]) for path in paths(found, "all")]
+    assert classes == list(range(1000))
     assert task._asked(found).names == tuple((name,) for name in imagenet.clip_names())
     assert not [line for line in task.lines() if "zero-shot needs" in line]
 
