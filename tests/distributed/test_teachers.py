@@ -74,9 +74,7 @@ def train(tower: str, kind: Literal["ddp", "fsdp"]) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("tower", "kind"), [("vit", "ddp"), ("vit", "fsdp"), ("test_resnet", "ddp"), ("test_resnet", "fsdp")]
 )
-def test_teachers_of_several_processes_are_that_of_one(
-    tower: str, kind: Literal["ddp", "fsdp"]
-) -> None:
+def test_teachers_of_several_processes_are_that_of_one(tower: str, kind: Literal["ddp", "fsdp"]) -> None:
     expected = train(tower, kind)
     everyones = run_on(2, train, tower, kind)
     for found in everyones:

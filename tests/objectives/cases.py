@@ -31,7 +31,10 @@ DIMS = Dims(
 def make(
     name: str, *, dims: Dims = DIMS, seed: int = 0, dtype: torch.dtype = torch.float64, **options: Any
 ) -> Any:
-    """Return the objective of that name, or of VARIANTS, in training, with its teacher's heads where it has some."""
+    """Return the objective of that name, or of VARIANTS, in training, with its teacher's heads where it has some.
+
+    Its class depends on the name.
+    """
     (term,) = small_loss(name.partition(",")[0], **VARIANTS.get(name, {}) | options).terms
     torch.manual_seed(seed)
     objective = term.kind(term.config, dims)
