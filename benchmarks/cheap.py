@@ -19,7 +19,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -94,11 +94,10 @@ VARIANTS: dict[str, Callable[[Config], Config]] = {
 }
 
 
-@dataclass(frozen=True)
 class Photos(Source):
     """Photo-like pictures, smooth colours under fine noise, each with one caption."""
 
-    name: str = "photos"
+    name = "photos"
 
     def __len__(self) -> int:
         return 1_000_000

@@ -37,7 +37,7 @@ from openslip.data.builder import Builder
 from openslip.data.data import Data
 from openslip.data.decode import DECODERS
 from openslip.data.record import Record, Source
-from openslip.data.tokenizer import Tokenizer, _open_clip_tokenizer
+from openslip.data.tokenizer import Tokenizer, open_clip_tokenizer
 from openslip.data.views import UNCHANGED, Parameter
 from openslip.needs import IMAGE, SSL_VIEWS
 
@@ -109,13 +109,14 @@ def reference_side(photos: Photos, count: int) -> Callable[[], None]:
             *normalise,
         ]
     )
-    tokenizer = _open_clip_tokenizer()._tokenizer
+    tokenizer = open_clip_tokenizer()._tokenizer
     start = iter(range(10**9))
 
     def run() -> None:
         samples = []
         for _ in range(count):
             record = photos[next(start) % len(photos)]
+            assert isinstance(record.image, bytes)
             image = Image.open(io.BytesIO(record.image)).convert("RGB")
             views = [plain(image), augmented(image), augmented(image)]
             tokenizer.cache.clear()

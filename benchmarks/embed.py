@@ -234,7 +234,8 @@ def theirs(model: str, weights: Path, device: str) -> tuple[Callable[[Any], Any]
     else:
         import open_clip
 
-        module, _, preprocess = open_clip.create_model_and_transforms(model)
+        created: Any = open_clip.create_model_and_transforms(model)
+        module, _, preprocess = created
         module.load_state_dict(torch.load(weights, weights_only=True))
         encode = module.to(device).eval().encode_image
     warm(torch.device(device))
@@ -276,6 +277,7 @@ def retrieval(encode: Any, preprocess: Any, pictures: Path, out: Path, device: s
     class Reader(IterableDataset):
         def __iter__(self) -> Iterator[dict[str, Any]]:
             info = get_worker_info()
+            assert info is not None
             for path in sorted(pictures.iterdir())[info.id :: info.num_workers]:
                 image = Image.open(path).convert("RGB")
                 yield {"image_tensor": preprocess(image), "image_filename": str(path), "text": ""}

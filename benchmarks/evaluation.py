@@ -74,6 +74,8 @@ def main() -> None:
 class Models:
     """One model, as open_clip and as this project have it."""
 
+    preprocess: Any
+
     def __init__(self, weights: Path) -> None:
         import open_clip
 
@@ -120,7 +122,7 @@ def _peer(folder: Path | None) -> Any:
     if folder is None:
         return _Written
     sys.path.append(str(folder))
-    from clip_benchmark.metrics import zeroshot_classification
+    from clip_benchmark.metrics import zeroshot_classification  # pyrefly: ignore[missing-import]
 
     zeroshot_classification.tqdm = lambda items: items
     zeroshot_classification.about = "clip-benchmark"
@@ -208,7 +210,9 @@ def whole(part: str, models: Models, peer: Any, folder: Path, options: argparse.
 
             from PIL import Image
 
-            return models.preprocess(Image.open(io.BytesIO(images.images[index]))), int(images.labels[index])
+            content = images.images[index]
+            assert isinstance(content, bytes)
+            return models.preprocess(Image.open(io.BytesIO(content))), int(images.labels[index])
 
     def peers() -> Any:
         weights = peer.zero_shot_classifier(

@@ -20,6 +20,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -50,7 +51,7 @@ def one_of(ranks: int) -> Iterator[None]:
             ("clip", ("gather_rows", "rank", "world")),
             ("simclr", ("gather_rows", "rank")),
         ):
-            fakes = {"gather_rows": gather_rows, "rank": lambda: 0, "world": lambda: ranks}
+            fakes: dict[str, Any] = {"gather_rows": gather_rows, "rank": lambda: 0, "world": lambda: ranks}
             stack.enter_context(
                 patch.multiple(f"openslip.objectives.{module}", **{name: fakes[name] for name in names})
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any, cast
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -65,7 +66,7 @@ class Reference(nn.Module):
             num_classes=0,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),  # type: ignore[arg-type]
         )
-        for block in self.visual.blocks:
+        for block in cast(Any, self.visual.blocks):
             block.attn.fused_attn = fused
         self.token_embedding = nn.Embedding(VOCABULARY, text.width)
         self.positional_embedding = nn.Parameter(0.01 * torch.randn(text.context, text.width))
@@ -93,7 +94,7 @@ class Reference(nn.Module):
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         x = (self.token_embedding(tokens) + self.positional_embedding).permute(1, 0, 2)
-        for block in self.transformer.resblocks:  # type: ignore[union-attr]
+        for block in cast(Any, self.transformer.resblocks):
             x = block(x, self.mask)
         x = self.ln_final(x.permute(1, 0, 2))
         return x[torch.arange(len(x)), tokens.argmax(-1)] @ self.text_projection

@@ -23,6 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +45,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def handle_error(self, *_: object) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         pass
 
 
@@ -84,14 +85,15 @@ class Ranges(BaseHTTPRequestHandler):
         with Ranges.lock:
             Ranges.sent += last - first + 1
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
 
 def read(url: str, batch: int, workers: int, rank: int, ranks: int) -> None:
     """Load an epoch's whole batches, as a training process does, and nothing ahead for the next epoch."""
     size = batch * (RECORDS // batch)
-    loading.itertools = SimpleNamespace(count=lambda start, step: range(start, size, step))
+    module: Any = loading
+    module.itertools = SimpleNamespace(count=lambda start, step: range(start, size, step))
     loader = loading.Loader(
         Data(open_parquet(url)), views=(IMAGE,), config=ViewsConfig(size=16), tokenizer=None,
         batch=batch, seed=0, rank=rank, world=ranks, workers=workers,

@@ -166,7 +166,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     try:
-        import faiss
+        import faiss  # pyrefly: ignore[missing-import]
 
         faiss.omp_set_num_threads(options.threads)
     except ImportError:
@@ -180,10 +180,10 @@ def main() -> None:
         "built in s |"
     )
     print("|--:|---|--:|--:|--:|--:|--:|")
+    whole = np.load(options.vectors, mmap_mode="r") if options.vectors else None
     with tempfile.TemporaryDirectory() as folder:
         for rows in options.rows:
-            if options.vectors:
-                whole = np.load(options.vectors, mmap_mode="r")
+            if whole is not None:
                 queries = whole[-200:].astype(np.float32)[: options.queries]
                 rows = min(rows, len(whole) - 200)
                 made = np.ascontiguousarray(whole[:rows])
@@ -194,7 +194,7 @@ def main() -> None:
             np.save(path, made)
             del made
             measure(np.load(path, mmap_mode="r"), queries, faiss, rows <= options.graphs_to)
-            if options.vectors and rows == len(whole) - 200:
+            if whole is not None and rows == len(whole) - 200:
                 break
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(

@@ -16,7 +16,7 @@ from functools import cache
 
 import torch
 
-from sides import MODELS, SIDES, SIZE, Side, batches, check_same, flops
+from sides import MODELS, SIDES, SIZE, Batch, ReferenceSide, Side, batches, check_same, flops
 
 COUNTED = 16
 """Samples on which results are compared and operations counted: attention multiplied out for more may not fit."""
@@ -33,6 +33,7 @@ def compare_on_gpu(
     scale = count / len(first.tokens)
     sides = {name: make(config, device) for name, make in SIDES.items()}
     reference, fused, ours, _ = sides.values()
+    assert isinstance(reference, ReferenceSide)
     with exact_fp32():
         check_same(reference, [fused, ours], first)
     work = {name: flops(side, first) * scale for name, side in sides.items()}
@@ -70,7 +71,7 @@ def exact_fp32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def timed(side: Side, batch: object) -> float:
+def timed(side: Side, batch: Batch) -> float:
     """Seconds of one step, its kernels included."""
     torch.cuda.synchronize()
     start = time.perf_counter()

@@ -4,6 +4,7 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +54,7 @@ def test_options_of_encoding_are_passed_on(model) -> None:
     assert torch.equal(classify(pictures(4), batch=2, workers=2), right)
     found = classify([*pictures(4), b""], batch=2, errors="skip")
     assert torch.equal(found.values, right)
+    option: dict[str, Any]
     for option in ({"bach": 2}, {"numpy": True}, {"normalize": False}):
         with pytest.raises(ConfigError, match="no such option"):
             classify(pictures(1), **option)
@@ -143,7 +145,7 @@ def test_a_finetuned_classifier_gives_the_protocols_logits(kept, monkeypatch) ->
     assert classify.names == ("dark blue", "green", "red")
     assert repr(classify) == "FinetunedClassifier(3 classes, 32 pixels)"
     with pytest.raises(ConfigError, match="no such option. Got: 'numpy'"):
-        classify([], numpy=True)
+        classify([], numpy=True)  # pyrefly: ignore[no-matching-overload]
 
 
 @pytest.mark.parametrize("fit", ["crop", "squash"])
@@ -223,7 +225,7 @@ def test_a_linear_classifier_gives_the_probes_scores(probed) -> None:
     with pytest.raises(SlipError, match="index 1"):
         classify([images[0], b""])
     with pytest.raises(ConfigError, match="no such option. Got: 'numpy'"):
-        classify([], numpy=True)
+        classify([], numpy=True)  # pyrefly: ignore[no-matching-overload]
     for copied in (copy.deepcopy(classify), pickle.loads(pickle.dumps(classify))):
         assert torch.equal(copied(images), classify(images))
 

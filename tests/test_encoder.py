@@ -576,9 +576,8 @@ def test_autocast_computes_in_another_precision_and_leaves_the_weights(
     encoder: Encoder, name: Any, dtype: torch.dtype
 ) -> None:
     pixels, seen = torch.randn(4, 3, 16, 16), []
-    hook = encoder.model.image_tower.trunk.blocks[0].mlp.fc1.register_forward_hook(
-        lambda _, inputs, output: seen.append(output.dtype)
-    )
+    trunk: Any = encoder.model.image_tower.trunk
+    hook = trunk.blocks[0].mlp.fc1.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
     cast = encoder.encode_image(pixels, autocast=name)
     hook.remove()
     assert seen == [dtype]

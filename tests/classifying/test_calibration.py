@@ -6,6 +6,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -237,7 +238,7 @@ def test_what_a_classifier_may_have_been_trained_on_is_no_sample(classify, tmp_p
 def test_a_sample_of_other_classes_alone(classify, tmp_path) -> None:
     folder = Path(save_photos(tmp_path / "photos", test=2))
     labelled = open_labelled(str(folder)).split("test")
-    other = SimpleNamespace(names=("cat", "dog"), words=("cat", "dog"), model=classify.model)
+    other: Any = SimpleNamespace(names=("cat", "dog"), words=("cat", "dog"), model=classify.model)
     with pytest.raises(ConfigError, match="no class that the classifier has"):
         calibration.read_sample(other, labelled, "none")
 

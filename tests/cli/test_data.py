@@ -287,14 +287,15 @@ def test_advice_can_be_followed(command, tmp_path, monkeypatch: pytest.MonkeyPat
         assert option not in capsys.readouterr().err
 
 
+CONTENTS = Contents("members", 106)
+CONTENTS.leave_out("the sample has no picture\x1b]0;", "b\x1b.txt", 50)
+CONTENTS.leave_out("hidden file", "._a.jpg", 3, lost=False)
+
+
 class Leaky(Odds):
     """Odds of which half of what lies there became no record."""
 
-    contents = Contents("members", 106)
-
-
-Leaky.contents.leave_out("the sample has no picture\x1b]0;", "b\x1b.txt", 50)
-Leaky.contents.leave_out("hidden file", "._a.jpg", 3, lost=False)
+    contents = CONTENTS
 
 
 def test_what_became_no_record_cannot_be_missed(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -242,7 +243,7 @@ def test_the_papers_rows_stand_beside_what_was_measured_as_the_paper_did(tmp_pat
     result = Result(
         "zeroshot:imagenet", "top1", 0.412, 50_000, 0.4, 0.42, prompts=asked_with(PROMPTS), answers=said
     )
-    side = SimpleNamespace(name="mine")
+    side: Any = SimpleNamespace(name="mine")
     told = beside_the_papers([SuiteModel("mine", side, tmp_path / "results.json", [result])])
     assert "mine: 41.2%" in told
     assert "SLIP ViT-B/16, YFCC15M, 100 epochs: 45.0%" in told

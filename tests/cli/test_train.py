@@ -3,6 +3,7 @@ import os
 import re
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from PIL import Image
@@ -47,11 +48,11 @@ def test_resume_takes_the_runs_own_configuration(tmp_path) -> None:
     assert (options.config.training.batch, options.config.data.workers) == (77, 3)
 
 
-def made_run(folder, **data):
+def made_run(folder, **data: Any):
     """Write what makes a folder a run of small-data on own.csv; return its configuration."""
     base = recipes.get("small-data")
     training = replace(base.training, batch=77)
-    config = replace(base, data=replace(base.data, **{"train": "own.csv", **data}), training=training)
+    config = replace(base, data=replace(base.data, train="own.csv", **data), training=training)
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(toml.dumps(config))
     return config
@@ -385,7 +386,7 @@ def test_other_retrieval_tasks_know_the_columns_and_keep_their_names(tmp_path) -
         evaluation=EvaluationConfig(tasks=(f"retrieval:{folder}",)),
     )
     *_, tasks = _open(config, first=True)
-    (task,) = tasks.tasks
+    (task,) = cast(Any, tasks).tasks
     assert task.name == parse_task(f"retrieval:{folder}").name
     assert task.source[0].captions == ("a teal square",)
 

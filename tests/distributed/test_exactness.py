@@ -9,7 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ class Case:
     dtype: torch.dtype = torch.float64
     block: int = 3
     tower: str = "vit"
-    kind: str = "ddp"
+    kind: Literal["ddp", "fsdp"] = "ddp"
     micro_batch: int = 0
     clip_grad: float = 0.0
     drop_path: float = 0.3

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -31,7 +33,8 @@ def frozen(kind: str = "ddp") -> Config:
 
 def run(config: Config, out: Path) -> Left:
     """Train with blocks of a few rows, from where the folder is."""
-    feature_files.BLOCK, keep_pass.SETTLE_SECONDS = 6, 0.0
+    files: Any = feature_files
+    files.BLOCK, keep_pass.SETTLE_SECONDS = 6, 0.0
     torch.set_num_threads(1)
     path = train(config, SOURCE, out, console=Console(quiet=True), resume=True).path
     kept = {file.name: file.read_bytes() for file in (path / feature_files.FOLDER / "train").glob("*")}
@@ -68,8 +71,10 @@ def end_early(config: Config, out: Path) -> None:
     """Begin a run, and end it where the first process has written a few blocks."""
     original = feature_files.FeatureFiles.write
 
-    def write(self: feature_files.FeatureFiles, *block) -> None:
-        original(self, *block)
+    def write(
+        self: feature_files.FeatureFiles, outputs: Mapping[str, np.ndarray], records: Iterable[str]
+    ) -> None:
+        original(self, outputs, records)
         if self.done == 5:
             self.settle()
             raise Ended

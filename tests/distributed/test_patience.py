@@ -50,7 +50,7 @@ def written(folder: Path, parts: int) -> list[str]:
     os.environ[TIMEOUT] = PATIENCE
     snapshot = LateSnapshot({"w": torch.ones(3)}, {"w|exp_avg": torch.zeros(3)}, {}, rank(), parts)
     with joined(torch.device("cpu")) as processes:
-        writer = BackgroundWriter(folder, processes, pytest.fail)
+        writer = BackgroundWriter(folder, processes, lambda error: pytest.fail(str(error)))
         writer.start(1, lambda: snapshot, lambda checksums: checkpoint.commit(folder, 1, {}, checksums))
         writer.finish()
         writer.close()

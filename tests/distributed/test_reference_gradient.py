@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ def embeddings() -> dict[str, Tensor]:
     }
 
 
-def gradients_of_this_process(gradient: str) -> dict[str, np.ndarray]:
+def gradients_of_this_process(gradient: Literal["exact", "reference"]) -> dict[str, np.ndarray]:
     """Return the gradients of this process's loss, as DistributedDataParallel would average them."""
     mine = {
         name: value.chunk(world())[rank()].clone().requires_grad_() for name, value in embeddings().items()
@@ -30,9 +32,9 @@ def gradients_of_this_process(gradient: str) -> dict[str, np.ndarray]:
     scale = torch.tensor(SCALE, dtype=torch.float64, requires_grad=True)
     clip = Clip(Clip.Config(block=3, gradient=gradient), Dims(DIM))
     loss = clip.loss({**mine, "logit_scale": scale}, At())["loss"]
-    loss.backward()
-    found = {name: leaf.grad / world() for name, leaf in mine.items()}
-    found |= {"loss": add_up(loss.detach()) / world(), "scale": add_up(scale.grad) / world()}
+    *of_mine, of_scale = torch.autograd.grad(loss, [*mine.values(), scale])
+    found = {name: gradient / world() for name, gradient in zip(mine, of_mine)}
+    found |= {"loss": add_up(loss.detach()) / world(), "scale": add_up(of_scale) / world()}
     return {name: value.numpy() for name, value in found.items()}
 
 
@@ -48,8 +50,8 @@ def formula(processes: int) -> dict[str, np.ndarray]:
         for mine, others in ((image, text), (text, image))
     ]
     loss = torch.stack(losses).sum() / processes
-    loss.backward()
-    found = {name: leaf.grad for name, leaf in leaves.items()} | {"loss": loss.detach(), "scale": scale.grad}
+    leaves["scale"] = scale
+    found = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())))) | {"loss": loss.detach()}
     return {name: value.numpy() for name, value in found.items()}
 
 
@@ -77,6 +79,8 @@ def rows_and_sums() -> tuple[np.ndarray, ...]:
     # A loss that differs by process: row i of all counts i times for the first process, not at all for the others.
     weights = torch.arange(len(gathered)).float()[:, None] * (rank() == 0)
     ((gathered * weights).sum() + added * (rank() + 1)).backward()
+    assert rows.grad is not None
+    assert total.grad is not None
     return tuple(t.detach().numpy() for t in (gathered, rows.grad, added, total.grad))
 
 

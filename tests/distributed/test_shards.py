@@ -23,6 +23,7 @@ import openslip
 from distributed.ranks import run_on
 from openslip.collectives import rank, world
 from openslip.config import Config
+from openslip.data.record import Batch
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ProcessError
 from openslip.training.parallel import Shards
@@ -37,6 +38,10 @@ PARTS = [f"{name}-0000{part}-of-00002.safetensors" for name in ("model", "optimi
     "state.json"
 ]
 STOPPED, LAST = 7, "step-00000016"
+
+
+def damaged(error: CheckpointError) -> None:
+    pytest.fail(str(error))
 
 
 def config(parallel: str = "fsdp") -> Config:
@@ -58,7 +63,7 @@ def stop(out: Path, parallel: str = "fsdp") -> None:
     """Train until one process is asked to stop after step 7; its last checkpoints are those of steps 5 and 7."""
     original = Trainer._train_on
 
-    def train_step(self: Trainer, batch: object) -> None:
+    def train_step(self: Trainer, batch: Batch) -> None:
         original(self, batch)
         if self.state.step == STOPPED and rank() == world() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -74,13 +79,13 @@ def slowly(out: Path) -> tuple[list[tuple[int, bool]], str]:
     """
     originals, late, seen = (Trainer._train_on, tensors.write_tensors), threading.Event(), []
 
-    def train_step(self: Trainer, batch: object) -> None:
+    def train_step(self: Trainer, batch: Batch) -> None:
         originals[0](self, batch)
         seen.append((self.state.step, (out / "checkpoints" / "step-00000005").exists()))
         if self.state.step == 8:
             late.set()
 
-    def write(path: Path, *arguments: object) -> None:
+    def write(path: Path, *arguments: Any) -> None:
         if rank() == 1 and "step-00000005" in str(path):
             assert late.wait(60)
         if rank() == 1 and "step-00000010" in str(path):
@@ -106,7 +111,7 @@ def measured(out: Path) -> str:
 
     def kept(encoder: Encoder) -> list[Any]:
         assert not gathered[-1], "there is one copy of the weights while they are measured"
-        (newest,) = filter(None, [checkpoint.newest_good(out / "checkpoints", pytest.fail)])
+        (newest,) = filter(None, [checkpoint.newest_good(out / "checkpoints", damaged)])
         with open(out / "safe.txt", "a") as file:
             file.write(f"{newest.name}\n")
         tensors.write_tensors(out / "measured.safetensors", encoder.model.state_dict())
@@ -176,7 +181,7 @@ def test_each_process_writes_its_part_while_training_goes_on(folder, told) -> No
     assert sorted(p.name for p in (path / LAST).iterdir()) == PARTS
     sizes = [(path / LAST / name).stat().st_size for name in PARTS[:4]]
     assert max(sizes[2:]) < 0.75 * sum(sizes[2:])
-    assert checkpoint.newest_good(path, pytest.fail) == path / LAST
+    assert checkpoint.newest_good(path, damaged) == path / LAST
     assert [there for step, there in told[0].seen if step <= 8 or step > 10] == [False] * 8 + [True] * 6
 
 
@@ -259,7 +264,8 @@ def test_a_flipped_bit_is_noticed(folder, told, tmp_path, part) -> None:
     data[-1] ^= 1
     path.write_bytes(data)
     warned: list[CheckpointError] = []
-    assert checkpoint.newest_good(tmp_path / "checkpoints", warned.append).name == "step-00000005"
+    good = tmp_path / "checkpoints" / "step-00000005"
+    assert checkpoint.newest_good(tmp_path / "checkpoints", warned.append) == good
     assert part in str(warned[0])
 
 
@@ -277,7 +283,7 @@ def test_nothing_of_it_is_a_pickle(folder, told) -> None:
 def clipped(device: str) -> tuple[float, float]:
     """Return the norm of gradients that are spread over CPUs and of others on a device, before and after clipping."""
     mesh = dist.init_device_mesh("cpu", (world(),))
-    model = torch.nn.Module()
+    model: Any = torch.nn.Module()
     model.spread = torch.nn.Parameter(distribute_tensor(torch.zeros(4), mesh, [Shard(0)]))
     model.spread.grad = distribute_tensor(torch.full((4,), 2.0), mesh, [Shard(0)])
     model.whole = torch.nn.Parameter(torch.zeros(1, device=device))

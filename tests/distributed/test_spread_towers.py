@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def share_of(config: Config) -> Inputs:
     return replace(list(whole.split(ROWS // world()))[rank()], rows={})
 
 
-def a_step_each(kind: str) -> dict[str, dict[str, np.ndarray]]:
+def a_step_each(kind: Literal["ddp", "fsdp"]) -> dict[str, dict[str, np.ndarray]]:
     """Return losses and whole gradients of a step of every loss."""
     steps = {}
     for loss in LOSSES:
@@ -67,7 +68,7 @@ def test_spread_towers_compute_what_whole_ones_do() -> None:
             np.testing.assert_allclose(spread[name], value, rtol=0, atol=allowed, err_msg=f"{loss}: {name}")
 
 
-def patches(kind: str) -> dict[str, np.ndarray]:
+def patches(kind: Literal["ddp", "fsdp"]) -> dict[str, np.ndarray]:
     """Return features, patch tokens and whole gradients of masked images, the mask token's among them."""
     generator = torch.Generator().manual_seed(1)
     student = student_of("clip")
@@ -78,7 +79,7 @@ def patches(kind: str) -> dict[str, np.ndarray]:
     images = torch.randn(ROWS, 3, SIZE, SIZE, generator=generator)
     feature, tokens = tower(images, tokens=True, masked=masked, mask_token=token)
     (feature.square().sum() + tokens.sum() + tower(images).sum()).backward()
-    found = {"feature": feature, "tokens": tokens, "token": token.grad}
+    found: dict[str, Any] = {"feature": feature, "tokens": tokens, "token": token.grad}
     for name, p in tower.named_parameters():
         found[name] = p.grad.full_tensor() if isinstance(p, DTensor) else p.grad
     return {name: value.detach().numpy().copy() for name, value in found.items()}
@@ -94,7 +95,7 @@ def test_spread_towers_give_patch_tokens() -> None:
             )
 
 
-def kept(kind: str) -> tuple[int, int]:
+def kept(kind: Literal["ddp", "fsdp"]) -> tuple[int, int]:
     """Return the bytes of the image tower's matrices, in bf16, and of what waits of them for the backward pass."""
     student = student_of("clip")
     size = 2 * sum(p.numel() for p in student.model.image_tower.parameters() if p.ndim > 1)

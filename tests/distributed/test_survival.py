@@ -8,6 +8,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from torch.distributed.run import main as torchrun
@@ -30,6 +31,7 @@ def pictures(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     rows = ["path,caption"]
     for number, record in enumerate(map(ToySource().__getitem__, range(80))):
+        assert isinstance(record.image, np.ndarray)
         Image.fromarray(record.image).save(folder / f"{number}.png")
         rows.append(f"{number}.png,{record.captions[0]} of number {number}")
     (folder / "list.csv").write_text("\n".join(rows))

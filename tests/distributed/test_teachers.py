@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -37,10 +38,11 @@ def student_of(tower: str) -> Student:
 
 
 def parts(student: Student) -> dict[str, nn.Module]:
-    return {"image_tower": student.model.image_tower, "head": student.objective["simclr"].head}
+    objective: Any = student.objective["simclr"]
+    return {"image_tower": student.model.image_tower, "head": objective.head}
 
 
-def train(tower: str, kind: str) -> dict[str, np.ndarray]:
+def train(tower: str, kind: Literal["ddp", "fsdp"]) -> dict[str, np.ndarray]:
     """Train on this process's share; return the teacher's state after it, and its embeddings of the whole batch."""
     student, config = student_of(tower), make_tiny_config()
     teacher = Teacher(parts(student))
@@ -72,7 +74,7 @@ def train(tower: str, kind: str) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("tower", "kind"), [("vit", "ddp"), ("vit", "fsdp"), ("test_resnet", "ddp"), ("test_resnet", "fsdp")]
 )
-def test_teachers_of_several_processes_are_that_of_one(tower: str, kind: str) -> None:
+def test_teachers_of_several_processes_are_that_of_one(tower: str, kind: Literal["ddp", "fsdp"]) -> None:
     expected = train(tower, kind)
     everyones = run_on(2, train, tower, kind)
     for found in everyones:

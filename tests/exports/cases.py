@@ -168,6 +168,12 @@ def exported(model: str, to: str, **options: Any) -> tuple[str | Path, Exported]
     )
 
 
+def farthest(done: Exported) -> float:
+    """Return the larger difference of an export's images and of its texts."""
+    assert done.trial.text is not None
+    return max(done.trial.image, done.trial.text)
+
+
 @dataclass(frozen=True)
 class Measured:
     """The largest differences of vectors of length 1: in the library, and read back by openslip (None: it does not)."""

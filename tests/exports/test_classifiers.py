@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def picture() -> Image.Image:
     return noise.resize((90, 60), Image.Resampling.BICUBIC)
 
 
-def used(lines: str, result: str) -> object:
+def used(lines: str, result: str) -> Any:
     """Run the lines that an export tells, with a `picture`; return what they call `result`."""
     known = {"picture": picture()}
     exec(lines, known)
@@ -66,18 +67,18 @@ def test_out_and_used(kept, name, to, tmp_path, capsys) -> None:
     assert done.trial.picture <= (2.01 if to == "huggingface" else 1e-4)
     assert os.listdir(tmp_path) == ["there"]
     expected = openslip.FinetunedClassifier(kept[name])(picture())[0]
-    lines, near = done.usage, {"abs": 1e-5}
+    lines, near = done.usage, 1e-5
     if to == "openslip":
         lines = lines.replace('["a.jpg", "b.jpg"]', "picture")
         found = used(lines, "probabilities")[0]
     elif to == "huggingface":
         listed = used(f"{lines}\nfound = classify(picture)", "found")
         scores = {one["label"]: one["score"] for one in listed}
-        found, near = [scores[name] for name in NAMES], {"abs": 5e-3}
+        found, near = [scores[name] for name in NAMES], 5e-3
     else:
         found = torch.as_tensor(used(lines, "probabilities")).flatten()
         assert capsys.readouterr().out.strip().endswith(NAMES[int(expected.argmax())])
-    assert list(map(float, found)) == pytest.approx(expected.tolist(), **near)
+    assert list(map(float, found)) == pytest.approx(expected.tolist(), abs=near)
 
 
 @pytest.mark.filterwarnings("ignore")

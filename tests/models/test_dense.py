@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ CONFIG = ModelConfig(
 )
 
 
-def model(size: int = 16, **image: object) -> Model:
+def model(size: int = 16, **image: Any) -> Model:
     torch.manual_seed(0)
     made = build(replace(CONFIG, image=replace(CONFIG.image, **image)), size, NEEDS).eval()
     for parameter in made.parameters():  # what starts as 0 would hide mistakes
@@ -42,7 +43,7 @@ def assert_close(one: Tensor, other: Tensor) -> None:
 @torch.no_grad()
 def test_class_token_is_maskclips_way() -> None:
     of, x = model(), images(16)
-    trunk = of.image_tower.trunk
+    trunk: Any = of.image_tower.trunk
     x = trunk.blocks[0](trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(x))))[:, 1:]
     last = trunk.blocks[1]
     # Zhou, Loy and Dai 2022: the value projection, its output projection, residual, MLP, norm, projection
@@ -67,7 +68,8 @@ def test_of_one_patch_the_patch_is_the_image(image: dict[str, object]) -> None:
 @torch.no_grad()
 def test_attention_pooling_gives_each_patch_its_own_value() -> None:
     of, x = model(pool="attention", class_tokens=0), images(16)
-    pool, tokens = of.image_tower.trunk.attn_pool, of.image_tower(x, tokens=True)[1]
+    pool: Any = of.image_tower.trunk.attn_pool
+    tokens = of.image_tower(x, tokens=True)[1]
     value = pool.proj(F.linear(tokens, pool.kv.weight[24:], pool.kv.bias[24:]))
     expected = (value + pool.mlp(pool.norm(value))) @ of.image_projection
     assert_close(patch_embeddings(of, x).flatten(1, 2), expected)
@@ -86,9 +88,8 @@ def test_of_a_feature_map_the_mean_of_the_places_is_the_image(name: str) -> None
 @torch.no_grad()
 def test_a_norm_after_the_mean_is_the_places_own() -> None:
     of = model(64, name="test_convnext.r160_in1k")
-    map_ = of.image_tower.trunk.forward_features(images(64))
-    norm = of.image_tower.trunk.head.norm
-    expected = norm(map_).permute(0, 2, 3, 1) @ of.image_projection
+    trunk: Any = of.image_tower.trunk
+    expected = trunk.head.norm(trunk.forward_features(images(64))).permute(0, 2, 3, 1) @ of.image_projection
     assert_close(patch_embeddings(of, images(64)), expected)
 
 
@@ -100,7 +101,7 @@ def test_places_lie_as_in_the_picture() -> None:
     changed[..., :8, 8:] += 3  # above, right
     for call in (lambda x: patch_features(of.image_tower, x), lambda x: patch_embeddings(of, x)):
         assert (call(changed) - call(x)).norm(dim=-1).argmax() == 1
-    flat = model(64, name="test_resnet.r160_in1k").image_tower
+    flat: Any = model(64, name="test_resnet.r160_in1k").image_tower
     expected = flat.trunk.forward_features(images(64)).permute(0, 2, 3, 1)
     assert torch.equal(patch_features(flat, images(64)), expected)
 
@@ -114,13 +115,13 @@ def test_patch_features_are_the_towers_tokens() -> None:
 
 
 def test_what_has_no_patches_says_so() -> None:
-    of = model()
+    of: Any = model()
     check_patches(of, embeddings=True)
     of.image_tower.trunk.global_pool = "max"
     check_patches(of, embeddings=False)
     with pytest.raises(EvaluationError, match="cannot embed a single patch of this tower"):
         check_patches(of, embeddings=True)
-    flat = model(64, name="test_resnet.r160_in1k")
+    flat: Any = model(64, name="test_resnet.r160_in1k")
     flat.image_tower.trunk.forward_features = lambda x: x.mean(dim=(2, 3))
     for embeddings, what in ((True, "cannot embed a single patch"), (False, "neither patch tokens nor")):
         with pytest.raises(EvaluationError, match=what):

@@ -4,6 +4,7 @@ import builtins
 import copy
 import sys
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ def adapted(config, tuning=None):
 
 def embeddings(model: Model, config) -> list[torch.Tensor]:
     inputs = make_inputs(with_loss(config, "clip"))
+    assert inputs.tokens is not None
     with torch.no_grad():
         return [model.encode_image(inputs.views["image"]), model.encode_text(inputs.tokens)]
 
@@ -46,6 +48,7 @@ def test_only_adapters_learn(tiny_config) -> None:
         for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
         for part in "AB"
     }
+    assert student.model.text_tower is not None
     assert all(p.requires_grad for p in student.model.text_tower.parameters())
     shapes = {plain_name(n): tuple(p.shape) for n, p in student.model.named_parameters()}
     assert shapes["image_tower.trunk.blocks.0.mlp.fc1.lora_A"] == (4, 16)
@@ -98,7 +101,7 @@ def test_our_merging_is_that_of_peft(tiny_config) -> None:
     theirs = copy.deepcopy(student)
     for module in theirs.modules():
         if hasattr(module, "lora_A"):
-            module.merge()
+            cast(Any, module).merge()
     for name, weight in stored_state(theirs).items():
         if "lora_" not in name:
             torch.testing.assert_close(ours[name], weight, rtol=0, atol=1e-12)
@@ -106,7 +109,7 @@ def test_our_merging_is_that_of_peft(tiny_config) -> None:
 
 def test_the_last_blocks_compute_what_the_full_ones_do(tiny_config) -> None:
     """Of one token, with the adapter's part: the slow twin computes all tokens, and takes that one."""
-    model = adapted(tiny_config).model
+    model: Any = adapted(tiny_config).model
     x = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     end = torch.tensor([4, 0, 2])
     image, text = model.image_tower.trunk.blocks[-1], model.text_tower.blocks[-1]

@@ -56,6 +56,7 @@ def test_what_is_not_needed_is_not_built() -> None:
 
 def test_one_pass_equals_a_pass_for_each_view() -> None:
     model, inputs = _model().eval(), _inputs()
+    assert inputs.tokens is not None
     out = model(inputs, ALL)
     image, text, _ = SHARED
     torch.testing.assert_close(out[image], model.encode_image(inputs.views["image"]), rtol=1e-4, atol=1e-5)
@@ -222,5 +223,7 @@ def test_missing_inputs_are_said() -> None:
         _model()(_inputs(text=False), ALL)
     with pytest.raises(ConfigError, match="ssl_2"):
         _model()(_inputs(names=("image", "ssl_1")), ALL)
+    tokens = _inputs().tokens
+    assert tokens is not None
     with pytest.raises(ConfigError, match="not built for"):
-        _model(PICTURES).encode_text(_inputs().tokens)
+        _model(PICTURES).encode_text(tokens)

@@ -137,17 +137,17 @@ def test_zero_shot_logits_are_those_of_the_reference_formula(student: Student, i
     names = ["cat", "old barn owl", "airplane"]
     templates = ["a photo of a {}.", "{}", "a blurry photo of the large {}, in a video game."]
     encoder = Encoder(student.model.eval(), Config())
+    model: Any = student.model
     with torch.no_grad():
         weights = []
         for name in names:
             made = encoder.tokenize([template.replace("{}", name) for template in templates])
             tokens = F.pad(made, (0, 77 - made.shape[1]))
-            model: Any = student.model
             texts = _text_of_the_reference(model.text_tower, model.text_projection, tokens)
             mean = F.normalize(texts, dim=1).mean(dim=0)
             weights.append(mean / mean.norm())
         images = F.normalize(student.model.encode_image(inputs.views["image"]), dim=1)
-        expected = student.model.logit_scale.exp() * images @ torch.stack(weights).T
+        expected = model.logit_scale.exp() * images @ torch.stack(weights).T
     found = encoder.logit_scale * images.numpy() @ classifier(encoder, names, templates, batch_size=4).T
     assert np.ptp(expected.numpy()) > 0.1
     assert found == pytest.approx(expected.numpy(), abs=1e-4)

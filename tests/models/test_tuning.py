@@ -1,6 +1,7 @@
 """What of the towers is frozen, and that it stays as it is."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -79,10 +80,11 @@ def test_frozen_parts_are_the_largest(tiny_config) -> None:
     assert list(frozen_parts(student.model)) == [
         "image_tower.trunk.patch_embed", "image_tower.trunk.blocks.0", "text_tower",
     ]  # fmt: skip
-    assert not student.model.text_tower.blocks[1].training
-    assert not student.model.image_tower.trunk.blocks[0].drop_path1.training
-    assert student.model.image_tower.trunk.blocks[1].drop_path1.training
-    assert student.model.image_tower.training
+    model: Any = student.model
+    assert not model.text_tower.blocks[1].training
+    assert not model.image_tower.trunk.blocks[0].drop_path1.training
+    assert model.image_tower.trunk.blocks[1].drop_path1.training
+    assert model.image_tower.training
     assert not any(module.training for module in student.eval().modules())
 
 
@@ -173,7 +175,7 @@ def test_frozen_first_blocks_have_no_backward(tiny_config, freeze, calls) -> Non
     """Neither do they keep anything for one: only what learns is in the graph."""
     config = tuned(with_loss(tiny_config, "clip"), image=freeze)
     student = make_student(config)
-    trunk = student.model.image_tower.trunk
+    trunk: Any = student.model.image_tower.trunk
     outputs = []
     for module in (trunk.blocks[0], trunk.blocks[1], trunk.norm):
         module.register_forward_hook(lambda module, given, output: outputs.append(output.requires_grad))

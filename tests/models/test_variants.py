@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -79,7 +79,7 @@ def _slow_text(tower: TextTower, config: TextTowerConfig, tokens: Tensor) -> Ten
     for row in tokens:
         x = (tower.token_embedding.weight[row] + tower.positional_embedding[: len(row)])[None]
         hidden = torch.full((len(row), len(row)), -torch.inf, dtype=x.dtype).triu(1)
-        for block in tower.blocks:
+        for block in cast(Any, tower.blocks):
             q, k, v = (part.unflatten(-1, (4, -1)) for part in block.qkv(block.norm1(x)).chunk(3, dim=-1))
             scores = torch.einsum("nqhk,nthk->nhqt", q, k) / q.shape[-1] ** 0.5
             weights = (scores if config.bidirectional else scores + hidden).softmax(-1)

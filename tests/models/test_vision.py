@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import timm
@@ -30,6 +32,10 @@ def _pair(**options: object) -> tuple[ImageTower, VisionTransformer]:
     return ImageTower(trunk, 24), full
 
 
+def _last_block(tower: ImageTower) -> nn.Module:
+    return cast(VisionTransformer, tower.trunk).blocks[-1]
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -46,7 +52,7 @@ def test_the_last_block_for_the_class_token_alone_equals_timms_full_forward(
     options: dict[str, object],
 ) -> None:
     tower, full = _pair(**options)
-    assert isinstance(tower.trunk.blocks[-1], ClassTokenBlock)
+    assert isinstance(_last_block(tower), ClassTokenBlock)
     images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
     probe = torch.randn(4, 24, dtype=torch.float64)
     ours, theirs = tower(images), full(images)
@@ -78,7 +84,7 @@ def test_stochastic_depth_drops_what_the_full_forward_drops() -> None:
 
 def test_stochastic_depth_keeps_the_mean() -> None:
     tower, _ = _pair(drop_path_rate=0.5)
-    block = tower.trunk.blocks[-1]
+    block: Any = _last_block(tower)
     block.mlp.fc2.weight.data.zero_()  # the attention branch alone, which is linear in what is dropped
     block.mlp.fc2.bias.data.zero_()
     tokens = torch.randn(1, 17, 24, dtype=torch.float64).expand(4000, 17, 24)
@@ -95,7 +101,7 @@ def test_stochastic_depth_keeps_the_mean() -> None:
 )
 def test_other_poolings_keep_their_full_last_block(options: dict[str, object]) -> None:
     tower, full = _pair(**options)
-    assert type(tower.trunk.blocks[-1]) is Block
+    assert type(_last_block(tower)) is Block
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     assert torch.equal(tower(images), full(images))
 
@@ -104,7 +110,7 @@ def test_other_kinds_of_block_keep_their_full_forward() -> None:
     from timm.models.vision_transformer import ParallelScalingBlock
 
     tower, full = _pair(block_fn=ParallelScalingBlock)
-    assert type(tower.trunk.blocks[-1]) is ParallelScalingBlock
+    assert type(_last_block(tower)) is ParallelScalingBlock
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     assert torch.equal(tower(images), full(images))
 
@@ -117,7 +123,7 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
 
 def test_vit_is_the_references_with_its_initialisation() -> None:
     torch.manual_seed(0)
-    trunk = build_image_tower(ImageTowerConfig(), 64).trunk
+    trunk: Any = build_image_tower(ImageTowerConfig(), 64).trunk
     assert len(trunk.blocks) == 12
     assert trunk.blocks[0].attn.num_heads == 12
     assert trunk.norm.eps == trunk.blocks[0].norm1.eps == 1e-6
@@ -134,7 +140,7 @@ def test_vit_is_the_references_with_its_initialisation() -> None:
 
 def test_drop_path_grows_linearly_to_the_last_block() -> None:
     config = ImageTowerConfig(patch=8, width=24, depth=3, heads=3, drop_path=0.2)
-    blocks = build_image_tower(config, 32).trunk.blocks
+    blocks: Any = build_image_tower(config, 32).trunk.blocks
     rates = [getattr(block.drop_path2, "drop_prob", 0.0) for block in blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2])
 
@@ -153,7 +159,7 @@ def test_a_named_vision_transformer_has_the_short_last_block_too() -> None:
     full = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32).eval()
     tower = build_image_tower(ImageTowerConfig(name="vit_tiny_patch16_224"), 32).eval()
     tower.trunk.load_state_dict(full.state_dict())
-    assert isinstance(tower.trunk.blocks[-1], ClassTokenBlock)
+    assert isinstance(_last_block(tower), ClassTokenBlock)
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(tower(images), full(images), rtol=1e-4, atol=1e-5)
 
@@ -200,7 +206,8 @@ def test_smaller_images_have_their_position_embeddings_resampled() -> None:
     images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     torch.testing.assert_close(tower(images), smaller(images), rtol=1e-5, atol=1e-6)
     tower(images).square().sum().backward()
-    assert tower.trunk.pos_embed.grad.abs().sum() > 0
+    trunk: Any = tower.trunk
+    assert trunk.pos_embed.grad.abs().sum() > 0
 
 
 def test_weights_and_results_do_not_depend_on_the_views() -> None:
@@ -217,9 +224,10 @@ def test_weights_and_results_do_not_depend_on_the_views() -> None:
 
 def test_dropped_tokens_never_enter_the_blocks() -> None:
     tower = build_image_tower(SMALL, 32, [_view(32, 0.5)]).train()
+    trunk: Any = tower.trunk
     before, entered = [], []
-    tower.trunk.pos_drop.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0]))
-    tower.trunk.blocks[0].register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+    trunk.pos_drop.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0]))
+    trunk.blocks[0].register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
     images = torch.randn(6, 3, 32, 32)
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -282,7 +290,7 @@ class _DropTokens(nn.Module):
         return leave_out_tokens(x, self.share, self.prefix)
 
 
-TRANSFORMERS = {
+TRANSFORMERS: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224": {},
     "test_vit3": {},  # class token left out, attention pooling
     "deit3_small_patch16_224": {},  # positions without one for the class token
@@ -293,7 +301,7 @@ TRANSFORMERS = {
     "vit_tiny_r_s16_p8_224": {"img_size": 64},  # convolutions before the blocks
     "test_vit": {"dynamic_img_size": True},
 }
-OTHERS = {
+OTHERS: dict[str, dict[str, Any]] = {
     "beit_base_patch16_224": {"img_size": 32, "depth": 1, "embed_dim": 48, "num_heads": 3},
     "eva02_tiny_patch14_224": {"img_size": 28, "depth": 1, "embed_dim": 48, "num_heads": 3},
     "swin_tiny_patch4_window7_224": {"img_size": 32, "window_size": 1, "depths": (1, 1, 1, 1)},
@@ -303,12 +311,12 @@ OTHERS = {
 }
 
 
-def _timm(name: str, options: dict[str, object]) -> tuple[ImageTower, nn.Module, Tensor]:
+def _timm(name: str, options: dict[str, Any]) -> tuple[ImageTower, Any, Tensor]:
     """Our tower around a named model, one of timm with the same weights, and images for both."""
     torch.manual_seed(0)
     if name in TRANSFORMERS:
         options = {"img_size": 32, "depth": 3, "embed_dim": 48, "num_heads": 3, **options}
-    full = timm.create_model(name, num_classes=0, drop_path_rate=0.3, **options)
+    full: Any = timm.create_model(name, num_classes=0, drop_path_rate=0.3, **options)
     with torch.no_grad():  # away from the initialisation, where gates and scales may be next to zero
         for parameter in full.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -316,7 +324,7 @@ def _timm(name: str, options: dict[str, object]) -> tuple[ImageTower, nn.Module,
     return ImageTower(copy.deepcopy(full), full.num_features), full, torch.randn(4, 3, side, side)
 
 
-def _seeded(call: nn.Module, *inputs: object, **options: object) -> Tensor:
+def _seeded(call: Callable[..., Any], *inputs: object, **options: object) -> Any:
     torch.manual_seed(5)
     return call(*inputs, **options)
 
@@ -331,7 +339,7 @@ def test_evaluation_and_training_are_timms(name: str) -> None:
         assert reduced or torch.equal(tower(images), full(images))
         # Stochastic depth and dropped tokens: what timm's own forward would do with the modules that the trunk has.
         share = 0.4 if tower.has_tokens else 0.0
-        trunk = copy.deepcopy(tower.trunk)
+        trunk: Any = copy.deepcopy(tower.trunk)
         if share:
             trunk.patch_drop = _DropTokens(share, trunk.num_prefix_tokens)
         assert torch.equal(_seeded(tower.train(), images, share), _seeded(trunk.train(), images))
@@ -391,6 +399,7 @@ def test_a_masked_patch_is_the_mask_token_at_its_place(options: dict[str, object
     out[0].square().sum().backward()
     entering.requires_grad_()
     full(images).square().sum().backward()
+    assert entering.grad is not None
     torch.testing.assert_close(token.grad, entering.grad[masked].sum(0), rtol=1e-9, atol=1e-11)
 
 
@@ -415,7 +424,7 @@ def test_timms_checkpointing_of_other_blocks_changes_no_bit(block: str) -> None:
     images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
     grads = []
     for recomputed in (False, True):
-        tower.trunk.set_grad_checkpointing(recomputed)
+        cast(VisionTransformer, tower.trunk).set_grad_checkpointing(recomputed)
         tower.zero_grad()
         feature, tokens = _seeded(tower.train(), images, tokens=True)
         (feature.sum() + tokens.square().sum()).backward()

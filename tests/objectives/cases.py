@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,15 +29,23 @@ DIMS = Dims(
 
 
 def make(
-    name: str, *, dims: Dims = DIMS, seed: int = 0, dtype: torch.dtype = torch.float64, **options: object
-) -> Objective:
-    """Return the objective of that name, or of VARIANTS, in training, with its teacher's heads where it has some."""
+    name: str, *, dims: Dims = DIMS, seed: int = 0, dtype: torch.dtype = torch.float64, **options: Any
+) -> Any:
+    """Return the objective of that name, or of VARIANTS, in training, with its teacher's heads where it has some.
+
+    Its class depends on the name.
+    """
     (term,) = small_loss(name.partition(",")[0], **VARIANTS.get(name, {}) | options).terms
     torch.manual_seed(seed)
     objective = term.kind(term.config, dims)
     if objective.teacher_heads:
         objective.teacher = Teacher({head: getattr(objective, head) for head in objective.teacher_heads})
     return objective.to(dtype).train()
+
+
+def chances(kind: type[Objective], rows: int, scheduled: int = 0) -> list[float]:
+    """Return the values, by curve, of a model that knows nothing."""
+    return [curve.chance(rows, scheduled) for curve in kind.curves if curve.chance is not None]
 
 
 def features_for(

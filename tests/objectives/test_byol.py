@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from objectives.cases import DIMS, features_for, make, trained
+from objectives.cases import DIMS, chances, features_for, make, trained
 from openslip.errors import TrainingError
 from openslip.needs import Need
 from openslip.objectives import At, Byol
@@ -80,7 +80,7 @@ def test_agreeing_costs_nothing_and_disagreeing_eight() -> None:
 def test_the_spread_tells_collapse() -> None:
     far = batch(2000, dim=64)
     assert loss_of(far)["byol_std"].item() == pytest.approx(1, abs=0.02)
-    assert loss_of(far)["loss"].item() == pytest.approx(Byol.curves[0].chance(2000, 2000), abs=0.1)
+    assert loss_of(far)["loss"].item() == pytest.approx(chances(Byol, 2000, 2000)[0], abs=0.1)
     point = {name: torch.ones(50, 64) for name in NAMES}
     collapsed = loss_of(point)
     assert collapsed["byol_std"].item() == pytest.approx(0, abs=1e-6)

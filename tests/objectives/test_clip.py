@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from objectives.cases import features_for, make
+from objectives.cases import chances, features_for, make
 from openslip.errors import ConfigError
 from openslip.objectives import At, Clip
 
@@ -97,7 +97,7 @@ def test_one_pair_costs_nothing() -> None:
 def test_collapsed_embeddings_are_at_chance() -> None:
     embeddings = {"image": torch.ones(8, 4), "text": torch.ones(8, 4), "logit_scale": torch.tensor(10.0)}
     result = loss_of(embeddings, block=3)
-    loss, accuracy = (curve.chance(8, 0) for curve in Clip.curves)
+    loss, accuracy = chances(Clip, 8)
     assert result["loss"].item() == pytest.approx(loss, rel=1e-5)
     assert loss == pytest.approx(math.log(8))
     assert result["clip_acc"].item() == accuracy == 1 / 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -58,8 +59,8 @@ class Papers:
         for i in range(rows):
             others = [j for j in range(rows) if j != i]
             own = image[i] @ text[i]
-            g["image", i] = sum(torch.exp((image[i] @ text[j] - own) / tau) for j in others) / (rows - 1)
-            g["text", i] = sum(torch.exp((image[j] @ text[i] - own) / tau) for j in others) / (rows - 1)
+            g["image", i] = torch.stack([torch.exp((image[i] @ text[j] - own) / tau) for j in others]).mean()
+            g["text", i] = torch.stack([torch.exp((image[j] @ text[i] - own) / tau) for j in others]).mean()
         gamma = self.gamma(step)
         for kind in ("image", "text"):
             for record in set(records):
@@ -179,15 +180,15 @@ def test_several_positives_and_pairs_that_are_ignored(labels, equal, positives, 
             (z[i][negative[i]] - z[i][positive[i]].mean()).exp().mean() if negative[i].any() else None
             for i in range(n)
         ]
-        for i in range(n):
-            same = [g[j].item() for j in range(n) if records[j] == records[i] and g[j] is not None]
+        for i, own in enumerate(g):
+            same = [each.item() for j, each in enumerate(g) if records[j] == records[i] and each is not None]
             u = old[records[i], column].exp().item()
             if same:
                 u = (1 - gamma) * u + gamma * sum(same) / len(same)
             logs.append(math.log(u + 1e-14))
-            if g[i] is not None:
-                pulls.append(g[i] / (u + 1e-14))
-    expected = sum(pulls) / (2 * n) if pulls else 0 * logits.sum()
+            if own is not None:
+                pulls.append(own / (u + 1e-14))
+    expected = torch.stack(pulls).sum() / (2 * n) if pulls else 0 * logits.sum()
     given = {"labels": classes, "captions": captions, "records": records}
     found = objective.loss(embeddings | given, at)
     assert found["loss"].item() == pytest.approx(sum(logs) / (2 * n) + math.log(n), rel=1e-8)
@@ -209,7 +210,7 @@ def test_nothing_overflows_in_fp32_at_the_highest_scale() -> None:
         found["loss"].backward()
         objective.after_step(SimpleNamespace(logit_scale=None), At(step, 3))
         assert found["loss"].item() > 100
-    assert all(value.grad.isfinite().all() for value in embeddings.values())
+    assert all(value.grad is not None and value.grad.isfinite().all() for value in embeddings.values())
     assert objective.estimates[:6].isfinite().all()
     assert (objective.estimates[6:] == -math.inf).all()
 
@@ -254,11 +255,12 @@ def test_the_divergence_of_the_weights_is_rho_where_the_temperature_stays() -> N
 def test_a_step_that_is_left_out_leaves_the_estimates(taken) -> None:
     written = small_loss("clip", negatives="global")
     summed: Sum = written.build(DIMS).double()
-    objective = summed["clip"]
+    objective: Any = summed["clip"]
+    model: Any = SimpleNamespace(logit_scale=None)
     objective.estimates[:5] = torch.arange(10, dtype=torch.float64).view(5, 2)
     before = objective.estimates.clone()
     objective.loss(batch(0) | {"records": torch.tensor([7, 1, 3, 3])}, At(1, 2))
-    summed.after_step(SimpleNamespace(logit_scale=None), At(1, 2), torch.tensor(taken))
+    summed.after_step(model, At(1, 2), torch.tensor(taken))
     changed = (objective.estimates != before).any(1).nonzero()[:, 0].tolist()
     assert changed == ([1, 3, 7] if taken else [])
 
@@ -292,5 +294,7 @@ def test_without_the_number_of_records_there_is_nothing_to_keep_estimates_in() -
 
 
 def test_the_temperature_at_the_start_is_an_option() -> None:
-    assert small_loss("clip").logit_scale.initial == 1 / 0.07
-    assert small_loss("clip", temperature=0.03).logit_scale.initial == 1 / 0.03
+    for options, temperature in (({}, 0.07), ({"temperature": 0.03}, 0.03)):
+        scale = small_loss("clip", **options).logit_scale
+        assert scale is not None
+        assert scale.initial == 1 / temperature

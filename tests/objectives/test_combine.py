@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_parse(text: str, expected: list) -> None:
 def test_options_reach_the_term_that_they_are_named_after() -> None:
     loss = read("clip + simclr", clip={"block": 7}, simclr={"temperature": 0.2}, siglip={"bias": -3.0})
     assert [term.config for term in loss.terms] == [Clip.Config(block=7), SimClr.Config(temperature=0.2)]
-    clip, simclr = loss.build(DIMS).values()
+    clip, simclr = loss.build(DIMS).objectives
     assert (clip.config.block, simclr.config.temperature) == (7, 0.2)
 
 
@@ -297,7 +298,7 @@ def test_terms_may_be_of_different_numbers_of_rows() -> None:
 
 def test_after_a_step_come_the_terms_that_took_part() -> None:
     scale = torch.nn.Parameter(torch.tensor(50.0))
-    model = SimpleNamespace(logit_scale=scale)
+    model: Any = SimpleNamespace(logit_scale=scale)
     build("simclr").after_step(model, At(), torch.tensor(True))
     assert scale.item() == 50
     build("clip + simclr").after_step(model, At(scheduled=False), torch.tensor(True))

@@ -7,6 +7,7 @@ import math
 import tomllib
 from dataclasses import fields
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tomli_w
@@ -231,5 +232,6 @@ def test_it_does_without_what_others_need(name) -> None:
     usual = kind.needs_for(kind.Config())
     if not any(need.view == TEXT for need in usual):
         fixed = any(need.by == "fixed" for need in usual)
-        sizes = {"embed_dim": 8, "fixed": type(DIMS)(width=14, embed_dim=8)} if fixed else {}
-        make(name, dims=type(DIMS)(width=12, **sizes), **({"text": False} if fixed else {}))
+        sizes: dict[str, Any] = {"embed_dim": 8, "fixed": type(DIMS)(width=14, embed_dim=8)} if fixed else {}
+        options: dict[str, Any] = {"text": False} if fixed else {}
+        make(name, dims=type(DIMS)(width=12, **sizes), **options)

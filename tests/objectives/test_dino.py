@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +15,12 @@ from torch import Tensor
 from objectives.cases import features_for, make, trained
 from openslip.errors import TrainingError
 from openslip.needs import SSL_VIEWS, Need
-from openslip.objectives import At, Dino, Objective
+from openslip.objectives import At, Dino
 
-NO_SCALE = SimpleNamespace(logit_scale=None)
+NO_SCALE: Any = SimpleNamespace(logit_scale=None)
 
 
-def objective_of(seed: int = 0, **options: object) -> Objective:
+def objective_of(seed: int = 0, **options: Any) -> Any:
     """Return one whose centre is somewhere, and whose teacher is not its student."""
     objective = make("dino", seed=seed, **options)
     with torch.no_grad():
@@ -29,7 +30,7 @@ def objective_of(seed: int = 0, **options: object) -> Objective:
     return objective
 
 
-def plain(objective: Objective, embeddings: dict[str, Tensor], temperature: float) -> dict[str, Tensor]:
+def plain(objective: Any, embeddings: dict[str, Tensor], temperature: float) -> dict[str, Tensor]:
     """The slow, obvious twin: equations 1 to 3, for each image, each global crop and each other crop."""
 
     def scores(row: Tensor, prototypes: Tensor) -> Tensor:

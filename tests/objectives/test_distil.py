@@ -122,8 +122,8 @@ def test_the_divergence_has_the_gradient_of_torchs_own(apart) -> None:
 
 
 def test_who_equals_the_teacher_has_no_loss() -> None:
-    for options in ({"text": True, "kl": 1.0}, {"text": False, "kl": 1.0}):
-        objective = make("preserve", **options)
+    for text in (True, False):
+        objective = make("preserve", text=text, kl=1.0)
         features = features_for(objective.needs_for(objective.config), 6)
         given = {need: 3 * features[replace(need, by="student")].detach() for need in features}
         values = objective(

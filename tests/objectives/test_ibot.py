@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -23,11 +24,11 @@ from toys import make_inputs, make_student, with_loss
 AT = At(3, 100, seed=5)
 
 
-def with_tower(config: Config, **values: object) -> Config:
+def with_tower(config: Config, **values: Any) -> Config:
     return replace(config, model=replace(config.model, image=replace(config.model.image, **values)))
 
 
-def plain(objective: Objective, features: dict[Need, Tensor], temperature: float) -> tuple[Tensor, Tensor]:
+def plain(objective: Any, features: dict[Need, Tensor], temperature: float) -> tuple[Tensor, Tensor]:
     """The slow, obvious twin: each hidden patch of each view of each image. Returns the loss, the teacher's entropy."""
     own, averaged = objective.prototypes.weight, objective.teacher["prototypes"].weight
     by = "student" if objective.config.average == "head" else "teacher"
@@ -132,7 +133,7 @@ def test_the_tower_sees_the_masks_that_the_loss_knows(tiny_config) -> None:
     """The hidden patches' pixels change nothing of what the student gives, and the others' do."""
     config = with_loss(with_tower(tiny_config, drop_path=0.0), "ibot", share=(0.5, 0.5))
     student, inputs = make_student(config), make_inputs(config)
-    objective = student.objective["ibot"]
+    objective: Any = student.objective["ibot"]
     (masks, token), need = objective.masked(SSL_VIEWS[0], 10, 4, AT), Need("ssl_1", "tokens", masked=True)
     before = student.features(inputs, AT)["", need]
     pixels = masks.view(10, 1, 2, 2).repeat_interleave(8, 2).repeat_interleave(8, 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cmath
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def plain(embeddings: dict[str, Tensor], along: Tensor, share: float, points: in
     return (1 - share) * sum(distances) / len(distances) + share * sum(statistics) / len(statistics)
 
 
-def lejepa(**options: object) -> LeJepa:
+def lejepa(**options: Any) -> LeJepa:
     return make("lejepa", **options)
 
 

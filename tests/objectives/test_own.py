@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class Mine(Objective):
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch) -> Path:
+def here(tmp_path, monkeypatch) -> Iterator[Path]:
     """Be in a folder with a file of Python; forget afterwards what was imported."""
     modules, known, path = dict(sys.modules), dict(REGISTRY), list(sys.path)
     monkeypatch.chdir(tmp_path)
@@ -77,7 +78,7 @@ def here(tmp_path, monkeypatch) -> Path:
     REGISTRY.update(known)
 
 
-def write(name: str, above: str = "", below: str = "", **changes: str) -> Path:
+def write(name: str, above: str = "", below: str = "", **changes: tuple[str, str]) -> Path:
     text = MINE.format(above=above, below=below)
     for old, new in changes.values() if changes else ():
         assert old in text

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from objectives.cases import DIMS, captions, features_for, make
+from objectives.cases import DIMS, captions, chances, features_for, make
 from openslip.needs import TEXT, Need
 from openslip.objectives import At, SigLip
 
@@ -124,7 +124,7 @@ def test_collapsed_embeddings_with_the_best_bias_are_at_chance(n) -> None:
         "logit_scale": torch.tensor(1e-9, dtype=torch.float64),
         "captions": torch.arange(n)[:, None],
     }
-    loss, accuracy = (curve.chance(n, 0) for curve in SigLip.curves)
+    loss, accuracy = chances(SigLip, n)
     result = loss_of(embeddings, bias=-math.log(n - 1) if n > 1 else 0.0)
     assert result["loss"].item() == pytest.approx(loss)
     assert result["siglip_acc"].item() == pytest.approx(accuracy)

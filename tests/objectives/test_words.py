@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from objectives.cases import DIMS, captions, make, trained
+from objectives.cases import DIMS, captions, chances, make, trained
 from openslip.needs import TEXT, Need
 from openslip.objectives import At, Words, parse
 from openslip.objectives.words import bags
@@ -25,7 +26,7 @@ VOCABULARY = 30
 PAD, START, END = 0, 28, 29
 FEW = replace(DIMS, width=4, vocabulary=VOCABULARY, special=(PAD, START, END))
 IMAGE, IDS = Need("image"), Need(TEXT, "ids")
-MODEL = SimpleNamespace(logit_scale=None)
+MODEL: Any = SimpleNamespace(logit_scale=None)
 
 
 def batch(n: int, seed: int = 0, longest: int = 6) -> dict[Need, Tensor]:
@@ -64,7 +65,7 @@ def plain(words: Words, batch: dict[Need, Tensor], before: list[Tensor]) -> tupl
     return total / len(own), found / len(own)
 
 
-def words_of(**options: object) -> Words:
+def words_of(**options: Any) -> Words:
     return make("words", dims=FEW, **options)
 
 
@@ -129,7 +130,7 @@ def test_who_knows_nothing_has_the_log_of_the_vocabulary() -> None:
     ids = captions(6, DIMS, torch.Generator().manual_seed(0))
     features = {IMAGE: torch.randn(6, DIMS.width, dtype=torch.float64), IDS: ids}
     assert words(features, At())["words_loss"].item() == pytest.approx(math.log(DIMS.vocabulary))
-    loss, found = (curve.chance(6, 0) for curve in Words.curves)
+    loss, found = chances(Words, 6)
     assert loss == pytest.approx(math.log(49_408))
     assert found == pytest.approx(10 / 49_408)
 
@@ -191,7 +192,8 @@ def test_rare_tokens_weigh_more() -> None:
 def test_captions_are_counted_after_the_step_and_not_where_it_is_left_out() -> None:
     loss = small_loss("words")
     total = loss.build(FEW).double()
-    words, features = total["words"], batch(5)
+    words: Any = total["words"]
+    features = batch(5)
     both = {"words": features}
     total(both, At())
     assert words.captions.item() == 0
@@ -234,9 +236,10 @@ def test_a_student_trains_by_it(reads) -> None:
     config = with_loss(make_tiny_config(), "words", reads=reads)
     student, inputs = make_student(config), make_inputs(config)
     assert student.model.text_tower is None
-    assert student.objective["words"].special.tolist() == [0, 49_406, 49_407]
+    words: Any = student.objective["words"]
+    assert words.special.tolist() == [0, 49_406, 49_407]
     student(inputs, At())["loss"].backward()
-    assert student.objective["words"].head.weight.grad.abs().max() > 0
+    assert words.head.weight.grad.abs().max() > 0
     assert all(p.grad is not None for p in student.model.image_tower.parameters())
 
 

@@ -104,13 +104,15 @@ def test_the_one_with_a_teacher_trains_and_goes_on_to_the_same_weights(
     tmp_path, toy_source, tiny_config, data2vec
 ) -> None:
     config = with_loss(replace(tiny_config, training=replace(tiny_config.training, epochs=1)), DATA2VEC)
-    options = config.objective.options | {"data2vec": {"crops": 2, "share": 0.5, "momentum": 0.9}}
+    options = {**config.objective.options, "data2vec": {"crops": 2, "share": 0.5, "momentum": 0.9}}
     config = replace(config, objective=replace(config.objective, options=options))
     run = train(config, toy_source, tmp_path / "run", console=QUIET)
     found = weights(run)
     assert found["objective.data2vec.mean"].abs().sum() > 0
     assert any(name.startswith("objective.data2vec.teacher.model") for name in found)
     assert run.config.objective.options["data2vec"]["crops"] == 2
-    shutil.rmtree(checkpoint.newest_good(run.checkpoints, print))
+    newest = checkpoint.newest_good(run.checkpoints, print)
+    assert newest is not None
+    shutil.rmtree(newest)
     again = weights(train(config, toy_source, run.path, resume=True, console=QUIET))
     assert all(torch.equal(value, again[name]) for name, value in found.items())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from openslip.report.rows import rows
 from report_fakes import measure, write_run
 
 
-def two(folder: Path, **options: int) -> tuple[list[Task], list[Answers]]:
+def two(folder: Path, **options: Any) -> tuple[list[Task], list[Answers]]:
     answers = []
     for seed, loss in enumerate(("clip", "simclr")):
         answers.append(measure(write_run(folder / loss, loss), seed, **options))

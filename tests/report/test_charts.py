@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,7 +80,8 @@ def test_equal_points_that_are_few_stay_as_they_are() -> None:
 
 def test_a_last_point_of_little_weight_is_joined_to_the_one_before() -> None:
     joined = thin(points([3.0, 2.0, 99.0], [10, 10, 1]))
-    assert joined == [Point(0, 3.0, 10), Point(2, pytest.approx((20 + 99) / 11), 11)]
+    mean: Any = pytest.approx((20 + 99) / 11)
+    assert joined == [Point(0, 3.0, 10), Point(2, mean, 11)]
     assert thin(points([3.0, 2.0, 9.0], [10, 10, 6]))[-1] == Point(2, 9.0, 6)  # more than half of the usual
 
 

@@ -8,6 +8,7 @@ import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from openslip.tools.check.commands import Commands
 from report_fakes import make_config, write_run
 
 
-def understood(line: str) -> object:
+def understood(line: str) -> Any:
     """Return the options that a command line amounts to, read by the parser of the command that it names."""
     name, *words = shlex.split(line)
     assert name == "slip"

@@ -28,7 +28,7 @@ def log(steps: list[float], every: int) -> list[dict]:
         else:
             lost += 1
         if step % every == 0 or step == len(steps):
-            line = {"step": step, "position": step * BATCH, "nonfinite": lost}
+            line: dict[str, float] = {"step": step, "position": step * BATCH, "nonfinite": lost}
             if window:
                 line["loss"] = line["clip_loss"] = math.fsum(window) / len(window)
             lines.append(line)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,7 +68,7 @@ def test_what_a_run_has_cost_is_said_as_far_as_its_log_says() -> None:
 
 
 def test_what_a_loss_does_not_use_is_not_said() -> None:
-    def topics(loss: str, **data: str) -> set[str]:
+    def topics(loss: str, **data: Any) -> set[str]:
         config = Config(objective=ObjectiveConfig(loss=loss), data=replace(Config().data, **data))
         return set(configuration(Row("", (Run("run", Path("run"), config),))))
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from PIL import Image
 
 from openslip.report.gallery import data_url, draw_captions, gather, rank_of_first, read_pool
 from report_fakes import CLASSES, FakeEncoder, Pictures
+
+ENCODER: Any = FakeEncoder()
 
 
 def test_the_pool_is_random_by_seed_and_counts_what_cannot_be_read() -> None:
@@ -23,7 +26,7 @@ def test_the_pool_is_random_by_seed_and_counts_what_cannot_be_read() -> None:
 
 
 def test_answers_are_the_likeliest_classes_with_a_softmax_and_the_truth() -> None:
-    gallery = gather(FakeEncoder(), Pictures(), class_names=CLASSES, templates=("a {}", "{}"), examples=5)
+    gallery = gather(ENCODER, Pictures(), class_names=CLASSES, templates=("a {}", "{}"), examples=5)
     assert len(gallery.examples) == 5
     for reading in gallery.examples:
         assert sum(answer.share or 0 for answer in reading.answers) == pytest.approx(1, abs=1e-5)
@@ -33,14 +36,14 @@ def test_answers_are_the_likeliest_classes_with_a_softmax_and_the_truth() -> Non
 
 def test_wrong_answers_are_shown_as_wrong() -> None:
     gallery = gather(
-        FakeEncoder(), Pictures(), class_names=CLASSES, labels=[(i + 1) % 3 for i in range(40)], examples=5
+        ENCODER, Pictures(), class_names=CLASSES, labels=[(i + 1) % 3 for i in range(40)], examples=5
     )
     assert all(reading.right is False for reading in gallery.examples)
     assert all(reading.rank and reading.rank > 1 for reading in gallery.examples)
 
 
 def test_search_finds_the_own_picture_and_says_where() -> None:
-    gallery = gather(FakeEncoder(), Pictures(caption="a lonely {name}", broken=False))
+    gallery = gather(ENCODER, Pictures(caption="a lonely {name}", broken=False))
     assert [search.query for search in gallery.searches] != []
     for search in gallery.searches:
         assert search.rank == 1
@@ -51,14 +54,15 @@ def test_search_finds_the_own_picture_and_says_where() -> None:
 
 
 def test_own_queries_have_no_own_picture() -> None:
-    gallery = gather(FakeEncoder(), Pictures(), captions=["an owl in the rain", "fish"])
+    gallery = gather(ENCODER, Pictures(), captions=["an owl in the rain", "fish"])
     assert [search.query for search in gallery.searches] == ["an owl in the rain", "fish"]
     assert all(search.rank is None and not any(search.own) for search in gallery.searches)
     assert {picture.label for picture in gallery.searches[0].found} == {CLASSES.index("owl")}
 
 
 def test_a_model_without_text_shows_neighbours() -> None:
-    gallery = gather(FakeEncoder(text=False), Pictures(), class_names=CLASSES)
+    encoder: Any = FakeEncoder(text=False)
+    gallery = gather(encoder, Pictures(), class_names=CLASSES)
     assert (gallery.examples, gallery.searches, gallery.readings) == ((), (), ())
     assert all(all(search.own) and len(search.found) == 5 for search in gallery.neighbours)
     assert all(id(search.query) not in map(id, search.found) for search in gallery.neighbours)
@@ -66,21 +70,21 @@ def test_a_model_without_text_shows_neighbours() -> None:
 
 
 def test_neighbours_are_the_nearest_of_all_others() -> None:
-    gallery = gather(FakeEncoder(), Pictures(broken=False), class_names=CLASSES)
-    vectors = FakeEncoder().encode_image([picture.pixels for picture in gallery.pool]).numpy()
+    gallery = gather(ENCODER, Pictures(broken=False), class_names=CLASSES)
+    vectors = ENCODER.encode_image([picture.pixels for picture in gallery.pool]).numpy()
     assert len(gallery.neighbours) == 4
     for row, search in zip(range(36, 40), gallery.neighbours):
         order = sorted((i for i in range(40) if i != row), key=lambda i: -float(vectors[row] @ vectors[i]))
         nearest = [float(vectors[row] @ vectors[i]) for i in order[:5]]
-        found = FakeEncoder().encode_image([picture.pixels for picture in search.found]).numpy()
+        found = ENCODER.encode_image([picture.pixels for picture in search.found]).numpy()
         assert (found @ vectors[row]).tolist() == pytest.approx(nearest)
 
 
 def test_without_model_captions_or_pictures() -> None:
     assert gather(None, Pictures()).examples == ()
     assert len(gather(None, Pictures(), pool=9).pool) <= 9
-    assert gather(FakeEncoder(), Pictures(count=0)).pool == ()
-    silent = gather(FakeEncoder(), Pictures(caption=" "), class_names=CLASSES)
+    assert gather(ENCODER, Pictures(count=0)).pool == ()
+    silent = gather(ENCODER, Pictures(caption=" "), class_names=CLASSES)
     assert silent.searches == ()
     assert silent.examples != ()
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import re
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from report_fakes import drawn
 
 
 def draw(values, edges, **options) -> str:
-    defaults = {"title": "Length", "note": "tokens", "ticks": [edges[0], edges[-1]]}
+    defaults: dict[str, Any] = {"title": "Length", "note": "tokens", "ticks": [edges[0], edges[-1]]}
     return drawn(Histogram.of(np.asarray(values), edges=edges, **(defaults | options)))
 
 

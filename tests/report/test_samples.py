@@ -28,12 +28,12 @@ def pictures(tmp_path: Path) -> Labelled:
     return open_labelled(str(tmp_path / "birds")).splits["test"]
 
 
-def asked(folder: Path, data: Labelled, **options: bool) -> Task:
+def asked(folder: Path, data: Labelled, sure: bool = True) -> Task:
     """Return the task that two runs have been measured in."""
     for seed, loss in enumerate(("clip", "simclr")):
         if not (folder / loss).exists():
             write_run(folder / loss, loss)
-        measure(folder / loss, seed, data=data, **options)
+        measure(folder / loss, seed, data=data, sure=sure)
     named = {row.label: row for row in rows([load_run(folder / loss) for loss in ("clip", "simclr")])}
     (task,), _ = tasks(named, dict.fromkeys(named, "c0"))
     return task
@@ -74,6 +74,7 @@ def test_a_picture_is_that_which_was_measured_with_what_others_say_of_it(
             same = [i for i in range(30) if pictures.class_names[pictures.labels[i]] == sample.reading.truth]
             said = {task.said[0].names[first.best[i, 0]] for i in same}
             assert answer.text in said
+            assert sample.reading.truth is not None
             assert sample.reading.truth in sample.reading.picture.alt
             assert f"with {sample.reading.answers[0].percent}" in sample.reading.picture.alt
 
