@@ -53,7 +53,7 @@ lint: $(STAMP)                ## check style and format, and the Containerfile
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/hadolint Containerfile
 
-types: $(STAMP)               ## check types
+types: $(STAMP)               ## check the types of src, tests, benchmarks and scripts
 	$(BIN)/pyrefly check
 
 check: test lint types        ## test, lint, types

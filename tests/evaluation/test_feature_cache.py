@@ -78,7 +78,7 @@ def test_batches_are_found_wherever_they_stand(images, tmp_path) -> None:
 
 
 def test_other_weights_preprocessing_and_precision_are_others(images, tmp_path) -> None:
-    model, other = tiny_model(), tiny_model.__wrapped__()
+    model, other = tiny_model.__wrapped__(), tiny_model.__wrapped__()  # nothing is said of a shared one twice
     extracted(model, images, tmp_path / "cache")
     with torch.no_grad():
         next(other.model.image_tower.parameters()).add_(1e-3)
