@@ -1,6 +1,6 @@
-"""Build the wheel, compare what is in it with the source tree, and use it in a new environment; `make wheel-test`.
+"""Build the wheel, compare what is in it with the source tree, and use it and its extras in a new environment.
 
-    python scripts/try_wheel.py
+    python scripts/try_wheel.py     # or: make wheel-test
 
 The new environment holds the wheel alone. A .pth file leads it to the libraries of the environment that runs this
 script, as torch alone has 5 GB. The openslip of that environment is not found so: an editable install is a .pth file
@@ -20,15 +20,41 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TASK = "knn:scenes:test:24"
+EXTRAS = ("datasets", "hdf5", "lora", "map", "onnx", "search", "serve", "tensorboard", "transformers", "xlsx")
+"""Those of `dev`, which the environment that runs this script has."""
 PROGRAM = f"""
-import pathlib, sys
+import contextlib, io, json, pathlib, sys
+import openpyxl
 import openslip
 from openslip.cli import main
+from openslip.scenes import Scenes
+from PIL import Image
 assert pathlib.Path(openslip.__file__).is_relative_to(sys.prefix), openslip.__file__
+
+told = io.StringIO()
+with contextlib.redirect_stdout(told):
+    assert main(["doctor", "--quick", "--json"]) == 0
+extras = json.loads(told.getvalue())["extras"]
+missing = {{name: extras[name]["missing"] for name in {EXTRAS} if extras[name]["missing"]}}
+assert not missing, missing
+
+sheet = openpyxl.Workbook()
+sheet.active.append(["image", "caption"])
+pathlib.Path("photos").mkdir()
+for number, record in enumerate(Scenes("train", 160)):
+    Image.fromarray(record.image).save(f"photos/{{number}}.png")
+    sheet.active.append([f"photos/{{number}}.png", record.captions[0]])
+sheet.save("pairs.xlsx")
 train = ["train", "scenes-tiny", "--data.train", "scenes:train:32", "--data.workers", "0"]
 short = ["--training.budget", "2 steps", "--training.batch", "16"]
 for words in (
-    [*train, *short, "--evaluation.tasks", "{TASK}", "--out", "run"],
+    [*train, *short, "--evaluation.tasks", "{TASK}", "--tracking.tensorboard", "--out", "run"],
+    ["data", "check", "pairs.xlsx", "--processes", "1"],
+    ["train", "finetune", "--init", "run", "--data.train", "pairs.xlsx", *short, "--data.workers", "0",
+     "--model.text.lora", "2", "--out", "adapted"],
+    ["export", "run", "--to", "onnx", "--out", "onnx"],
+    ["embed", "run", "pairs.xlsx", "--out", "vectors", "--map"],
+    ["search", "vectors", "a red car", "--where", "caption like '%a%'"],
     ["evaluate", "run", "zeroshot:scenes:test:24"],
     ["report", "run", "--out", "report.html"],
     ["ablate", "show", "scenes"],
@@ -36,7 +62,7 @@ for words in (
 ):
     assert main(words) == 0, words
 """
-"""Uses the package data: templates of the report, grids, cards."""
+"""Uses the package data (templates of the report, grids, cards), and what the extras bring."""
 
 
 def main() -> None:
