@@ -139,7 +139,7 @@ def test_what_is_no_result_is_told_when_the_weights_are_saved(tmp_path, toy_sour
         config,
         toy_source,
         tmp_path,
-        evaluate=lambda _: (FakeResult(v) for v in (0.5,)),  # pyrefly: ignore[bad-argument-type]
+        evaluate=lambda _: (FakeResult(v) for v in (0.5,)),
         resume=True,
         console=QUIET,
     )

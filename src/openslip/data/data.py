@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from openslip.config import Config
 from openslip.data.contents import described, losses
 from openslip.data.identity import Identity, identify
-from openslip.data.record import Source, as_source
+from openslip.data.record import Records, Source, as_source
 from openslip.data.subset import HeldOut
 from openslip.needs import View
 
@@ -24,7 +24,7 @@ class Data:
     Either may be a source of a user's own class (see `openslip.data.record.Foreign`). Picklable if the sources are.
     """
 
-    def __init__(self, train: Source, ssl: Source | None = None) -> None:
+    def __init__(self, train: Records, ssl: Records | None = None) -> None:
         self.train = as_source(train)
         self.ssl = None if ssl is None else as_source(ssl)
 

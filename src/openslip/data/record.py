@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -157,6 +157,17 @@ class Source(ABC):
         return [(self.name, found) for found in (self.contents, self.beside) if found is not None]
 
 
+class Records(Protocol):
+    """What a source of a user's own class must have. `Foreign` takes what else of `Source` the class has."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Record: ...
+
+
 class Foreign(Source):
     """A source of a user's own class: with a `name`, a length and records, and perhaps more of `Source`.
 
@@ -208,7 +219,7 @@ class Foreign(Source):
         return self.source.whole_index(index) if hasattr(self.source, "whole_index") else index
 
 
-def as_source(source: Any) -> Source:
+def as_source(source: Records) -> Source:
     """Return a source as one of our class: itself, or wrapped (`Foreign`). For where programs hand sources in."""
     return source if isinstance(source, Source) else Foreign(source)
 

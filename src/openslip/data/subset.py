@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from openslip.data.contents import Contents
-from openslip.data.record import ImageFile, Part, Record, Source, as_source
+from openslip.data.record import ImageFile, Part, Record, Records, Source, as_source
 from openslip.data.storage.shared_array import SharedArray
 from openslip.errors import DataError
 
@@ -53,7 +53,7 @@ class Subset(Source):
     """
 
     def __init__(
-        self, source: Source, left_out: Collection[int] | np.ndarray, held_out: HeldOut | None = None
+        self, source: Records, left_out: Collection[int] | np.ndarray, held_out: HeldOut | None = None
     ) -> None:
         self.source = source = as_source(source)
         self.name, self.held_out = source.name, held_out

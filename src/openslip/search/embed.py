@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from openslip.data.own_columns import told_apart
-from openslip.data.record import Skipped, Source, as_source
+from openslip.data.record import Records, Skipped, Source, as_source
 from openslip.data.sources.image_files import read_image
 from openslip.data.sources.mixture import LABELS, Mixture, split_mixture
 from openslip.data.storage.retry import is_url
@@ -87,7 +87,7 @@ class Embedded:
 
 def embed(
     model: Encoder | str | Path,
-    source: Source | str,
+    source: Records | str,
     out: str | Path,
     *,
     which: Literal["latest", "best"] = "latest",
@@ -188,7 +188,7 @@ def _absolute_model(model: str | Path) -> str:
     return os.path.abspath(path) if path.exists() else os.fspath(model)
 
 
-def _opened(source: Source | str, columns: Mapping[str, str]) -> Source:
+def _opened(source: Records | str, columns: Mapping[str, str]) -> Source:
     """Return the source. Raises ConfigError for a mixture with weights."""
     if isinstance(source, str):
         from openslip.data.sources import open_source

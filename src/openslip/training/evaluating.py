@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from openslip.training.saving import checkpoint
 from openslip.training.signals import Stopped, StopSignal
 from openslip.training.state import State
 
-Evaluate = Callable[[Encoder], Sequence[Any]]
+Evaluate = Callable[[Encoder], Iterable[Any]]
 """Takes the model in evaluation mode and returns results (see `openslip.evaluation.Result`)."""
 
 

@@ -17,7 +17,7 @@ from openslip.config import Config
 from openslip.data.data import Data
 from openslip.data.decode import check_decoder
 from openslip.data.identity import Identity
-from openslip.data.record import Source
+from openslip.data.record import Records
 from openslip.errors import ConfigError
 from openslip.models.tuning import tune
 from openslip.models.weights import Pretrained
@@ -43,10 +43,10 @@ from openslip.training.watching.tracking import check_trackers
 
 def train(
     config: Config | str | os.PathLike[str],
-    source: Source | str | os.PathLike[str],
+    source: Records | str | os.PathLike[str],
     out: str | os.PathLike[str] = "",
     *,
-    ssl: Source | str | os.PathLike[str] | None = None,
+    ssl: Records | str | os.PathLike[str] | None = None,
     evaluate: Evaluate | None = None,
     resume: bool = False,
     objective: type[Objective] | str | None = None,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from openslip.data.contents import Contents
-from openslip.data.record import ImageFile, Part, Record, Source, as_source
+from openslip.data.record import ImageFile, Part, Record, Records, Source, as_source
 from openslip.data.storage.paths import stands_for_something
 from openslip.errors import DataError
 
@@ -32,7 +32,7 @@ class Mixture(Source):
     Raises DataError when a weight is not above 0.
     """
 
-    def __init__(self, sources: Sequence[Source], weights: Sequence[float], name: str = "") -> None:
+    def __init__(self, sources: Sequence[Records], weights: Sequence[float], name: str = "") -> None:
         for source, weight in zip(sources, weights, strict=True):
             if not 0 < weight < float("inf"):
                 raise DataError(
