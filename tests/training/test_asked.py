@@ -6,7 +6,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -81,12 +80,11 @@ class Plain:
 def test_a_plain_class_is_trained_on_like_ours(tmp_path, tiny_config) -> None:
     config = replace(tiny_config, training=replace(tiny_config.training, epochs=1))
     config = replace(config, data=replace(config.data, workers=1))
-    kind: Any = Plain
-    plain = openslip.train(config, kind(), tmp_path / "plain", ssl=kind(), console=QUIET)
+    plain = openslip.train(config, Plain(), tmp_path / "plain", ssl=Plain(), console=QUIET)
     ours = openslip.train(config, ToySource(), tmp_path / "ours", ssl=ToySource(), console=QUIET)
     assert same(weights(plain), weights(ours))
     assert (plain.path / "counts.json").read_text() == (ours.path / "counts.json").read_text()
-    again = openslip.train(config, ToySource(), plain.path, ssl=kind(), resume=True, console=QUIET)
+    again = openslip.train(config, ToySource(), plain.path, ssl=Plain(), resume=True, console=QUIET)
     assert again.path == plain.path  # it knows them as the same data
 
 
