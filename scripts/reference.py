@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import griffe
+import griffe  # pyrefly: ignore[missing-import]: of the extra docs
 from typing_extensions import Doc
 
 import openslip
