@@ -65,7 +65,7 @@ docs: $(DOCS_STAMP)           ## build the site into site/; a broken link or anc
 bench: $(STAMP)               ## a training step beside the reference formulation; B='data.py' for another benchmark
 	$(BIN)/python benchmarks/$(or $(B),step.py --model tiny --steps 5)
 
-wheel-test: $(STAMP)          ## build the wheel, and try it where the source tree is not
+wheel-test: $(STAMP)          ## build the source distribution and the wheel, and try the wheel where the source tree is not
 	$(BIN)/python scripts/try_wheel.py
 
 clean:                        ## remove what the other targets have made

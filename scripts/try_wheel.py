@@ -1,4 +1,4 @@
-"""Build the wheel, compare what is in it with the source tree, and use it and its extras in a new environment.
+"""Build the wheel as a release does, compare what is in it with the source tree, and use it and its extras in a new environment.
 
     python scripts/try_wheel.py     # or: make wheel-test
 
@@ -10,6 +10,7 @@ itself, and Python does not read those of a folder that a .pth file names.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -72,13 +73,16 @@ def main() -> None:
         missing = left_out(wheel)
         if missing:
             sys.exit(f"{wheel.name} lacks files of src/openslip: {', '.join(missing)}")
+        loose = relative(wheel)
+        if loose:
+            sys.exit(f"the README in {wheel.name} has links that lead nowhere outside the repository: {', '.join(loose)}")
         use(wheel, folder)
     print(f"{wheel.name}: built, complete, and it works")
 
 
 def build(folder: Path) -> Path:
-    """Build the wheel as pip does, in an environment of its own, and return its path."""
-    _call(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT)
+    """Build the source distribution, and the wheel from that, as a release does; return the wheel's path."""
+    _call(sys.executable, "-m", "build", "--outdir", folder, ROOT)
     (wheel,) = folder.glob("openslip-*.whl")
     return wheel
 
@@ -90,6 +94,13 @@ def left_out(wheel: Path) -> list[str]:
     )
     with zipfile.ZipFile(wheel) as archive:
         return sorted(set(listed.stdout.splitlines()) - set(archive.namelist()))
+
+
+def relative(wheel: Path) -> list[str]:
+    """Return the links of the wheel's README that need the files beside README.md."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return re.findall(r"\]\((?!https?://|#)([^)]*)\)", archive.read(name).decode())
 
 
 def use(wheel: Path, folder: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_table(index: Index, capsys) -> None:
         "near copy, other captions",
     ]
     assert all(str(index.folder.parent) in line for line in lines[1:4])
-    assert lines[4:6] == ["and 1 more groups", "3 copies in 2 groups, of 5 pictures:"]
+    assert lines[4:6] == ["and 1 more group", "3 copies in 2 groups, of 5 pictures:"]
     assert "--list dup.jsonl" in err
 
 
@@ -75,7 +75,7 @@ def test_a_sheet(index: Index, tmp_path: Path, capsys) -> None:
     sheet = tmp_path / "near.png"
     status, _, err = run(capsys, index.folder, "--sheet", sheet, "--threshold", 0.999)
     assert status == 0
-    assert f"wrote {sheet}, 1 groups with near copies" in err
+    assert f"wrote {sheet}, 1 group with near copies" in err
     assert "pictures that are gone or have changed: 1" in err
     assert Image.open(sheet).size[0] > 3 * 224
 

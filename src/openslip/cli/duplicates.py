@@ -93,7 +93,7 @@ def draw(path: Path, found: Duplicates) -> str:
 
     sheet, shown, lost = duplicates_sheet(found)
     write_sheet(path, sheet)
-    said = f"wrote {path}, {shown:,} groups with near copies, the least similar first"
+    said = f"wrote {path}, {shown:,} group{'s' * (shown != 1)} with near copies, the least similar first"
     return said + f"; pictures that are gone or have changed: {lost:,}" * bool(lost)
 
 
@@ -110,12 +110,14 @@ def as_text(found: Duplicates, most: int) -> str:
             what = found.whats[row] or "the first"
             where = f"{record['path'] or record['key']}  {textwrap.shorten(record['caption'] or '', 60)}"
             lines.append(f"  {what:<28}  {similar}  {where}".rstrip())
-    if len(found.groups) > most:
-        lines.append(f"and {len(found.groups) - most:,} more groups")
+    groups = len(found.groups)
+    if groups > most:
+        lines.append(f"and {groups - most:,} more group{'s' * (groups - most != 1)}")
     counts = found.counts()
     total = sum(counts.values())
+    copies = "1 copy" if total == 1 else f"{total:,} copies"
     lines.append(
-        f"{total:,} copies in {len(found.groups):,} groups, of {len(found.index):,} pictures"
+        f"{copies} in {groups:,} group{'s' * (groups != 1)}, of {len(found.index):,} pictures"
         + ":" * bool(total)
     )
     lines += [f"  {count:>8,}  {what}" for what, count in counts.items() if count]
