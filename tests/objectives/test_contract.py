@@ -117,15 +117,24 @@ def test_blocks_change_nothing(name) -> None:
 
 
 @EACH
-def test_losses_are_in_fp32_under_autocast(name) -> None:
-    objective = make(name, dtype=torch.float32)
-    features = features_for(needs(objective), 16, dtype=torch.float32)
-    outside = objective(features, At())
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = objective(features, At())
+def test_losses_gradients_and_state_are_in_fp32_under_autocast(name) -> None:
+    model: Any = SimpleNamespace(logit_scale=torch.nn.Parameter(torch.tensor(1.0)))
+    found = []
+    for lower in (False, True):
+        objective = make(name, dtype=torch.float32)
+        features = features_for(needs(objective), 16, dtype=torch.float32)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=lower):
+            result = objective(features, At())
+        inputs = {str(need): x for need, x in features.items() if x.requires_grad} | trained(objective)
+        gradients = torch.autograd.grad(result["loss"], list(inputs.values()))
+        with torch.no_grad():
+            objective.after_step(model, At())
+        found.append(result | objective.state_dict() | dict(zip((f"d {key}" for key in inputs), gradients)))
+    outside, inside = found
+    assert outside["loss"].dtype == torch.float32
     for key, value in outside.items():
+        assert value.dtype == inside[key].dtype, key
         assert torch.equal(value, inside[key]), key
-        assert inside[key].dtype == torch.float32
 
 
 @EACH

@@ -155,23 +155,6 @@ def test_far_logits_cost_nothing_or_what_they_are_off_by() -> None:
     assert near["loss"].item() == pytest.approx(4 * math.exp(-20), rel=1e-5)
 
 
-def test_fp32_loss_under_bf16_autocast() -> None:
-    found = []
-    for autocast in (False, True):
-        objective = make("siglip", dtype=torch.float32, block=16)
-        leaves = {
-            k: v.detach().float().requires_grad_() if v.is_floating_point() else v
-            for k, v in batch(64, kinds=20).items()
-        }
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-            loss = objective.loss(leaves, At())["loss"]
-        loss.backward()
-        assert loss.dtype == torch.float32
-        found.append([loss, objective.bias.grad, *(leaf.grad for leaf in leaves.values())])
-    for one, other in zip(*found):
-        assert one is other is None or torch.equal(one, other)
-
-
 def test_repeats_bit_for_bit() -> None:
     def once() -> list[Tensor]:
         embeddings = batch(50, kinds=20)

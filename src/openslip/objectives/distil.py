@@ -127,9 +127,8 @@ def divergence(
     def rows_of(
         part_query: Tensor, key: Tensor, part_target: Tensor, target_key: Tensor, start: int
     ) -> Tensor:
-        with torch.autocast(query.device.type, enabled=False):
-            logits = scale * part_query @ key.T
-            target = scale * part_target @ target_key.T
+        logits = scale * part_query @ key.T
+        target = scale * part_target @ target_key.T
         if apart:
             itself = torch.arange(first + start, first + start + len(part_query), device=logits.device)[
                 :, None

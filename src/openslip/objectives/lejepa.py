@@ -123,19 +123,18 @@ def epps_pulley(embeddings_nD: Tensor, along_DM: Tensor, points: int, reach: flo
 
     The sine and cosine of a point are computed again in backward, so memory holds only a few times n · M numbers.
     """
-    with torch.autocast(embeddings_nD.device.type, enabled=False):
-        along_nM = embeddings_nD @ along_DM
-        count, step = len(along_nM) * world(), reach / (points - 1)
-        # At 0, where both functions are 1, there is nothing to compare.
-        knots = [number * step for number in range(1, points)]
-        sums = [checkpoint(_sums, along_nM, t, use_reentrant=False, preserve_rng_state=False) for t in knots]
-        means_K2M = add_up(torch.stack(sums)) / count
-        total = along_nM.new_zeros(())
-        for number, (t, (real_M, imaginary_M)) in enumerate(zip(knots, means_K2M), 1):
-            gaussian = math.exp(-(t**2) / 2)
-            weight = 2 * step * gaussian * (0.5 if number == len(knots) else 1)
-            total = total + weight * ((real_M - gaussian).square() + imaginary_M.square()).mean()
-        return count * total
+    along_nM = embeddings_nD @ along_DM
+    count, step = len(along_nM) * world(), reach / (points - 1)
+    # At 0, where both functions are 1, there is nothing to compare.
+    knots = [number * step for number in range(1, points)]
+    sums = [checkpoint(_sums, along_nM, t, use_reentrant=False, preserve_rng_state=False) for t in knots]
+    means_K2M = add_up(torch.stack(sums)) / count
+    total = along_nM.new_zeros(())
+    for number, (t, (real_M, imaginary_M)) in enumerate(zip(knots, means_K2M), 1):
+        gaussian = math.exp(-(t**2) / 2)
+        weight = 2 * step * gaussian * (0.5 if number == len(knots) else 1)
+        total = total + weight * ((real_M - gaussian).square() + imaginary_M.square()).mean()
+    return count * total
 
 
 def _sums(along_nM: Tensor, t: float) -> Tensor:

@@ -169,8 +169,10 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def forward(self, features: Mapping[Need, Tensor], at: At) -> dict[str, Tensor]:
-        """Return the losses of one batch's features."""
-        return self.loss(self.embed(features), at)
+        """Return the losses of one batch's features; `loss` runs without autocast, so its products stay in fp32."""
+        embeddings = self.embed(features)
+        with torch.autocast(next(iter(features.values())).device.type, enabled=False):
+            return self.loss(embeddings, at)
 
     def masked(self, view: View, rows: int, patches: int, at: At) -> tuple[Tensor, Tensor]:
         """Return which patches of a masked view are hidden, and the token in their place, for an objective that masks.

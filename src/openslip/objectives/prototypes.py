@@ -156,23 +156,20 @@ class PrototypeObjective(Objective):
             weights_R: Tensor, prototypes_KD: Tensor, averaged_KD: Tensor, *rows: Tensor
         ) -> tuple[Tensor, Tensor, Tensor]:
             students_RD, targets_RD = rows[: len(student)], rows[len(student) :]
-            with torch.autocast(weights_R.device.type, enabled=False):
-                logs = [
-                    (sharpness * (t_RD @ averaged_KD.T - self.centre)).log_softmax(1) for t_RD in targets_RD
-                ]
-                goals = dict(zip(target, (log.exp() for log in logs)))
-                crosses, pairs = [], 0
-                for name, s_RD in zip(student, students_RD):
-                    others = [goal for other, goal in goals.items() if other != name]
-                    if others:
-                        guess_RK = (s_RD @ prototypes_KD.T / config.temperature).log_softmax(1)
-                        crosses.append(-(sum(others) * guess_RK).sum(1))
-                        pairs += len(others)
-                cross_R = torch.stack(crosses).sum(0) / pairs
-                with torch.no_grad():
-                    entropies = [-(goal * log).sum(1) for goal, log in zip(goals.values(), logs)]
-                    entropy_R = torch.stack(entropies).mean(0)
-                    share_K = weights_R @ torch.stack(list(goals.values())).mean(0)
+            logs = [(sharpness * (t_RD @ averaged_KD.T - self.centre)).log_softmax(1) for t_RD in targets_RD]
+            goals = dict(zip(target, (log.exp() for log in logs)))
+            crosses, pairs = [], 0
+            for name, s_RD in zip(student, students_RD):
+                others = [goal for other, goal in goals.items() if other != name]
+                if others:
+                    guess_RK = (s_RD @ prototypes_KD.T / config.temperature).log_softmax(1)
+                    crosses.append(-(sum(others) * guess_RK).sum(1))
+                    pairs += len(others)
+            cross_R = torch.stack(crosses).sum(0) / pairs
+            with torch.no_grad():
+                entropies = [-(goal * log).sum(1) for goal, log in zip(goals.values(), logs)]
+                entropy_R = torch.stack(entropies).mean(0)
+                share_K = weights_R @ torch.stack(list(goals.values())).mean(0)
             return (weights_R * cross_R).sum(), (weights_R * entropy_R).sum(), share_K
 
         parts = row_blocks(len(weights), config.block)

@@ -117,8 +117,7 @@ def _of_block(
     means: bool,
 ) -> _Block:
     """alike, apart: the positive and the ignored relations, of the block's images (B,) and of all texts (M,)."""
-    with torch.autocast(image_BD.device.type, enabled=False):
-        logits_BM = (image_BD * scale) @ texts_MD.T
+    logits_BM = (image_BD * scale) @ texts_MD.T
     positive_BM = any_of(alike)
     kept_BM = positive_BM | ~any_of(apart) if apart else torch.ones_like(positive_BM)
     counted_BM = kept_BM & ~positive_BM if negatives_alone else kept_BM

@@ -133,10 +133,9 @@ def _of_block(
 
     kinds: each has a number for every image (B,) and every text (M,). Equal numbers belong together.
     """
-    with torch.autocast(image.device.type, enabled=False):
-        logits = torch.addmm(bias, image * scale, texts.T)
-        pairs = _any([own[:, None] == every for own, every in kinds])
-        losses = -F.logsigmoid(torch.where(pairs, logits, -logits)).sum(1)
+    logits = torch.addmm(bias, image * scale, texts.T)
+    pairs = _any([own[:, None] == every for own, every in kinds])
+    losses = -F.logsigmoid(torch.where(pairs, logits, -logits)).sum(1)
     best = logits.detach().argmax(1)
     return losses, _any([every[best] == own for own, every in kinds])
 

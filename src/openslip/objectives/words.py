@@ -118,8 +118,7 @@ class Words(Objective):
         captions, captions_with = self.captions + self.new[0], self.captions_with + self.new[1]
         targets = shares(captions, captions_with[ids], there, image.dtype)
         weight, bias, learns = self.head.weight, self.head.bias, torch.is_grad_enabled()
-        with torch.autocast(image.device.type, enabled=False):
-            loss, found = _CrossEntropy.apply(image, weight, bias, ids, targets, self.config.block, learns)
+        loss, found = _CrossEntropy.apply(image, weight, bias, ids, targets, self.config.block, learns)
         return {"loss": loss, "words_loss": loss.detach(), "words_acc": found}
 
     def after_step(self, model: Any, at: At) -> None:
