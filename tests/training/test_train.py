@@ -2,11 +2,13 @@
 
 import io
 import json
+import math
 import re
 import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 from rich.console import Console
 
 from openslip.config import ObjectiveConfig
@@ -78,6 +80,17 @@ def test_every_objective_trains(tmp_path, toy_source, tiny_config, loss) -> None
     own = {name.split(".")[1] for name in weights(run) if name.startswith("objective.")}
     modules = make_student(config).objective
     assert own == {name for name, module in modules.items() if any(True for _ in module.parameters())}
+
+
+@LOSS
+def test_every_objective_trains_in_bf16(tmp_path, toy_source, tiny_config, loss) -> None:
+    config = with_loss(
+        replace(tiny_config, training=replace(tiny_config.training, epochs=1, precision="bf16")), loss
+    )
+    run = train(with_saved_teacher(config, tmp_path / "teacher"), toy_source, tmp_path / "run", console=QUIET)
+    assert all(math.isfinite(line["loss"]) for line in read_lines(run.path / "metrics.jsonl"))
+    own = {name: tensor for name, tensor in weights(run).items() if name.startswith("objective.")}
+    assert all(tensor.dtype != torch.bfloat16 and tensor.isfinite().all() for tensor in own.values())
 
 
 QUICK = ((SLIP, {"positives": "pairs"}), ("clip", BY_CLASS), ("clip", VARIANTS["clip, global"]))
