@@ -1,4 +1,4 @@
-"""Build the wheel as a release does, compare what is in it with the source tree, and use it and its extras in a new environment.
+"""Build the wheel as a release does, compare it with the source tree, and use it and its extras in a new environment.
 
     python scripts/try_wheel.py     # or: make wheel-test
 
@@ -75,7 +75,7 @@ def main() -> None:
             sys.exit(f"{wheel.name} lacks files of src/openslip: {', '.join(missing)}")
         loose = relative(wheel)
         if loose:
-            sys.exit(f"the README in {wheel.name} has links that lead nowhere outside the repository: {', '.join(loose)}")
+            sys.exit(f"the README in {wheel.name} has links that need the repository: {', '.join(loose)}")
         use(wheel, folder)
     print(f"{wheel.name}: built, complete, and it works")
 
