@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tempfile
 import venv
 import zipfile
@@ -69,10 +70,10 @@ for words in (
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="openslip-wheel-") as name:
         folder = Path(name)
-        wheel = build(folder)
-        missing = left_out(wheel)
-        if missing:
-            sys.exit(f"{wheel.name} lacks files of src/openslip: {', '.join(missing)}")
+        source, wheel = build(folder)
+        for package, missing in ((source, left_out_of_source(source)), (wheel, left_out(wheel))):
+            if missing:
+                sys.exit(f"{package.name} lacks files of git: {', '.join(missing)}")
         loose = relative(wheel)
         if loose:
             sys.exit(f"the README in {wheel.name} has links that need the repository: {', '.join(loose)}")
@@ -80,20 +81,25 @@ def main() -> None:
     print(f"{wheel.name}: built, complete, and it works")
 
 
-def build(folder: Path) -> Path:
-    """Build the source distribution, and the wheel from that, as a release does; return the wheel's path."""
+def build(folder: Path) -> tuple[Path, Path]:
+    """Build the source distribution, and the wheel from that, as a release does; return their paths."""
     _call(sys.executable, "-m", "build", "--outdir", folder, ROOT)
-    (wheel,) = folder.glob("openslip-*.whl")
-    return wheel
+    (source,), (wheel,) = folder.glob("openslip-*.tar.gz"), folder.glob("openslip-*.whl")
+    return source, wheel
+
+
+def left_out_of_source(source: Path) -> list[str]:
+    """Return the files of git that the source distribution does not have."""
+    with tarfile.open(source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    return sorted(set(_call("git", "ls-files", cwd=ROOT).splitlines()) - names)
 
 
 def left_out(wheel: Path) -> list[str]:
     """Return the files of git's src/openslip that the wheel does not have."""
-    listed = subprocess.run(
-        ["git", "ls-files", "openslip"], cwd=ROOT / "src", capture_output=True, text=True, check=True
-    )
+    listed = _call("git", "ls-files", "openslip", cwd=ROOT / "src")
     with zipfile.ZipFile(wheel) as archive:
-        return sorted(set(listed.stdout.splitlines()) - set(archive.namelist()))
+        return sorted(set(listed.splitlines()) - set(archive.namelist()))
 
 
 def relative(wheel: Path) -> list[str]:
